@@ -1,0 +1,38 @@
+# Needs only Python 3.11 and make; everything else is installed into .venv from the hash-pinned lock.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+
+.PHONY: demo test check bench validate scan-recall drill-recall schema docs lock clean
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(STAMP)
+
+demo: $(STAMP)  ## run the shipped study and say where the report is
+	$(BIN)/offramp assess examples/leave-h20/study.toml --out demo-report
+
+test: $(STAMP)  ## every test; says which were left out and why
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs
+
+check: $(STAMP)  ## format, lint, types, layers, fast tests
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not root"
+
+bench: $(STAMP)  ## timings (never part of the tests)
+	$(BIN)/python -m pytest bench --benchmark-only -p no:xdist
+
+lock:  ## renew requirements.lock (needs uv)
+	uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
+	  --all-extras --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) demo-report .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""One function per question: load, analyse, return a Result."""

@@ -1,0 +1,1 @@
+"""Fits the cost model's parameters to measurements."""

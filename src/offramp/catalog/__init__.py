@@ -1,0 +1,1 @@
+"""Chips, systems, engines and prices as dated, sourced figures."""

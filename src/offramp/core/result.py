@@ -1,0 +1,185 @@
+"""Result: what every command returns, with the evidence that it rests on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from offramp.core.figure import Confidence, Figure
+from offramp.core.record import Record
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+Cell = str | int | float | bool | None
+
+
+class UsedFigure(Record):
+    """One figure that an answer rests on.
+
+    Attributes:
+        id: stable address, ``chips/huawei/ascend-910b2#hbm_bandwidth``.
+    """
+
+    id: str
+    value: float
+    unit: str
+    source: str
+    url: str
+    as_of: dt.date
+    confidence: Confidence
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+class Notice(Record):
+    """Something that the reader must know before using the answer.
+
+    Attributes:
+        kind: machine-readable class ("extrapolation", "assumed-figure", "bounds-mode", "cut-short" ...).
+        text: one sentence.
+        where: what it is about ("workload chat on huawei/ascend-910c").
+    """
+
+    kind: str
+    text: str
+    where: str = ""
+
+
+class Column(Record):
+    """A column of a table: name, unit ("" for none), and what it is."""
+
+    name: str
+    unit: str = ""
+    title: str = ""
+
+
+class Table(Record):
+    """Rows and columns of one answer table. ``to_arrow`` and ``to_pandas`` load those libraries when called."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    title: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def dicts(self) -> Iterator[dict[str, Cell]]:
+        """Each row as a dict by column name."""
+        names = [column.name for column in self.columns]
+        for row in self.rows:
+            yield dict(zip(names, row, strict=True))
+
+    def to_arrow(self) -> pyarrow.Table:
+        """The table as Arrow; units stand in the field metadata."""
+        import pyarrow as pa
+
+        names = [column.name for column in self.columns]
+        data = {name: [row[i] for row in self.rows] for i, name in enumerate(names)}
+        table = pa.table(data)
+        fields = [
+            table.schema.field(i).with_metadata({"unit": column.unit, "title": column.title})
+            for i, column in enumerate(self.columns)
+        ]
+        return table.cast(pa.schema(fields))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The table as a pandas DataFrame (pandas must be installed)."""
+        return self.to_arrow().to_pandas()
+
+
+def table_of(rows: Iterable[Mapping[str, Cell]], *, columns: Iterable[Column | str], title: str = "") -> Table:
+    """A table from dict rows; a key missing in a row becomes None."""
+    cols = tuple(column if isinstance(column, Column) else Column(name=column) for column in columns)
+    return Table(columns=cols, rows=tuple(tuple(row.get(col.name) for col in cols) for row in rows), title=title)
+
+
+class Result(Record):
+    """An answer and all that it rests on. Immutable; the same inputs and seed give the same Result.
+
+    Attributes:
+        command: "assess", "plan" ...
+        status: "ok", or "partial" when parts could not be answered (the warnings say which).
+        answer: the command's own answer as plain data (dicts, lists, numbers); its shape is the
+            command's documented schema.
+        tables: tables by name.
+        inputs_hash: blake2b of every input file and setting.
+        data_version: version of the shipped facts.
+        knowledge_horizon: latest date of any fact used; None when no dated fact was used.
+        seed: master seed of all random streams.
+        figures: every sourced number used.
+        warnings: what the reader must know.
+        disclaimer: standing sentences ("not legal advice").
+    """
+
+    command: str
+    answer: Any
+    inputs_hash: str
+    data_version: str
+    status: Literal["ok", "partial"] = "ok"
+    tables: dict[str, Table] = {}
+    knowledge_horizon: dt.date | None = None
+    seed: int = 0
+    figures: tuple[UsedFigure, ...] = ()
+    warnings: tuple[Notice, ...] = ()
+    disclaimer: str = ""
+    offramp_version: str = ""
+
+    def to_json(self, *, indent: int = 2) -> str:
+        """The Result as JSON text; NaN and infinities become null."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=indent).decode()
+
+
+def result_from_json(text: str | bytes) -> Result:
+    """The Result that :meth:`Result.to_json` wrote."""
+    return msgspec.json.decode(text, type=Result)
+
+
+class FigureLog:
+    """Collects the figures that an analysis touched; the only mutable thing an app function passes down."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, UsedFigure] = {}
+        self._horizon: dt.date | None = None
+
+    def use(self, figure_id: str, figure: Figure) -> Figure:
+        """Records the figure under its id and returns it."""
+        self._used[figure_id] = UsedFigure(
+            id=figure_id, value=figure.value, unit=figure.unit, source=figure.source, url=figure.url,
+            as_of=figure.as_of, confidence=figure.confidence, low=figure.low, high=figure.high, note=figure.note,
+        )  # fmt: skip
+        known = figure.known_since
+        self._horizon = known if self._horizon is None else max(self._horizon, known)
+        return figure
+
+    def note_date(self, known: dt.date) -> None:
+        """Moves the knowledge horizon for a dated fact that is not a figure (a rule, a fitted parameter)."""
+        self._horizon = known if self._horizon is None else max(self._horizon, known)
+
+    @property
+    def figures(self) -> tuple[UsedFigure, ...]:
+        """All figures used, by id."""
+        return tuple(self._used[key] for key in sorted(self._used))
+
+    @property
+    def horizon(self) -> dt.date | None:
+        """Latest date of any fact used."""
+        return self._horizon
+
+
+def hash_inputs(parts: Mapping[str, bytes | str | int | float | None]) -> str:
+    """A hex digest of named inputs, independent of their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(parts):
+        value = parts[name]
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        digest.update(f"{name}\x1f{len(raw)}\x1f".encode())
+        digest.update(raw)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Shipped facts: TOML and CSV only."""

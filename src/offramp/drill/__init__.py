@@ -1,0 +1,1 @@
+"""Does the accelerator stack phone home, or stop, when it is cut off."""

@@ -1,0 +1,1 @@
+"""What to buy, place and retire each quarter."""

@@ -1,0 +1,1 @@
+"""Dated rules of two jurisdictions and the engine that evaluates them."""

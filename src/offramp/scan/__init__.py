@@ -1,0 +1,1 @@
+"""What in a repository ties it to CUDA, what replaces it, how much work."""

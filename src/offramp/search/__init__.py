@@ -1,0 +1,1 @@
+"""Layout search: which layouts carry the demand within the SLO."""

@@ -1,0 +1,1 @@
+"""Serving simulation: what users feel."""

@@ -1,0 +1,1 @@
+"""Structural Monte-Carlo of chip supply, demand and prices."""

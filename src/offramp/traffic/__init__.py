@@ -1,0 +1,1 @@
+"""Request traces and synthetic traffic."""

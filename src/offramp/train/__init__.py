@@ -1,0 +1,1 @@
+"""Would a training run finish, when, and with what probability."""
