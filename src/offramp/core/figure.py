@@ -73,7 +73,9 @@ def check_figure(figure: Figure, *, where: str) -> Figure:
     if not figure.source.strip():
         raise CatalogError("figure has no source", where=where, mend="Name the page, paper or data sheet.")
     if not figure.url and figure.confidence != "assumed":
-        raise CatalogError("figure has no url", where=where, mend='Give the address, or mark it confidence = "assumed".')
+        raise CatalogError(
+            "figure has no url", where=where, mend='Give the address, or mark it confidence = "assumed".'
+        )
     if figure.confidence in NEEDS_RANGE and (figure.low is None or figure.high is None):
         raise CatalogError(f"a figure of confidence {figure.confidence} needs low and high", where=where)
     if figure.low is not None and figure.high is not None and not figure.low <= figure.value <= figure.high:

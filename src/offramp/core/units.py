@@ -152,7 +152,9 @@ def parse(text: str | int | float, dimension: Dimension, *, where: str = "") -> 
         return _bare(float(text), dimension, where)
     match = _NUMBER.match(text)
     if not match:
-        raise InputError(f'"{text}" is not a quantity', where=where, mend='Write a number and a unit, as in "3.35 TB/s".')
+        raise InputError(
+            f'"{text}" is not a quantity', where=where, mend='Write a number and a unit, as in "3.35 TB/s".'
+        )
     value = float(match.group(1).replace("_", "").replace(",", ""))
     unit = match.group(2)
     if not unit:
@@ -166,7 +168,9 @@ def parse(text: str | int | float, dimension: Dimension, *, where: str = "") -> 
         value, found = value / 8.0, "bytes/s"
     same = found == dimension or dimension == "any" or (dimension == "flop/s" and found == "flop/s")
     if not same or not math.isfinite(value):
-        raise InputError(f'"{text}" is {found}, expected {dimension}', where=where, mend=f"Give it as {_EXAMPLE[dimension]}.")
+        raise InputError(
+            f'"{text}" is {found}, expected {dimension}', where=where, mend=f"Give it as {_EXAMPLE[dimension]}."
+        )
     return value
 
 
