@@ -1,0 +1,144 @@
+"""Chip: an accelerator as it is sold, with every figure that a source gives for it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Final, Literal
+
+from offramp.catalog.figures import known_figures
+from offramp.core.errors import CatalogError
+from offramp.core.figure import Figure
+from offramp.core.record import Record
+from offramp.core.result import FigureLog
+
+NEEDED: Final = ("peak_bf16", "memory_capacity", "memory_bandwidth", "scaleup_bandwidth", "tdp")
+"""Figures that computing needs. ``peak_fp16`` stands in where a chip has no BF16."""
+
+
+class Bin(Record):
+    """One member of a mixture: a chip that an unstated name may stand for.
+
+    Attributes:
+        chip: catalogue id.
+        weight: probability that the name means this chip; the weights of a mixture sum to 1.
+    """
+
+    chip: str
+    weight: Figure
+
+
+class Chip(Record):
+    """An accelerator package as sold.
+
+    Attributes:
+        id: ``vendor/name``.
+        family: generation that shares efficiencies ("nvidia-hopper", "huawei-a2").
+        package: what one unit is: a "chip" (one torch device unless ``devices`` says otherwise), a "package" of
+            several dies, or a "card" that carries several chips.
+        devices: torch devices of one package (a 910C is 2).
+        dies: compute dies of one package.
+        figures: figures by name, each a tuple of sources; the first is the one used. All peaks are dense, all
+            bandwidths one direction and per package unless the note says otherwise.
+        bounds: admissible range of a missing figure, where physics or a source allows one.
+        mixture: chips that this name may stand for; empty for a real chip.
+        dtypes: data types that the matrix units take ("bf16", "fp8" ...).
+        systems: ids of systems it is sold in; the first is the default.
+        engines: ids of engines that run on it, best supported first.
+        stack: the vendor's software stack, in words.
+        launched: as printed ("2024-Q1").
+        known: date from which the chip was publicly known.
+    """
+
+    id: str
+    name: str
+    vendor: str
+    family: str
+    package: Literal["chip", "package", "card"] = "chip"
+    devices: int = 1
+    dies: int = 1
+    aliases: tuple[str, ...] = ()
+    systems: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    stack: str = ""
+    process: str = ""
+    launched: str = ""
+    known: dt.date | None = None
+    status: str = ""
+    notes: tuple[str, ...] = ()
+    figures: dict[str, tuple[Figure, ...]] = {}
+    bounds: dict[str, Figure] = {}
+    mixture: tuple[Bin, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of figures that computing needs and that no (known) source gives."""
+        return tuple(
+            name
+            for name in NEEDED
+            if name not in self.figures and not (name == "peak_bf16" and "peak_fp16" in self.figures)
+        )
+
+    @property
+    def computable(self) -> bool:
+        """Whether every needed figure has a source; otherwise only bounds mode answers."""
+        return not self.missing
+
+    def figure(self, name: str, as_of: dt.date | None = None, log: FigureLog | None = None) -> Figure | None:
+        """The preferred figure of that name that was known on ``as_of``, or None; noted in ``log``."""
+        sources = known_figures(self.figures, as_of).get(name) if as_of else self.figures.get(name)
+        if not sources:
+            return None
+        return log.use(self.figure_id(name), sources[0]) if log is not None else sources[0]
+
+    def require(self, name: str, as_of: dt.date | None = None, log: FigureLog | None = None) -> Figure:
+        """The preferred figure of that name.
+
+        Raises:
+            CatalogError: no source gives it.
+        """
+        found = self.figure(name, as_of, log)
+        if found is None:
+            known = f" known on {as_of.isoformat()}" if as_of else ""
+            raise CatalogError(f"{self.id} has no sourced {name}{known}", where=self.id, mend="Use bounds mode.")
+        return found
+
+    def admissible(self, name: str, log: FigureLog | None = None) -> tuple[float, float] | None:
+        """Low and high of a figure in SI units: from its preferred source, else from ``bounds``; None = unbounded."""
+        found = self.figure(name, log=log)
+        if found is None and name in self.bounds:
+            found = self.bounds[name]
+            if log is not None:
+                log.use(self.figure_id(name) + "~bounds", found)
+        return None if found is None else found.si_range
+
+    def figure_id(self, name: str) -> str:
+        """Stable address of a figure ("chips/nvidia/h20#memory_bandwidth")."""
+        return f"chips/{self.id}#{name}"
+
+
+def mixture_figures(bins: tuple[Bin, ...], chip_by_id: dict[str, Chip]) -> dict[str, tuple[Figure, ...]]:
+    """Figures of a mixture: the likeliest bin's value, with low and high over all bins.
+
+    Only names that every bin has are kept; where all bins agree the figure itself is passed on.
+    """
+    ordered = sorted(bins, key=lambda bin_: -bin_.weight.value)
+    members = [chip_by_id[bin_.chip] for bin_ in ordered]
+    names = [name for name in members[0].figures if all(name in member.figures for member in members)]
+    return {name: (_mixed(name, members),) for name in names}
+
+
+def _mixed(name: str, members: list[Chip]) -> Figure:
+    first = members[0].figures[name][0]
+    others = [member.figures[name][0] for member in members]
+    if all(other.value == first.value and other.unit == first.unit for other in others):
+        return first
+    scale = first.si / first.value if first.value else 1.0
+    values = [other.si / scale for other in others]
+    spelled = ", ".join(f"{member.id} {value:g}" for member, value in zip(members, values, strict=True))
+    return Figure(
+        value=first.value, unit=first.unit, source=f"mixture of bins: {spelled}", url=first.url,
+        as_of=max(other.as_of for other in others), known=max(other.known_since for other in others),
+        confidence="assumed", low=min(values), high=max(values),
+        note="The name does not say which bin; the value is that of the likeliest one.",
+    )  # fmt: skip
