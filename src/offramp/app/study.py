@@ -398,14 +398,25 @@ class SearchSettings(Record):
 
 
 class BudgetPoint(Record):
-    """Most money in one quarter."""
+    """Most money in one quarter.
+
+    Attributes:
+        quarter: in which it can be spent.
+        amount: money.
+    """
 
     quarter: Quarter
     amount: Money
 
 
 class Frozen(Record):
-    """A purchase already decided: ``count`` of ``chip`` bought in ``quarter``."""
+    """A purchase already decided.
+
+    Attributes:
+        chip: catalogue id.
+        quarter: in which it is bought.
+        count: chips (packages as sold).
+    """
 
     chip: Id
     quarter: Quarter
