@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final
 
+import numpy as np
+
 from offramp.catalog import Catalog, Chip, System
 from offramp.core.errors import CatalogError
 from offramp.core.result import FigureLog
@@ -75,7 +77,7 @@ def fabric_of(
 ) -> Fabric:
     """Links of one device: scale-up by the system's topology, network by its NICs."""
     devices = chip.devices
-    per_device = float(injection if isinstance(injection, float) else injection.mean()) / devices
+    per_device = float(np.mean(injection)) / devices
     pcie = chip.figure("host_link_bandwidth", as_of, log)
     inside = chip.figure("device_link_bandwidth", as_of, log)
     if system is None or system.topology == "none" or per_device <= 0:

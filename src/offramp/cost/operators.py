@@ -25,7 +25,7 @@ Family = Literal[
 MessageKind = Literal["all-reduce", "all-to-all", "send"]
 
 GROUPED_TILE_ROWS = 16.0
-"""Rows that a grouped GEMM pads each expert to in decode. Assumed: smallest tensor-core tile (m16) of the open kernels."""
+"""Rows that a grouped GEMM pads each expert to in decode. Assumed: the smallest tensor-core tile (m16)."""
 
 # How tensor parallelism splits a mixer's matrices; what is not listed is split by columns. Source: Megatron-LM
 # (arXiv 1909.08053) for q, k, v, o; the latent down-projections of MLA are replicated on every rank

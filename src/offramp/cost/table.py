@@ -51,6 +51,11 @@ class StepTable:
             and per request; 0 where there is none.
         first_token_s: host time from arrival to the first schedulable moment plus detokenisation of the first token
             (tokeniser, HTTP, scheduler tick), in seconds.
+        context_tokens: longest prompt plus output that the model takes; 0 is no limit.
+        graph_sizes: token counts of captured graphs, ascending; a decode-only step is padded up to the next one,
+            one beyond the last runs as it is. None: no padding (or ``base_s`` holds the stairs already). [s]
+        mixed_steps: whether one step may hold decodes and prefill chunks (vLLM); otherwise a step that can
+            prefill does only that, and decodes wait (SGLang's default, MindIE).
     """
 
     token_grid: F8
@@ -74,3 +79,6 @@ class StepTable:
     transfer_s_per_token: float = 0.0
     transfer_base_s: float = 0.0
     first_token_s: float = 0.0
+    context_tokens: int = 0
+    graph_sizes: npt.NDArray[np.int64] | None = None
+    mixed_steps: bool = True

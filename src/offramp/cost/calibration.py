@@ -1,0 +1,219 @@
+"""Calibration: joint draws of the cost model's parameters for any chip and engine, measured or not.
+
+A parameter's logarithm is a sum of effects: population, family of chips, chip, engine, engine on a family, and
+software era. Where rows exist an effect is fitted and its posterior draws are stored; where none exist it is drawn
+from the spread that the fitted effects of that level have. A chip that nobody measured so inherits a wide prior, a
+well-measured one is tight, and two chips share the draws of what they have in common, so that common errors cancel
+in a ratio.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from offramp.core.errors import CatalogError, InputError
+from offramp.core.record import Record
+from offramp.core.seeds import derive_seed
+from offramp.cost.parameters import PARAMETER_NAMES, Parameters, from_table
+
+F8 = npt.NDArray[np.float64]
+DATA: Final = Path(__file__).resolve().parents[1] / "data" / "calibration"
+Z90: Final = 1.2815515594
+"""Standard normal quantile of 90 %."""
+SHARES: Final = frozenset(
+    name
+    for name in PARAMETER_NAMES
+    if name.endswith(("_compute", "_compute_8", "_compute_4", "_memory", "_efficiency"))
+) | {"overlap", "memory_reserve"}
+"""Parameters that are shares: capped at 1."""
+SHARE_CAP: Final = 0.99
+LEVELS: Final = ("family", "chip", "engine", "engine-family", "deployment")
+
+
+class PriorEntry(Record):
+    """Median and 10 to 90 % range of one parameter, and what they rest on."""
+
+    median: float
+    low: float
+    high: float
+    source: str
+
+    @property
+    def log_sd(self) -> float:
+        """Standard deviation of the logarithm that the range implies."""
+        return (math.log(self.high) - math.log(self.low)) / (2.0 * Z90)
+
+
+class Prior(Record):
+    """Beliefs before a fit: ``population`` by parameter, ``family`` by chip family and parameter."""
+
+    version: str
+    population: dict[str, PriorEntry]
+    family: dict[str, dict[str, PriorEntry]] = {}
+
+
+class Residual(Record):
+    """What the model leaves unexplained of one metric, as standard deviations of the logarithm.
+
+    Attributes:
+        group_sd: common to all rows of one unseen deployment.
+        row_sd: of a single row.
+        bias: mean log error on left-out groups (measured over predicted).
+        groups, rows: how many it rests on.
+    """
+
+    group_sd: float
+    row_sd: float
+    bias: float = 0.0
+    groups: int = 0
+    rows: int = 0
+
+
+class Calibration(Record):
+    """A parameter file.
+
+    Attributes:
+        version: of the file.
+        created: day of the fit; every row used was known by then.
+        draws: number of joint draws.
+        effects: by parameter, by effect key ("population", "family:huawei-a2", "chip:nvidia/h20",
+            "engine:sglang", "engine-family:sglang/nvidia-hopper", "deployment:..."): the draws of the log effect.
+        spreads: by parameter, by level: standard deviation of unseen effects of that level.
+        residuals: by metric.
+        row_ids: ids of the rows used, or a digest and a count where there are many.
+        note: what was used and left out.
+    """
+
+    version: str
+    created: dt.date
+    draws: int
+    effects: dict[str, dict[str, list[float]]]
+    spreads: dict[str, dict[str, float]]
+    residuals: dict[str, Residual] = {}
+    row_ids: tuple[str, ...] = ()
+    note: str = ""
+
+
+class Stack(NamedTuple):
+    """What a deployment's parameters depend on."""
+
+    chip: str
+    family: str
+    vendor: str
+    engine: str
+    deployment: str = ""
+
+    def keys(self) -> dict[str, str]:
+        """Effect key by level."""
+        found = {
+            "family": f"family:{self.family}", "chip": f"chip:{self.chip}", "engine": f"engine:{self.engine}",
+            "engine-family": f"engine-family:{self.engine}/{self.family}",
+        }  # fmt: skip
+        if self.deployment:
+            found["deployment"] = f"deployment:{self.deployment}"
+        return found
+
+
+@lru_cache(maxsize=4)
+def load_prior(path: Path = DATA / "prior.toml") -> Prior:
+    """The shipped beliefs.
+
+    Raises:
+        CatalogError: broken file, or a parameter without an entry.
+    """
+    try:
+        prior = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Prior)
+    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise CatalogError(f"cannot read the prior: {error}", where=path.name) from None
+    missing = [name for name in PARAMETER_NAMES if name not in prior.population]
+    if missing:
+        raise CatalogError(f"no prior for {', '.join(missing)}", where=path.name)
+    return prior
+
+
+# Share of a parameter's population variance that each level carries where nothing was fitted. Assumed: chips of one family
+# differ less than families, and the engine's kernels matter as much as the silicon.
+VARIANCE_SHARES: Final = {"population": 0.10, "family": 0.35, "chip": 0.20, "engine": 0.15, "engine-family": 0.20}
+
+
+def from_prior(prior: Prior, *, draws: int = 64, seed: int = 0) -> Calibration:
+    """A calibration that no measurement has touched: effects of the prior's families, spreads of its ranges."""
+    effects: dict[str, dict[str, list[float]]] = {}
+    spreads: dict[str, dict[str, float]] = {}
+    for name in PARAMETER_NAMES:
+        entry = prior.population[name]
+        sd = entry.log_sd
+        spreads[name] = {
+            level: sd * math.sqrt(share) for level, share in VARIANCE_SHARES.items() if level != "population"
+        }
+        spreads[name]["deployment"] = 0.0
+        centre = math.log(entry.median) + spreads_noise(seed, name, "population", draws) * sd * math.sqrt(0.10)
+        effects[name] = {"population": centre.tolist()}
+        for family, own in prior.family.items():
+            if name in own:
+                shift = math.log(own[name].median) - math.log(entry.median)
+                noise = spreads_noise(seed, name, f"family:{family}", draws) * own[name].log_sd * 0.7
+                effects[name][f"family:{family}"] = (shift + noise).tolist()
+    return Calibration(
+        version=f"prior-{prior.version}", created=dt.date.fromisoformat(prior.version), draws=draws, effects=effects,
+        spreads=spreads, note="No measurement used: beliefs only.",
+    )  # fmt: skip
+
+
+def spreads_noise(seed: int, name: str, key: str, draws: int) -> F8:
+    """Standard normal draws of one effect; antithetic, so that their mean is exactly zero. [draws]"""
+    rng = np.random.default_rng(derive_seed(seed, "effect", name, key))
+    half = rng.standard_normal((draws + 1) // 2)
+    both = np.empty(2 * half.size)
+    order = rng.permutation(2 * half.size)
+    both[order] = np.concatenate([half, -half])
+    return both[:draws]
+
+
+def parameters_for(calibration: Calibration, stack: Stack, *, seed: int = 0) -> Parameters:
+    """Joint draws of all parameters for one chip and engine.
+
+    Two stacks that share a level share that level's draws, so ratios between them are tighter than either.
+    """
+    table: dict[str, F8] = {}
+    for name in PARAMETER_NAMES:
+        effects, spreads = calibration.effects[name], calibration.spreads[name]
+        total = np.asarray(effects["population"], dtype=np.float64).copy()
+        for level, key in stack.keys().items():
+            if key in effects:
+                total = total + np.asarray(effects[key])
+            elif spreads.get(level, 0.0) > 0.0:
+                total = total + spreads[level] * spreads_noise(seed, name, key, calibration.draws)
+        values = np.exp(total)
+        table[name] = np.minimum(values, SHARE_CAP) if name in SHARES else values
+    return from_table(table)
+
+
+def load_calibration(path: str | Path | None = None) -> Calibration:
+    """The shipped parameter file, or a user's.
+
+    Raises:
+        InputError: not a parameter file.
+    """
+    file = Path(path) if path else DATA / "current.json"
+    if path is None and not file.is_file():
+        return from_prior(load_prior())
+    return _read(file, file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@lru_cache(maxsize=4)
+def _read(file: Path, _changed: int) -> Calibration:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Calibration)
+    except (OSError, msgspec.MsgspecError) as error:
+        mend = "Make one with: offramp calibrate --from rows.csv --out FILE."
+        raise InputError(f"not a parameter file: {error}", where=str(file), mend=mend) from None

@@ -1,0 +1,119 @@
+"""Deployment: a model on a pool of chips, ready to be priced; and what stands in its way."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.arch.record import Model
+from offramp.catalog import Catalog
+from offramp.core.record import Record
+from offramp.core.result import FigureLog
+from offramp.cost.calibration import Calibration, Stack, parameters_for
+from offramp.cost.device import Device, Num
+from offramp.cost.hardware import device_of, system_of
+from offramp.cost.layout import Pool
+from offramp.cost.memory import Memory, memory_of, memory_table
+from offramp.cost.operators import Traffic
+from offramp.cost.precision import choose
+from offramp.cost.step import Setting
+from offramp.cost.tabulate import shard_of
+
+F8 = npt.NDArray[np.float64]
+
+
+class Blocker(Record):
+    """Something that keeps a model off a chip, or that it costs to go there.
+
+    Attributes:
+        kind: "memory", "engine", "dtype", "feature" stop it; "fallback" and "unproven" only cost or warn.
+        text: one sentence with numbers.
+        since: first engine version without the obstacle, where known.
+    """
+
+    kind: Literal["memory", "engine", "dtype", "feature", "fallback", "unproven"]
+    text: str
+    since: str = ""
+
+    @property
+    def stops(self) -> bool:
+        """Whether nothing can be served until it is removed."""
+        return self.kind in ("memory", "engine", "feature")
+
+
+def build_setting(
+    model: Model, pool: Pool, *, catalog: Catalog, calibration: Calibration, as_of: dt.date | None = None,
+    log: FigureLog | None = None, overrides: dict[str, Num] | None = None,
+) -> Setting:  # fmt: skip
+    """Model, device, precision and parameters of a pool, for :func:`~offramp.cost.step.step_time`.
+
+    Args:
+        model: what is served.
+        pool: chip, system, engine, precision; its degrees do not matter here.
+        catalog: facts.
+        calibration: parameter file.
+        as_of: use only facts known then.
+        log: collects figures used.
+        overrides: SI values per package that replace catalogue figures (bounds mode, what-if).
+    """
+    chip = catalog.chip(pool.chip)
+    system = system_of(catalog, chip, pool.system)
+    device = device_of(chip, system, as_of=as_of, log=log, overrides=overrides)
+    engine = pool.engine or (chip.engines[0] if chip.engines else "vllm")
+    stack = Stack(chip=chip.id, family=chip.family, vendor=chip.vendor, engine=engine)
+    parameters = parameters_for(calibration, stack)
+    if log is not None:
+        log.note_date(calibration.created)
+    dtypes = frozenset(device.peak_flop_per_s)
+    precision = choose(model, device_dtypes=dtypes, weights=pool.weights_dtype, kv=pool.kv_dtype)
+    return Setting(model=model, device=device, precision=precision, parameters=parameters, routing=Traffic())
+
+
+def memory_for(setting: Setting, pool: Pool, *, context_tokens: float, mtp: bool = False) -> Memory:
+    """Memory of one device of a pool, at the median reserve."""
+    table = memory_table(
+        setting.model, setting.precision, shard_of(pool, 1), setting.device, context_tokens=np.array([context_tokens]),
+        max_batch_tokens=np.array([float(pool.max_batch_tokens)]),
+        reserve_share=np.median(setting.parameters.memory_reserve, axis=0), mtp=mtp,
+    )  # fmt: skip
+    return memory_of(table)
+
+
+def blockers(
+    model: Model, pool: Pool, *, catalog: Catalog, setting: Setting, context_tokens: float
+) -> tuple[Blocker, ...]:
+    """What stands between a model and a pool: memory, dtype, engine support."""
+    found: list[Blocker] = []
+    memory = memory_for(setting, pool, context_tokens=context_tokens)
+    if not memory.fits:
+        over = memory.weights_bytes + memory.activation_bytes + memory.reserve_bytes - memory.capacity_bytes
+        text = (
+            f"does not fit: weights {_gb(memory.weights_bytes)}, activations {_gb(memory.activation_bytes)} and reserve "
+            f"{_gb(memory.reserve_bytes)} exceed {_gb(memory.capacity_bytes)} per device by {_gb(over)}"
+        )
+        found.append(Blocker(kind="memory", text=text))
+    if setting.precision.fallback:
+        text = f"{setting.precision.fallback}: other numerics than the checkpoint's, check accuracy before moving"
+        found.append(Blocker(kind="fallback", text=text))
+    found += _engine_blockers(model, pool, catalog=catalog, device=setting.device)
+    return tuple(found)
+
+
+def _engine_blockers(model: Model, pool: Pool, *, catalog: Catalog, device: Device) -> list[Blocker]:
+    chip = catalog.chip(pool.chip)
+    name = pool.engine or (chip.engines[0] if chip.engines else "")
+    if not name:
+        return [Blocker(kind="unproven", text=f"no engine is known to run on {chip.id}")]
+    engine = catalog.engine(name)
+    answer = engine.supports(chip, model.architecture, version=pool.engine_version)
+    if answer.answer == "yes":
+        return []
+    kind: Literal["engine", "unproven"] = "engine" if answer.answer == "no" else "unproven"
+    return [Blocker(kind=kind, text=f"{engine.name}, {answer.about}: {answer.why}", since=answer.since)]
+
+
+def _gb(value: float) -> str:
+    return f"{value / 1e9:.1f} GB"
