@@ -1,1 +1,1 @@
-"""Structural Monte-Carlo of chip supply, demand and prices."""
+"""How many accelerators reach a market and a buyer each quarter: structural Monte-Carlo over sourced figures."""

@@ -1,0 +1,78 @@
+"""``offramp supply``: cards by vendor and quarter."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+
+from offramp.cli._output import console, json_option, print_json, print_notices
+
+
+@click.command("supply")
+@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="Use only what was known on that day.")
+@click.option("--vendor", default="", help='A vendor id, "all-domestic" or "all-foreign".')
+@click.option("--draws", default=1000, show_default=True, help="Joint draws.")
+@click.option("--to", "last", default="2028Q4", show_default=True, help="Last quarter.")
+@click.option("--seed", default=0, show_default=True, help="Master seed.")
+@json_option
+def command(as_of: datetime | None, vendor: str, draws: int, last: str, seed: int, as_json: bool) -> None:
+    """How many accelerators reach the Chinese market each quarter, and what drives it."""
+    from offramp.app.supply import supply
+
+    result = supply(as_of.date() if as_of else None, vendor=vendor, draws=draws, seed=seed, last=last)
+    if as_json:
+        print_json(result)
+        return
+    _show(result, vendor)
+    print_notices(result)
+
+
+def _show(result: object, vendor: str) -> None:
+    from rich.table import Table
+
+    from offramp.core.result import Result
+
+    assert isinstance(result, Result)
+    out = console()
+    answer = result.answer
+    years = sorted({year for band in answer["cards_by_year"].values() for year in band})
+    table = Table(title=f"Thousand cards a year as of {answer['as_of']}: median (10 % to 90 %)")
+    table.add_column("vendor")
+    for year in years:
+        table.add_column(year, justify="right")
+    for name, bands in answer["cards_by_year"].items():
+        table.add_row(name, *(_band(bands[year]) for year in years))
+    out.print(table)
+    if vendor:
+        _show_ramp(result, vendor)
+    tornado = Table(title=result.tables["tornado"].title)
+    for title in ("input", "rank correlation", "k cards at low fifth", "at high fifth"):
+        tornado.add_column(title, justify="left" if title == "input" else "right")
+    for row in answer["tornado"]["inputs"]:
+        tornado.add_row(
+            row["input"], f"{row['rank_correlation']:+.2f}", _k(row["cards_at_low"]), _k(row["cards_at_high"])
+        )
+    out.print(tornado)
+
+
+def _show_ramp(result: object, vendor: str) -> None:
+    from rich.table import Table
+
+    from offramp.core.result import Result
+
+    assert isinstance(result, Result)
+    ramp = Table(title=f"Thousand cards a quarter, {vendor}")
+    for title in ("quarter", "10 %", "median", "90 %"):
+        ramp.add_column(title, justify="right")
+    for row in result.tables["ramps"].dicts():
+        ramp.add_row(str(row["quarter"]), *(_k(float(row[name] or 0.0)) for name in ("p10", "p50", "p90")))
+    console().print(ramp)
+
+
+def _band(band: dict[str, float]) -> str:
+    return f"{_k(band['p50'])} ({_k(band['p10'])} to {_k(band['p90'])})"
+
+
+def _k(cards: float) -> str:
+    return f"{cards / 1000:,.0f}"
