@@ -16,12 +16,25 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def schema(name: Literal["study", "result"] = "study") -> dict[str, Any]:
     """The JSON Schema of the study file, or of the Result that every command returns."""
     kind = Study if name == "study" else Result
-    body = msgspec.json.schema(kind)
+    body = _as_written(msgspec.json.schema(kind))
     title = "offramp study" if name == "study" else "offramp Result"
     top: dict[str, Any] = {"$schema": DIALECT, "title": title, "x-offramp-version": __version__, **body}
     if name == "study":
         top["$defs"] = {key: _documented(key, value) for key, value in body["$defs"].items()}
     return top
+
+
+def _as_written(node: Any) -> Any:
+    """The schema with quantities as they are written in the file (text), not as they are kept (numbers)."""
+    if isinstance(node, list):
+        return [_as_written(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    out = {key: _as_written(value) for key, value in node.items() if key != "x-written-as"}
+    if "x-written-as" in node:
+        out = {key: value for key, value in out.items() if not key.lower().endswith(("minimum", "maximum"))}
+        out["type"] = node["x-written-as"]
+    return out
 
 
 def _documented(name: str, body: dict[str, Any]) -> dict[str, Any]:

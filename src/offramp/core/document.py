@@ -47,7 +47,7 @@ def quantity(dimension: units.Dimension, example: str, *, keep_text: bool = Fals
         limits: ge, gt, le, lt in SI units.
     """
     bare = dimension in ("count", "share", "count/s", "any")
-    schema: dict[str, Any] = {"type": ["string", "number"] if bare else "string", "examples": [example]}
+    schema: dict[str, Any] = {"x-written-as": ["string", "number"] if bare else "string", "examples": [example]}
     return msgspec.Meta(
         description=f"{dimension}, e.g. {example}",
         extra_json_schema=schema,
