@@ -73,8 +73,8 @@ def figure(spec: Mapping[str, Any], *, title: str, note: str = "", alt: str = ""
         note: what bands, marks and colours cover.
         alt: text for readers who cannot see it; the title where empty.
     """
-    drawn = svg(spec)
-    drawn = Html(drawn.replace("<svg ", f'<svg role="img" aria-label="{Html.escape(alt or title)}" ', 1))
+    label = Html(' role="img" aria-label="{}"').format(alt or title)
+    drawn = Html("<svg") + label + Html(str(svg(spec)).removeprefix("<svg"))
     small = Html('<span class="where">{}</span>').format(note) if note else Html("")
     return Html("<figure><figcaption>{}{}</figcaption>{}</figure>").format(title, small, drawn)
 
