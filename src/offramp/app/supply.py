@@ -11,6 +11,10 @@ from offramp.core.result import Column, FigureLog, Notice, Result, Table, hash_i
 
 LATEST: Final = dt.date(2026, 11, 23)
 """The date at which the shipped facts end; the default of every as_of."""
+HINDSIGHT: Final = (
+    "A replay, not a forecast made at the time: assumed ranges, the weights by kind of source and the choice of "
+    "outcomes were made with hindsight, and outcomes of one market in one year are not independent trials."
+)
 
 
 def supply(
@@ -64,6 +68,41 @@ def supply(
         figures=log.figures,
         warnings=_warnings(log, day),
     )
+
+
+def backtest(*, draws: int = 4000, seed: int = 0) -> Result:
+    """Forecasts of three past days replayed and scored against what was reported later."""
+    import math
+
+    from offramp.supply import backtest as replays
+    from offramp.supply import facts
+
+    scores = replays.replay(draws=draws, seed=seed)
+    rows = [
+        {
+            "as_of": item.as_of.isoformat(), "outcome": item.title, "reported": item.reported, "p10": item.p10,
+            "p50": item.p50, "p90": item.p90, "quantile": item.quantile, "inside": item.inside, "crps": item.crps,
+            "log10_ratio": None if math.isnan(item.log_ratio) else item.log_ratio,
+        }
+        for item in scores
+    ]  # fmt: skip
+    inside, total = replays.coverage(scores)
+    sources = replays.single_sources(facts.load())
+    return Result(
+        command="supply",
+        answer={"inside_80_percent_band": inside, "forecasts": total, "draws": draws, "caveat": HINDSIGHT},
+        inputs_hash=hash_inputs({"draws": draws, "seed": seed, "backtest": 1}),
+        data_version=facts.DATA_VERSION,
+        offramp_version=__version__,
+        tables={
+            "scores": table_of(rows, columns=list(rows[0]), title="Replayed forecasts and later reports"),
+            "sources": table_of(sources, columns=["outcome", "source", "as_of", "forecast", "reported", "ratio"],
+                                title="What single sources said about the same outcomes"),
+        },
+        seed=seed,
+        knowledge_horizon=LATEST,
+        warnings=(Notice(kind="hindsight", text=HINDSIGHT),),
+    )  # fmt: skip
 
 
 def _cards(rows: Any, when: str, title: str) -> Table:

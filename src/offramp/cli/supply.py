@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from offramp.cli._output import console, json_option, print_json, print_notices
+
+if TYPE_CHECKING:
+    from offramp.core.result import Result
 
 
 @click.command("supply")
@@ -15,12 +19,19 @@ from offramp.cli._output import console, json_option, print_json, print_notices
 @click.option("--draws", default=1000, show_default=True, help="Joint draws.")
 @click.option("--to", "last", default="2028Q4", show_default=True, help="Last quarter.")
 @click.option("--seed", default=0, show_default=True, help="Master seed.")
+@click.option("--backtest", is_flag=True, help="Score replayed forecasts against later reports (Markdown).")
 @json_option
-def command(as_of: datetime | None, vendor: str, draws: int, last: str, seed: int, as_json: bool) -> None:
+def command(
+    as_of: datetime | None, vendor: str, draws: int, last: str, seed: int, backtest: bool, as_json: bool
+) -> None:
     """How many accelerators reach the Chinese market each quarter, and what drives it."""
-    from offramp.app.supply import supply
+    from offramp.app import supply as app
 
-    result = supply(as_of.date() if as_of else None, vendor=vendor, draws=draws, seed=seed, last=last)
+    if backtest:
+        result = app.backtest(draws=draws, seed=seed)
+        click.echo(result.to_json() if as_json else backtest_markdown(result))
+        return
+    result = app.supply(as_of.date() if as_of else None, vendor=vendor, draws=draws, seed=seed, last=last)
     if as_json:
         print_json(result)
         return
@@ -28,12 +39,35 @@ def command(as_of: datetime | None, vendor: str, draws: int, last: str, seed: in
     print_notices(result)
 
 
-def _show(result: object, vendor: str) -> None:
+def backtest_markdown(result: Result) -> str:
+    """The tables of a back-test as Markdown."""
+    head = ("as of", "outcome", "reported", "forecast: median (10 % to 90 %)", "quantile", "in the 80 % band")
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|---|"]
+    for row in result.tables["scores"].dicts():
+        share = "share" in str(row["outcome"])
+        p10, p50, p90, value = (_number(row[name], share) for name in ("p10", "p50", "p90", "reported"))
+        inside = "yes" if row["inside"] else "**no**"
+        cells = (row["as_of"], row["outcome"], value, f"{p50} ({p10} to {p90})", f"{row['quantile']:.2f}", inside)
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    answer = result.answer
+    lines += ["", f"{answer['inside_80_percent_band']} of {answer['forecasts']} outcomes lie in their 80 % band.", ""]
+    lines += ["| outcome | source | said on | forecast | reported | ratio |", "|---|---|---|---|---|---|"]
+    for row in result.tables["sources"].dicts():
+        cards, value = _number(row["forecast"], False), _number(row["reported"], False)
+        lines.append(
+            f"| {row['outcome']} | {row['source']} | {row['as_of']} | {cards} | {value} | {row['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: object, share: bool) -> str:
+    number = float(value) if isinstance(value, (int, float)) else 0.0
+    return f"{number:.0%}".replace("%", " %") if share else f"{_k(number)} k" if number >= 10_000 else f"{number:,.0f}"
+
+
+def _show(result: Result, vendor: str) -> None:
     from rich.table import Table
 
-    from offramp.core.result import Result
-
-    assert isinstance(result, Result)
     out = console()
     answer = result.answer
     years = sorted({year for band in answer["cards_by_year"].values() for year in band})
@@ -56,12 +90,9 @@ def _show(result: object, vendor: str) -> None:
     out.print(tornado)
 
 
-def _show_ramp(result: object, vendor: str) -> None:
+def _show_ramp(result: Result, vendor: str) -> None:
     from rich.table import Table
 
-    from offramp.core.result import Result
-
-    assert isinstance(result, Result)
     ramp = Table(title=f"Thousand cards a quarter, {vendor}")
     for title in ("quarter", "10 %", "median", "90 %"):
         ramp.add_column(title, justify="right")

@@ -144,7 +144,7 @@ def _hbm_start(inputs: Inputs) -> F8:
 
 
 class FoundryPath:
-    """One vendor's assembly, run year by year so that what published totals say about a year moves the stocks of the next.
+    """One vendor's assembly, run year by year: what published totals say about a year moves the next one's stocks.
 
     Attributes:
         binding: index into BINDING of the tightest limit. [draws, quarters]

@@ -195,7 +195,9 @@ def _levelled(
         names, values, weights = _components(inputs, vendor, year, base if columns.size == 4 else None)
         level, index = mixture(values, weights, u) if values else (base, np.zeros(u.size, dtype=np.int64))
         scale = level / np.maximum(base, 1e-9)
-        out[:, columns] = shape * scale[:, None]
+        # a published total says nothing about its quarters: they are taken as even
+        published = np.asarray([name != "structure" for name in names] or [False])[index]
+        out[:, columns] = np.where(published[:, None], level[:, None] / columns.size, shape * scale[:, None])
         path.settle(columns, carry, scale)
         carry = np.clip(carry * scale, 1e-3, 1e3) ** memory
         components[vendor.id, year] = [(name, float((index == i).mean())) for i, name in enumerate(names)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ def transition_draws(data: SupplyData, past: I8, rng: np.random.Generator, draws
     """Transition matrices from the Dirichlet posterior: prior pseudo-counts plus counted quarters. [draws, from, to]"""
     n = len(STATES)
     counts = np.full((n, n), data.prior_move) + np.eye(n) * (data.prior_stay - data.prior_move)
-    for before, after in zip(past[:-1], past[1:], strict=True):
+    for before, after in itertools.pairwise(past):
         counts[before, after] += 1.0
     return np.stack([rng.dirichlet(counts[state], size=draws) for state in range(n)], axis=1)
 
