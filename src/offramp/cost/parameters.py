@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from offramp.cost.collectives import LinkQuality
-
 F8 = npt.NDArray[np.float64]
 
 
@@ -76,15 +74,6 @@ class Parameters:
     def take(self, draws: npt.NDArray[np.int64] | list[int]) -> Parameters:
         """The same parameters with only the given draws."""
         return Parameters(**{name: getattr(self, name)[draws] for name in PARAMETER_NAMES})
-
-    @property
-    def links(self) -> LinkQuality:
-        """The fabric's part."""
-        return LinkQuality(
-            efficiency=self.link_efficiency, alltoall_efficiency=self.alltoall_efficiency,
-            latency_s=self.link_latency_s, alltoall_latency_s=self.alltoall_latency_s,
-            scaleout_efficiency=self.scaleout_efficiency, scaleout_latency_s=self.scaleout_latency_s,
-        )  # fmt: skip
 
 
 PARAMETER_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Parameters))

@@ -59,7 +59,7 @@ def step_table(
     """
     one_draw = Setting(
         model=setting.model, device=setting.device, precision=setting.precision,
-        parameters=setting.parameters.take([draw]), routing=setting.routing, engine=setting.engine,
+        parameters=setting.parameters.take([draw]), routing=setting.routing, graph=setting.graph,
     )  # fmt: skip
     seqs = _grid(float(max(pool.max_seqs, 2)))
     q = float(decode_tokens)
