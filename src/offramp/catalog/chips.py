@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final, Literal
 
+import msgspec
+
 from offramp.catalog.figures import known_figures
 from offramp.core.errors import CatalogError
 from offramp.core.figure import Figure
@@ -13,6 +15,10 @@ from offramp.core.result import FigureLog
 
 NEEDED: Final = ("peak_bf16", "memory_capacity", "memory_bandwidth", "scaleup_bandwidth", "tdp")
 """Figures that computing needs. ``peak_fp16`` stands in where a chip has no BF16."""
+
+
+LESS_IS_BETTER: Final = ("tdp", "idle_power", "price", "rent")
+Case = Literal["low", "mid", "high"]
 
 
 class Bin(Record):
@@ -112,6 +118,19 @@ class Chip(Record):
                 log.use(self.figure_id(name) + "~bounds", found)
         return None if found is None else found.si_range
 
+    @property
+    def boundable(self) -> bool:
+        """Whether every missing figure has an admissible range, so that bounds mode can give numbers."""
+        return all(name in self.bounds for name in self.missing)
+
+    def at_bounds(self, case: Case) -> Chip:
+        """The chip with every bounded figure filled in: at its worst ("low"), middle or best ("high") for the user.
+
+        Figures that have a source are left as they are; bounds without one stay assumed. The best power is the lowest.
+        """
+        filled = {name: (_at(figure, case, is_cost=name in LESS_IS_BETTER),) for name, figure in self.bounds.items()}
+        return msgspec.structs.replace(self, figures={**filled, **self.figures})
+
     def figure_id(self, name: str) -> str:
         """Stable address of a figure ("chips/nvidia/h20#memory_bandwidth")."""
         return f"chips/{self.id}#{name}"
@@ -120,25 +139,39 @@ class Chip(Record):
 def mixture_figures(bins: tuple[Bin, ...], chip_by_id: dict[str, Chip]) -> dict[str, tuple[Figure, ...]]:
     """Figures of a mixture: the likeliest bin's value, with low and high over all bins.
 
-    Only names that every bin has are kept; where all bins agree the figure itself is passed on.
+    A bin that has only bounds for a name widens the range by them. Names that some bin has neither way are left
+    out; where all bins agree the figure itself is passed on.
     """
     ordered = sorted(bins, key=lambda bin_: -bin_.weight.value)
     members = [chip_by_id[bin_.chip] for bin_ in ordered]
-    names = [name for name in members[0].figures if all(name in member.figures for member in members)]
-    return {name: (_mixed(name, members),) for name in names}
+    names = dict.fromkeys(name for member in members for name in member.figures)
+    return {
+        name: (_mixed(name, members),)
+        for name in names
+        if all(name in member.figures or name in member.bounds for member in members)
+    }
+
+
+def _at(figure: Figure, case: Case, *, is_cost: bool) -> Figure:
+    low = figure.value if figure.low is None else figure.low
+    high = figure.value if figure.high is None else figure.high
+    value = {"low": high if is_cost else low, "mid": figure.value, "high": low if is_cost else high}[case]
+    return msgspec.structs.replace(figure, value=value)
 
 
 def _mixed(name: str, members: list[Chip]) -> Figure:
-    first = members[0].figures[name][0]
-    others = [member.figures[name][0] for member in members]
-    if all(other.value == first.value and other.unit == first.unit for other in others):
+    stated = [member.figures[name][0] for member in members if name in member.figures]
+    others = [member.figures[name][0] if name in member.figures else member.bounds[name] for member in members]
+    first = stated[0]
+    if len(stated) == len(others) and all(o.value == first.value and o.unit == first.unit for o in others):
         return first
     scale = first.si / first.value if first.value else 1.0
     values = [other.si / scale for other in others]
-    spelled = ", ".join(f"{member.id} {value:g}" for member, value in zip(members, values, strict=True))
+    spread = [first.value, *(end / scale for other in others for end in other.si_range)]
+    spelled = ", ".join(f"{member.id} {value:.4g}" for member, value in zip(members, values, strict=True))
     return Figure(
-        value=first.value, unit=first.unit, source=f"mixture of bins: {spelled}", url=first.url,
+        value=first.value, unit=first.unit, source=f"mixture of chips: {spelled}", url=first.url,
         as_of=max(other.as_of for other in others), known=max(other.known_since for other in others),
-        confidence="assumed", low=min(values), high=max(values),
-        note="The name does not say which bin; the value is that of the likeliest one.",
+        confidence="assumed", low=min(spread), high=max(spread),
+        note="The name does not say which chip; the value is that of the likeliest one with a sourced figure.",
     )  # fmt: skip

@@ -137,7 +137,7 @@ class Engine(Record):
         kinds: tuple[tuple[Kind, str], ...] = (
             ("model", architecture), ("dtype", dtype), ("kv-dtype", kv_dtype), ("feature", feature),
         )  # fmt: skip
-        asked += [(kind, name) for kind, name in kinds if name]
+        asked.extend(pair for pair in kinds if pair[1])
         parts = tuple(self._judge(kind, name, chip, architecture, version) for kind, name in asked)
         return _worst(parts)
 
