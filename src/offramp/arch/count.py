@@ -135,10 +135,19 @@ def _linear(a: Attention, hidden: int) -> list[Matrix]:
         gate = [Matrix("gate_proj", "attention", hidden, a.output_gate_dim)] if a.output_gate_dim else []
         return [qkv, *gate, out]
     if a.linear_style == "kda":
-        rank = a.gate_lora_rank or a.linear_v_dim
+        rank = a.gate_lora_rank
+        beta = Matrix("beta_proj", "attention", hidden, a.linear_v_heads)
+        if not rank:
+            return [
+                qkv,
+                beta,
+                Matrix("decay_proj", "attention", hidden, keys),
+                Matrix("gate_proj", "attention", hidden, values),
+                out,
+            ]
         return [
             qkv,
-            Matrix("beta_proj", "attention", hidden, a.linear_v_heads),
+            beta,
             Matrix("decay_a_proj", "attention", hidden, rank),
             Matrix("decay_b_proj", "attention", rank, keys),
             Matrix("gate_a_proj", "attention", hidden, rank),

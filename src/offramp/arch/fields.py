@@ -1,0 +1,207 @@
+"""Typed access to the fields of a config.json, and what was left unread.
+
+Values of the wrong kind are refused where they are read; fields that nobody read are sorted at the end by
+:func:`unread_structural` into harmless ones and ones that may change the structure, which are refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from offramp.core.errors import InputError, ModelRangeError, near_misses
+
+T = TypeVar("T")
+
+# Fields that say nothing about weights, cache or work: tokens, training, generation, numerics, bookkeeping.
+_HARMLESS = re.compile(
+    r"""^_|pdrop|conv_bias$|moe_norm_min|_token_ids?$|_token_index$|_id$|token_id|dropout|drop_rate|initializer|init_|_init|_eps(ilon)?$|^eps$|
+    rope|rotary|partial_rotary|yarn|alibi|position_embedding_type|pos_emb|original_max|
+    loss|_coef$|_alpha_factor$|_beta_factor$|jitter|scaling_factor|_scal(e|ing)$|_scale_|multiplier|logit|softcap|cap$|
+    _act$|_act_fn$|activation|act_fn|dtype|fp32|transformers_version|architectures|auto_map|name_or_path|custom_pipelines|
+    use_cache|cache_implementation|output_|return_|torchscript|pruned|gradient|flash|attn_implementation|use_mem|fused|
+    pretraining_tp|ep_size|tensor_parallel|parallel_output|chunk_size_feed|bad_words|^(top_p|top_k|temperature|typical_p|
+    length_penalty|repetition_penalty|diversity_penalty|no_repeat_ngram_size|encoder_no_repeat.*|num_beams|num_beam_groups|
+    num_return_sequences|do_sample|early_stopping|min_length|max_length|max_new_tokens|epsilon_cutoff|eta_cutoff|
+    label2id|id2label|num_labels|problem_type|task_specific_params|finetuning_task|prefix|keys_to_ignore.*|license|
+    tokenizer_class|remove_invalid_values|exponential_decay_length_penalty|suppress_tokens|begin_suppress_tokens|
+    forced_.*|generation_config|transformers\.js_config|use_bfloat16|bf16|fp16|decoder_start.*|is_decoder|
+    is_encoder_decoder|add_cross_attention|cross_attention_hidden_size|tie_encoder_decoder|seq_aux|scoring_func|
+    score_function|routing_method.*|norm_topk_prob|norm_topk|topk_method|n_group|topk_group|num_expert_group|
+    renormalize|moe_renormalize|.*_limit|attention_scale.*|query_pre_attn_scalar|final_logit.*|attn_temperature.*|
+    floor_scale|attention_chunk_size|expert_capacity|moe_capacity.*|capacity_factor|drop_tokens|moe_layer_interval_note|
+    rms_norm|layernorm|norm_type|normalization_type|apply_residual.*|residual.*|scale_.*|emb_scale|dim_model_base|
+    mup_.*|dim_note|quantization_config|compression_config|modality|vision_.*|.*_vision|visual.*|audio_.*|.*_audio|image.*|
+    video.*|mm_.*|projector.*|multimodal.*|boi_.*|eoi_.*|spatial.*|patch.*|language_config_note|talker.*|thinker.*|
+    img_processor|embd_layer|unsloth_.*|training.*|time_step.*|dt_min|dt_max|dt_init.*|use_mamba_kernels|use_mambapy|
+    use_associative_scan|chunk_size|mamba_chunk_size|num_logits_to_keep|rescale.*|wsd.*|attention_type_note|
+    interleaved_note|swiglu_.*|router_(dtype|temperature)|moe_router_.*|router_z.*|max_window_layers|use_sliding_window|
+    sparse_.*_note|torch_.*|sep_.*|slow_but_exact|.*_interleaved?|indexer_rope.*|long_.*|short_factor|summary_.*|
+    reorder_.*|n_ctx|seq_length|model_max_length|max_sequence_length|.*_note|unk_token.*|masked_softmax.*|
+    hidden_act.*|cache_.*|recompute.*|sequence_parallel|overlap.*|is_.*_model|use_flash.*|use_unified.*)$""",
+    re.VERBOSE,
+)
+# What a field that shapes the network tends to be called.
+_STRUCTURAL = re.compile(
+    r"num|size|dim|rank|layer|head|expert|mlp|moe|attn|attention|hidden|kv|ratio|window|topk|index|share|"
+    r"block|group|state|conv|ssm|mamba|inter|width|depth|pattern|hybrid|memory|gate|latent|mtp|nextn|engram|loop|hc_"
+)
+
+# Names that always speak of structure, whatever else they contain.
+_STRONG = re.compile(r"lora_rank|n_routed|num_experts|num_local_experts|(qk|kv|v|q)_.*head_dim|^num_.*_heads$|_topk$")
+
+
+class Fields:
+    """One JSON object of a config with its path; remembers which fields were read."""
+
+    def __init__(self, data: Mapping[str, Any], where: str, path: str = "$") -> None:
+        self.data = data
+        self.file = where
+        self.path = path
+        self.read: set[str] = set()
+
+    def at(self, name: str) -> str:
+        """The address of a field for an error message."""
+        return f"{self.file}:{self.path}.{name}"
+
+    def has(self, *names: str) -> bool:
+        """Whether one of the names is present with a value that is not null."""
+        self.read.update(names)
+        return any(self.data.get(name) is not None for name in names)
+
+    def _first(self, names: tuple[str, ...]) -> tuple[str, Any]:
+        self.read.update(names)
+        for name in names:
+            value = self.data.get(name)
+            if value is not None:
+                return name, value
+        return names[0], None
+
+    def raw(self, *names: str) -> Any:
+        """The first value that is present, unchecked; None where there is none."""
+        return self._first(names)[1]
+
+    def count(self, *names: str, default: int | None = None, least: int = 0) -> int:
+        """A whole number.
+
+        Args:
+            names: synonyms, the first is named in errors.
+            default: where it is absent; None = required.
+            least: smallest that makes sense.
+        """
+        name, value = self._first(names)
+        if value is None:
+            if default is not None:
+                return default
+            raise InputError(
+                f"missing field {name}", where=self.at(name), mend=self._hint(names) or "The structure needs it."
+            )
+        return self.whole(name, value, least=least)
+
+    def whole(self, name: str, value: object, *, least: int = 0) -> int:
+        """The value as a whole number, or a refusal at the field's address."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            kind = "text" if isinstance(value, str) else type(value).__name__
+            raise InputError(f"{value!r} is {kind}, expected a whole number", where=self.at(name))
+        if not math.isfinite(value) or value != int(value):
+            raise InputError(f"{value} is not a whole number", where=self.at(name))
+        if value < least:
+            raise InputError(f"{int(value)} is below {least}", where=self.at(name))
+        return int(value)
+
+    def number(self, *names: str, default: float) -> float:
+        """A finite number."""
+        name, value = self._first(names)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(f"{value!r} is not a finite number", where=self.at(name))
+        return float(value)
+
+    def flag(self, *names: str, default: bool = False) -> bool:
+        """true or false."""
+        name, value = self._first(names)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise InputError(f"{value!r} is neither true nor false", where=self.at(name))
+        return value
+
+    def text(self, *names: str, default: str = "") -> str:
+        """A string."""
+        name, value = self._first(names)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise InputError(f"{value!r} is not a text", where=self.at(name))
+        return value
+
+    def items(self, *names: str, length: int = 0) -> list[Any] | None:
+        """A list, or None where absent.
+
+        Args:
+            names: synonyms.
+            length: entries that it must have (0 = any).
+        """
+        name, value = self._first(names)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise InputError(f"{value!r} is not a list", where=self.at(name))
+        found: list[Any] = list(value)  # pyright: ignore[reportUnknownVariableType]
+        if length and len(found) != length:
+            raise InputError(f"{len(found)} entries for {length} layers", where=self.at(name))
+        return found
+
+    def table(self, name: str) -> Fields | None:
+        """A nested object, or None where absent."""
+        self.read.add(name)
+        value = self.data.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise InputError(f"{name} is not an object", where=self.at(name))
+        return Fields(value, self.file, f"{self.path}.{name}")  # pyright: ignore[reportUnknownArgumentType]
+
+    def choice(self, name: str, value: str, known: Mapping[str, T]) -> T:
+        """What ``value`` stands for, or a refusal by the field's name."""
+        if value in known:
+            return known[value]
+        near = near_misses(value, known)
+        raise ModelRangeError(
+            f'"{value}" is not a structure that offramp knows',
+            where=self.at(name),
+            mend=f"Known: {', '.join(near or sorted(known))}.",
+        )
+
+    def _hint(self, names: Iterable[str]) -> str:
+        for name in names:
+            near = [other for other in near_misses(name, self.data) if other not in self.read]
+            if near:
+                return f"Did you mean {near[0]}?"
+        return ""
+
+
+def unread_structural(fields: Fields) -> list[str]:
+    """Fields that nobody read, that are switched on, and whose name speaks of structure."""
+    found: list[str] = []
+    for name, value in fields.data.items():
+        if name in fields.read or value is None or value is False or value in (0, "", [], {}):
+            continue
+        if _STRONG.search(name) or (_STRUCTURAL.search(name) and not _HARMLESS.search(name)):
+            found.append(name)
+    return found
+
+
+def refuse_unread(fields: Fields) -> None:
+    """Raises for the first field that may change the structure and was not understood."""
+    left = unread_structural(fields)
+    if left:
+        others = f" (also {', '.join(left[1:5])})" if left[1:] else ""
+        raise ModelRangeError(
+            f"field {left[0]} = {str(fields.data[left[0]])[:60]} may change the structure and is not understood{others}",
+            where=fields.at(left[0]),
+            mend="Remove it from a copy of the file if it changes neither weights nor attention.",
+        )
