@@ -1,1 +1,18 @@
-"""Layout search: which layouts carry the demand within the SLO."""
+"""Search: the layout of a workload on a chip that carries most within the SLO, and how much that is.
+
+:func:`mix_of` and :class:`Stream` describe the traffic; :func:`find` enumerates layouts, prunes what does not fit, ranks the
+rest in closed form, simulates the best on the traffic and bisects the rate; the :class:`Candidate` holds the answer with
+joint draws, so that the ratio of two candidates is their exchange rate with its interval.
+"""
+
+from offramp.search.candidate import Binding, Candidate, Question, Tried, binding, find, middle
+from offramp.search.closed import Grid, evaluate
+from offramp.search.fleet import Fleet, fleet_for
+from offramp.search.grid import Limits
+from offramp.search.mix import Mix, Stream, mix_of, peak_to_mean
+from offramp.search.tune import Felt, Replica, feel, highest_rate
+
+__all__ = [
+    "Binding", "Candidate", "Felt", "Fleet", "Grid", "Limits", "Mix", "Question", "Replica", "Stream", "Tried",
+    "binding", "evaluate", "feel", "find", "fleet_for", "highest_rate", "middle", "mix_of", "peak_to_mean",
+]  # fmt: skip

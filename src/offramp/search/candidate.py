@@ -1,0 +1,399 @@
+"""Candidate: the best layout of one workload on one chip, how much it carries, how sure, and what stands in the way."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.arch.record import Model
+from offramp.catalog import Catalog
+from offramp.core.record import Record
+from offramp.core.result import FigureLog
+from offramp.cost import (
+    Blocker,
+    Calibration,
+    Memory,
+    Parameters,
+    Pool,
+    Setting,
+    Steps,
+    blockers,
+    build_setting,
+    memory_for,
+    shard_of,
+    step_time,
+)
+from offramp.search.closed import BATCHES, Grid, Slo, evaluate
+from offramp.search.grid import Limits, candidate_engines, pools, weight_dtypes
+from offramp.search.mix import Mix, Stream
+from offramp.search.tune import Felt, Replica, highest_rate, with_limits
+
+F8 = npt.NDArray[np.float64]
+Overrides = Mapping[str, float]
+PREFIX_GUESS: Final = 1.5
+"""With a prefix cache the closed form, which knows none, is too low; the bracket begins higher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of every chip.
+
+    Attributes:
+        model: what is served.
+        mix, stream: its traffic.
+        slo: limits in seconds by "ttft_p90" ...
+        limits: what may be tried.
+        simulate: how many of the best layouts are simulated.
+        most_requests: simulated requests of a final run.
+        prefix: whether prompts share cached prefixes.
+        accept: accepted draft tokens per step; 0 is no speculation.
+    """
+
+    model: Model
+    mix: Mix
+    stream: Stream
+    slo: Slo
+    limits: Limits = Limits()
+    simulate: int = 3
+    most_requests: int = 20_000
+    prefix: bool = False
+    accept: float = 0.0
+
+    @property
+    def decode_tokens(self) -> int:
+        """Tokens that a decoding sequence schedules per step."""
+        return 1 if self.accept <= 0 else 1 + int(np.ceil(self.accept))
+
+
+class Tried(Record):
+    """One layout and what it carries.
+
+    Attributes:
+        pool: layout.
+        closed_rate: requests per second of one replica, closed form.
+        rate: the same, simulated; None where it was not simulated.
+    """
+
+    pool: Pool
+    closed_rate: float
+    rate: float | None = None
+
+
+class Binding(Record):
+    """Where a step's time goes, as shares that sum to 1."""
+
+    compute: float
+    memory: float
+    floors: float
+    messages: float
+    host: float
+
+    @property
+    def largest(self) -> str:
+        """Name of the largest share."""
+        names = ("compute", "memory", "floors", "messages", "host")
+        return max(names, key=lambda name: getattr(self, name))
+
+
+class Candidate(Record):
+    """The answer for one workload on one chip.
+
+    Attributes:
+        chip: catalogue id.
+        pool: best layout; None where there is none.
+        rate: highest rate of one replica within the SLO at the middle parameters, requests per second.
+        rates: the same for each joint draw of the parameters. [draws]
+        packages: chips as sold in one replica.
+        felt: what users feel at ``rate``.
+        shares: where time goes at that load.
+        memory: of one device.
+        blockers: what stands in the way; those that stop it, and those that only cost or warn.
+        tried: layouts, best first.
+        fallback: what precision it falls back to.
+        floor: lowest reachable value of each limit that no layout keeps, and what binds there.
+        devices_per_package: torch devices in one chip as sold.
+        layouts: how many (layout, batch) pairs were priced.
+    """
+
+    chip: str
+    pool: Pool | None = None
+    rate: float = 0.0
+    rates: tuple[float, ...] = ()
+    packages: float = 0.0
+    felt: Felt | None = None
+    shares: Binding | None = None
+    memory: Memory | None = None
+    blockers: tuple[Blocker, ...] = ()
+    tried: tuple[Tried, ...] = ()
+    fallback: str = ""
+    floor: tuple[str, ...] = ()
+    devices_per_package: int = 1
+    layouts: int = 0
+
+    @property
+    def per_chip(self) -> float:
+        """Requests per second of one chip as sold."""
+        return self.rate / self.packages if self.packages else 0.0
+
+    @property
+    def per_chip_draws(self) -> F8:
+        """The same for each draw. [draws]"""
+        return np.asarray(self.rates) / self.packages if self.packages else np.zeros(len(self.rates))
+
+
+def middle(setting: Setting) -> Setting:
+    """The setting at the median of every parameter, one draw."""
+    p = setting.parameters
+    values = {
+        name: np.median(getattr(p, name), axis=0, keepdims=True) for name in Parameters.__dataclass_fields__
+    }  # fmt: skip
+    return replace(setting, parameters=Parameters(**values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stack:
+    """All layouts of one engine and precision, priced at the middle."""
+
+    setting: Setting
+    middle: Setting
+    pools: list[Pool]
+    grid: Grid
+    rates: F8
+
+
+def _stacks(
+    question: Question, catalog: Catalog, calibration: Calibration, chip_id: str, *, overrides: Overrides,
+    as_of: dt.date | None, log: FigureLog | None,
+) -> list[_Stack]:  # fmt: skip
+    chip = catalog.chip(chip_id)
+    found: list[_Stack] = []
+    for engine in candidate_engines(chip, question.limits):
+        for dtype in weight_dtypes(question.limits):
+            listed = pools(question.model, chip, catalog, question.limits, engine=engine, dtype=dtype)
+            if not listed:
+                continue
+            setting = build_setting(
+                question.model, listed[0], catalog=catalog, calibration=calibration, as_of=as_of, log=log,
+                overrides=dict(overrides) or None,
+            )  # fmt: skip
+            mid = middle(setting)
+            grid = evaluate(
+                mid, listed, question.mix, decode_tokens=question.decode_tokens, accept_tokens=1.0 + question.accept
+            )
+            rates = grid.best_rates(question.slo, len(listed))[0]
+            found.append(_Stack(setting=setting, middle=mid, pools=listed, grid=grid, rates=rates))
+    return found
+
+
+def _ranked(stacks: list[_Stack], slo: Slo, most: int) -> list[tuple[float, _Stack, int, float]]:
+    """The best layouts as (rate per device, stack, index, best batch); at most two per (engine, tp, pp, dp)."""
+    rows: list[tuple[float, int, int]] = []
+    for s, stack in enumerate(stacks):
+        devices = np.array([pool.devices for pool in stack.pools], dtype=float)
+        rows += [(float(value), s, i) for i, value in enumerate(stack.rates / devices) if value > 0]
+    rows.sort(key=lambda row: (-row[0], row[1], row[2]))
+    chosen: list[tuple[float, _Stack, int, float]] = []
+    seen: set[tuple[object, ...]] = set()
+    for value, s, i in rows:
+        stack = stacks[s]
+        pool = stack.pools[i]
+        key = (pool.engine, pool.weights_dtype, pool.tp, pool.pp, pool.dp)
+        if key in seen:
+            continue
+        seen.add(key)
+        good = stack.grid.meets(slo)[0] & (stack.grid.pool_index == i)
+        batch = stack.grid.batch[good][np.argmax(stack.grid.rate[0][good])]
+        chosen.append((value, stack, i, float(batch)))
+        if len(chosen) >= most:
+            break
+    return chosen
+
+
+def find(
+    question: Question, chip_id: str, *, catalog: Catalog, calibration: Calibration, as_of: dt.date | None = None,
+    log: FigureLog | None = None, overrides: Overrides | None = None,
+) -> Candidate:  # fmt: skip
+    """The best layout of the workload on a chip, simulated, with its interval and its obstacles.
+
+    Args:
+        question: workload and limits.
+        chip_id: catalogue id.
+        catalog, calibration: facts and parameter file.
+        as_of: use only what was known then.
+        log: collects figures used.
+        overrides: SI values per package that fill or replace figures (bounds mode, what-if).
+
+    Raises:
+        CatalogError: a figure that computing needs is missing (bounds mode fills it through ``overrides``).
+    """
+    chip = catalog.chip(chip_id)
+    fixed = overrides or {}
+    stacks = _stacks(question, catalog, calibration, chip.id, overrides=fixed, as_of=as_of, log=log)
+    priced = sum(stack.grid.batch.size for stack in stacks)
+    chosen = _ranked(stacks, question.slo, max(question.simulate, 1))
+    loose = [] if chosen else _ranked(stacks, {}, max(question.simulate, 1))
+    tried: list[tuple[float, Tried, _Stack, Felt | None]] = []
+    for value, stack, i, batch in chosen or loose[:1]:
+        pool = with_limits(stack.pools[i], batch)
+        replica = _replica(question, stack.middle, pool)
+        closed = value * pool.devices
+        rate, felt = highest_rate(
+            replica.table(), question.stream, question.slo, guess=closed * (PREFIX_GUESS if question.prefix else 0.95),
+            most=min(question.most_requests, 4000), prefix=question.prefix,
+        )  # fmt: skip
+        tried.append((rate / pool.devices, Tried(pool=pool, closed_rate=closed, rate=rate), stack, felt))
+    tried.sort(key=lambda row: -row[0])
+    if not tried or tried[0][0] <= 0.0:
+        return _blocked(question, chip_id, stacks, catalog=catalog, priced=priced)
+    _, best, stack, felt = tried[0]
+    return _answer(question, catalog, best, stack, felt, [row[1] for row in tried], priced)
+
+
+def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
+    return Replica(
+        setting=setting, pool=pool, mix=question.mix, decode_tokens=question.decode_tokens,
+        accept_tokens=1.0 + question.accept, context_limit=question.model.max_context_tokens,
+    )  # fmt: skip
+
+
+def _answer(
+    question: Question, catalog: Catalog, best: Tried, stack: _Stack, felt: Felt | None, tried: list[Tried], priced: int
+) -> Candidate:
+    chip = catalog.chip(best.pool.chip)
+    pool = best.pool
+    scale = draw_factors(question, stack.setting, stack.middle, pool)
+    rate = best.rate or 0.0
+    found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
+    return Candidate(
+        chip=chip.id, pool=pool, rate=rate, rates=tuple(float(value) for value in rate * scale),
+        packages=pool.devices / chip.devices, felt=felt, shares=binding(stack.middle, pool, question, felt),
+        memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found, tried=tuple(tried),
+        fallback=stack.middle.precision.fallback, devices_per_package=chip.devices, layouts=priced,
+    )  # fmt: skip
+
+
+def draw_factors(question: Question, setting: Setting, mid: Setting, pool: Pool) -> F8:
+    """What each joint draw carries over what the middle carries, in closed form. [draws]
+
+    The batch is chosen anew for each draw, so that a slower draw gives up throughput to keep the SLO.
+    """
+    kwargs = {"decode_tokens": float(question.decode_tokens), "accept_tokens": 1.0 + question.accept}
+    fine = np.unique(np.concatenate([BATCHES, np.geomspace(1, 1024, 61)]))
+    fine = fine[fine <= pool.max_seqs]
+    wide = evaluate(setting, [pool], question.mix, batches=fine, **kwargs)
+    one = evaluate(mid, [pool], question.mix, batches=fine, **kwargs)
+    for slo in (question.slo, {}):
+        centre = float(one.best_rates(slo, 1)[0, 0])
+        if centre > 0:
+            each = wide.best_rates(slo, 1)[:, 0]
+            return np.asarray(each / centre)
+    return np.zeros(setting.parameters.draws)
+
+
+def binding(setting: Setting, pool: Pool, question: Question, felt: Felt | None) -> Binding:
+    """Where the time of an average step goes at the load that was simulated."""
+    n = np.array([max(felt.batch if felt else 1.0, 1.0)])
+    decodes = max(question.mix.osl - 1.0, 1e-6) / (1.0 + question.accept)
+    prefill = n * question.mix.isl / max(decodes, 1.0)
+    steps = Steps(
+        tokens=n * question.decode_tokens + prefill, decode_seqs=n, decode_context=n * question.mix.context,
+        prefill_pairs=n * question.mix.pairs / max(decodes, 1.0), chunks=n / max(decodes, 1.0),
+        decode_tokens=float(question.decode_tokens),
+    )  # fmt: skip
+    time = step_time(setting, shard_of(pool, 1), steps)
+    total = float(time.total[0, 0])
+    names = ("compute", "memory", "floors", "messages", "host")
+    return Binding(**{name: float(getattr(time, name)[0, 0]) / total for name in names})
+
+
+def _blocked(
+    question: Question, chip_id: str, stacks: list[_Stack], *, catalog: Catalog, priced: int
+) -> Candidate:  # fmt: skip
+    """Why there is no layout: memory, engine, or an SLO that no batch keeps."""
+    chip = catalog.chip(chip_id)
+    base = Candidate(chip=chip.id, devices_per_package=chip.devices, layouts=priced)
+    if not stacks:
+        text = f"no layout of {question.model.id} divides evenly on {chip.id} within the search limits"
+        return _with(base, blockers=(Blocker(kind="engine", text=text),))
+    fitting = [(stack, i) for stack in stacks for i in np.flatnonzero(np.bincount(
+        stack.grid.pool_index, weights=stack.grid.fits.astype(float), minlength=len(stack.pools)))]  # fmt: skip
+    if not fitting:
+        stack = stacks[0]
+        pool = max(stack.pools, key=lambda pool: (pool.devices, -pool.max_batch_tokens))
+        memory = memory_for(stack.middle, pool, context_tokens=question.mix.context)
+        found = blockers(
+            question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context
+        )
+        if not any(item.kind == "memory" for item in found):
+            found = (*found, _longest_does_not_fit(question, memory, pool))
+        return _with(base, pool=pool, memory=memory, blockers=found, fallback=stack.middle.precision.fallback)
+    return _slo_blocked(question, base, fitting, catalog)
+
+
+def _with(base: Candidate, **fields: object) -> Candidate:
+    import msgspec
+
+    return msgspec.structs.replace(base, **fields)
+
+
+def _longest_does_not_fit(question: Question, memory: Memory, pool: Pool) -> Blocker:
+    need = question.mix.longest * memory.kv_bytes_per_token
+    text = (
+        f"does not fit: the longest request ({question.mix.longest} tokens) needs {need / 1e9:.1f} GB of cache per "
+        f"device, {memory.kv_bytes / 1e9:.1f} GB are left on {pool.devices} devices"
+    )
+    return Blocker(kind="memory", text=text)
+
+
+def _slo_blocked(
+    question: Question, base: Candidate, fitting: list[tuple[_Stack, int]], catalog: Catalog
+) -> Candidate:  # fmt: skip
+    """The lowest latency that any layout reaches, and which term binds there."""
+    texts: list[str] = []
+    best: tuple[_Stack, int] = fitting[0]
+    for key, limit in question.slo.items():
+        lowest, stack, i = min(
+            ((_lowest(stack.grid, i, key), stack, i) for stack, i in fitting), key=lambda row: row[0]
+        )
+        if lowest > limit:
+            best = (stack, i)
+            shares = binding(stack.middle, stack.pools[i], question, None)
+            percent = 100.0 * getattr(shares, shares.largest)
+            texts.append(
+                f"{key.replace('_', ' ').upper()} of {limit * 1e3:g} ms is out of reach: {lowest * 1e3:.1f} ms at batch 1 "
+                f"on {stack.pools[i].devices} devices, {percent:.0f} % of it {_TERMS[shares.largest]}"
+            )
+    if not texts:
+        texts.append("no layout keeps all limits at the same time, at any batch")
+    stack, i = best
+    pool = stack.pools[i]
+    found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
+    return _with(
+        base, pool=pool, floor=tuple(texts), blockers=found, fallback=stack.middle.precision.fallback,
+        shares=binding(stack.middle, pool, question, None), packages=pool.devices / base.devices_per_package,
+        memory=memory_for(stack.middle, pool, context_tokens=question.mix.context),
+    )  # fmt: skip
+
+
+_TERMS: Final = {
+    "compute": "arithmetic", "memory": "memory traffic", "floors": "kernel launch floors",
+    "messages": "communication", "host": "host overhead of the engine",
+}  # fmt: skip
+
+
+def _lowest(grid: Grid, index: int, key: str) -> float:
+    """Lowest value of a limited metric over the batches of one layout that fit, without queueing."""
+    mine = (grid.pool_index == index) & grid.fits
+    metric = key.partition("_")[0]
+    if metric == "ttft":
+        values = grid.ttft_base_s[0][mine]
+    elif metric == "e2e":
+        values = grid.ttft_base_s[0][mine] + grid.decode_s[0][mine] * grid.output_steps
+    else:
+        values = grid.decode_s[0][mine]
+    return float(values.min()) if values.size else float("inf")

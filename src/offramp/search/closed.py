@@ -1,0 +1,155 @@
+"""Closed form: the highest request rate of a layout under an SLO, for arrays of layouts, batches and draws at once.
+
+In a steady state ``n`` sequences decode on each virtual engine and requests come and go at a rate ``r``. A request
+needs ``m`` steps that hold a piece of its prefill and ``d = (osl - 1) / accepted`` decode steps, which it shares with
+the other ``n - 1``. Every second holds ``r m`` mixed steps and ``r d / n - r m`` pure decode steps, so that
+
+    r = 1 / (m (t_mixed - t_decode) + t_decode d / n)         while d / n >= m,  else 1 / (m t_mixed)
+
+Time per output token follows from Little's law, n / (r (osl - 1)); the wait for the first token is the prefill's own
+steps, half a step, and a queue for prefill that grows as rho / (1 - rho) / 2 (M/D/1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.cost import Pool, Setting, Shard, Steps, memory_table, step_time
+from offramp.search.mix import Mix
+
+F8 = npt.NDArray[np.float64]
+
+BATCHES = np.array([1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024], dtype=np.float64)
+
+# Percentiles over means, for ranking only; the simulation measures them. Assumed: TTFT waits are near exponential, TPOT is
+# an average over many steps and varies little.
+TTFT_WAIT = {"mean": 1.0, "p50": 0.7, "p90": 2.3, "p95": 3.0, "p99": 4.6}
+TPOT_FACTOR = {"mean": 1.0, "p50": 1.0, "p90": 1.15, "p95": 1.2, "p99": 1.35}
+Slo = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Layouts x batches, flattened. Arrays ``[n]``; times ``[draws, n]``.
+
+    Attributes:
+        pool_index: position of the layout in ``pools``.
+        batch: sequences per virtual engine.
+        engines: virtual engines of one replica.
+        devices: torch devices of one replica.
+        fits: whether weights, the batch's cache and the longest request fit.
+        rate: requests per second of one replica.
+        tpot_s: mean.
+        ttft_base_s, ttft_wait_s: the fixed part and the queueing part of the first token's time.
+        decode_s, mixed_s: a pure decode step, and one that holds a piece of prefill.
+        output_steps: mean output tokens after the first.
+    """
+
+    pool_index: npt.NDArray[np.int64]
+    batch: F8
+    engines: F8
+    devices: F8
+    fits: npt.NDArray[np.bool_]
+    rate: F8
+    tpot_s: F8
+    ttft_base_s: F8
+    ttft_wait_s: F8
+    decode_s: F8
+    mixed_s: F8
+    output_steps: float
+
+    def meets(self, slo: Slo) -> npt.NDArray[np.bool_]:
+        """Whether each point keeps the limits, by rule of thumb for percentiles. [draws, n]"""
+        good = np.broadcast_to(self.fits, self.rate.shape).copy()
+        for key, limit in slo.items():
+            metric, _, stat = key.partition("_")
+            if metric == "ttft":
+                good &= self.ttft_base_s + TTFT_WAIT[stat] * self.ttft_wait_s <= limit
+            elif metric == "tpot":
+                good &= self.tpot_s * TPOT_FACTOR[stat] <= limit
+            elif metric == "itl":
+                worst = self.mixed_s if stat in ("p95", "p99") else self.tpot_s
+                good &= worst <= limit
+            elif metric == "e2e":
+                wait = TTFT_WAIT[stat] * self.ttft_wait_s
+                good &= self.ttft_base_s + wait + self.tpot_s * self.output_steps * TPOT_FACTOR[stat] <= limit
+        return good
+
+    def best_rates(self, slo: Slo, pools: int) -> F8:
+        """Highest rate of each layout under the SLO; 0 where none is possible. [draws, pools]"""
+        usable = np.where(self.meets(slo), self.rate, 0.0)
+        order = np.argsort(self.pool_index, kind="stable")
+        starts = np.searchsorted(self.pool_index[order], np.arange(pools))
+        best: F8 = np.maximum.reduceat(usable[:, order], starts, axis=1)
+        return best
+
+
+def _columns(pools: Sequence[Pool], batches: F8) -> dict[str, F8]:
+    each = len(batches)
+    repeated = {
+        name: np.repeat(np.array([float(getattr(pool, name)) for pool in pools]), each)
+        for name in ("tp", "pp", "dp", "ep", "max_batch_tokens")
+    }
+    return {**repeated, "batch": np.tile(batches, len(pools))}
+
+
+def evaluate(
+    setting: Setting, pools: Sequence[Pool], mix: Mix, *, decode_tokens: float = 1.0, accept_tokens: float = 1.0,
+    batches: F8 = BATCHES,
+) -> Grid:  # fmt: skip
+    """Rates and latencies of every (layout, batch) pair.
+
+    Args:
+        setting: model, device, precision, parameters; the pools share them.
+        pools: layouts of that setting.
+        mix: lengths.
+        decode_tokens, accept_tokens: speculation: scheduled and gained tokens per sequence and step.
+        batches: sequences per virtual engine to try.
+    """
+    col = _columns(pools, batches)
+    shard = Shard(tp=col["tp"], pp=col["pp"], dp=col["dp"], ep=col["ep"])
+    n, budget = col["batch"], col["max_batch_tokens"]
+    q = decode_tokens
+    room = np.maximum(budget - n * q, 64.0)
+    piece = np.minimum(mix.isl, room)
+    zero = np.zeros_like(n)
+    decode = Steps(
+        tokens=n * q, decode_seqs=n, decode_context=n * mix.context, prefill_pairs=zero, chunks=zero, decode_tokens=q
+    )
+    mixed = Steps(
+        tokens=n * q + piece, decode_seqs=n, decode_context=n * mix.context,
+        prefill_pairs=mix.pairs * piece / mix.isl, chunks=zero + 1.0, decode_tokens=q,
+    )  # fmt: skip
+    t_decode = step_time(setting, shard, decode).total
+    t_mixed = np.maximum(step_time(setting, shard, mixed).total, t_decode)
+    per_request = mix.isl / piece
+    decodes = max(mix.osl - 1.0, 1e-6) / accept_tokens
+    enough = decodes / n >= per_request
+    steady = 1.0 / (per_request * (t_mixed - t_decode) + t_decode * decodes / n)
+    rate = np.where(enough, steady, 1.0 / (per_request * t_mixed))
+    engines = col["dp"] * col["pp"]
+    own_prefill = per_request * t_mixed
+    busy = np.minimum(rate * own_prefill, 0.98)
+    first = setting.parameters.first_token_s
+    long = min(max(mix.isl_p90 / mix.isl, 1.0), 4.0)
+    return Grid(
+        pool_index=np.repeat(np.arange(len(pools)), len(batches)), batch=n, engines=engines,
+        devices=col["tp"] * col["pp"] * col["dp"], fits=_fits(setting, shard, col, mix, mtp=q > 1),
+        rate=rate * engines, tpot_s=n / np.maximum(rate * max(mix.osl - 1.0, 1e-6), 1e-12),
+        ttft_base_s=first + 0.5 * t_decode + long * own_prefill, ttft_wait_s=own_prefill * busy / (1.0 - busy) / 2.0,
+        decode_s=t_decode, mixed_s=t_mixed, output_steps=max(mix.osl - 1.0, 0.0),
+    )  # fmt: skip
+
+
+def _fits(setting: Setting, shard: Shard, col: Mapping[str, F8], mix: Mix, *, mtp: bool) -> npt.NDArray[np.bool_]:
+    table = memory_table(
+        setting.model, setting.precision, shard, setting.device, context_tokens=np.full_like(col["batch"], mix.context),
+        max_batch_tokens=col["max_batch_tokens"], mtp=mtp,
+        reserve_share=np.full_like(col["batch"], float(np.median(setting.parameters.memory_reserve))),
+    )  # fmt: skip
+    tokens = table["kv_capacity_tokens"] / col["pp"]  # the stages' micro-batches share the cache
+    return (tokens >= col["batch"] * mix.context) & (tokens >= mix.longest)
