@@ -156,7 +156,7 @@ class ServeConfig(Record):
     balance_rel: float = 1.5
     match_share: float = 0.3
     slo: tuple[Slo, ...] = ()
-    engine: Literal["kernel", "oracle"] = "oracle"
+    engine: Literal["kernel", "oracle"] = "kernel"
     keep_requests: bool = False
     estimate_capacity: bool = True
     jobs: int = 1

@@ -31,19 +31,19 @@ POOL = _fields(
 )
 LANE = _fields(
     # scheduler: decodes in the heap, the unfinished prefill (-1: none), this step's chunks and tokens
-    "pool group replica n partial n_chunks tokens decodes step_limit admissions waiting wait_head wait_tail"
+    "pool group replica n decodes partial n_chunks tokens step_limit admissions waiting wait_head wait_tail"
     # decode steps so far; sum of (isl + tokens at joining - gain at joining) over decodes; gain that bins have blocks for
     " d context granted n_joined n_pending pending_total load_requests load_tokens"
     # KV blocks; hash blocks cached and unused, oldest first
     " free held unused oldest newest hash_tokens hash_blocks"
     # where its lists begin
-    " heap_at bins_at chunks_at joined_at pending_at cache_at",
+    " heap_at bins_at chunks_at joined_at pending_at gaps_at cache_at",
     "pairs cost_s slope_s last_end_s",
 )
 GROUP = _fields("first_lane lanes pool steps awake", "start_s end_s cost_s slope_s")
 REPLICA = _fields("pool first_lane last_lane", "assigned link_free_s")
 SLOT = _fields(
-    "index isl osl gen plen done refs blocks number next key binned joined_d hash_at hashes decode_mask lane slo",
+    "index isl osl gen plen done refs blocks number next key binned joined_d hash_at hashes decode_mask lane slo pool",
     "start_s first_s emit_s",
 )
 DONE = _fields("index isl osl pool slo", "start_s first_s done_s")
@@ -154,6 +154,7 @@ def _lanes(deployment: Deployment, blocks: Blocks) -> tuple[Rec, I8, int, npt.ND
     lanes["heap_at"], lanes["chunks_at"] = at, at + 2 * longest
     lanes["joined_at"], lanes["pending_at"] = at + 3 * longest, at + 4 * longest
     lanes["bins_at"] = at + 5 * longest
+    lanes["gaps_at"] = np.arange(count) * longest
     lanes["free"] = [deployment.pools[p].capacity_blocks for p in deployment.lane_pool]
     lanes["hash_tokens"] = blocks.tokens
     lanes["hash_blocks"] = [blocks.tokens // deployment.pools[p].block_tokens for p in deployment.lane_pool]
