@@ -163,6 +163,13 @@ class FigureLog:
         """Moves the knowledge horizon for a dated fact that is not a figure (a rule, a fitted parameter)."""
         self._horizon = known if self._horizon is None else max(self._horizon, known)
 
+    def merge(self, figures: Iterable[UsedFigure], horizon: dt.date | None) -> None:
+        """Adds what another log (of a worker process, of an earlier run) collected."""
+        for figure in figures:
+            self._used[figure.id] = figure
+        if horizon is not None:
+            self.note_date(horizon)
+
     @property
     def figures(self) -> tuple[UsedFigure, ...]:
         """All figures used, by id."""

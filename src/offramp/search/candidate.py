@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -58,7 +59,7 @@ class Question:
     mix: Mix
     stream: Stream
     slo: Slo
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     simulate: int = 3
     most_requests: int = 20_000
     prefix: bool = False
@@ -336,8 +337,6 @@ def _blocked(
 
 
 def _with(base: Candidate, **fields: object) -> Candidate:
-    import msgspec
-
     return msgspec.structs.replace(base, **fields)
 
 
@@ -365,8 +364,8 @@ def _slo_blocked(
             shares = binding(stack.middle, stack.pools[i], question, None)
             percent = 100.0 * getattr(shares, shares.largest)
             texts.append(
-                f"{key.replace('_', ' ').upper()} of {limit * 1e3:g} ms is out of reach: {lowest * 1e3:.1f} ms at batch 1 "
-                f"on {stack.pools[i].devices} devices, {percent:.0f} % of it {_TERMS[shares.largest]}"
+                f"{key.replace('_', ' ').upper()} of {limit * 1e3:g} ms is out of reach: {lowest * 1e3:.1f} ms at "
+                f"batch 1 on {stack.pools[i].devices} devices, {percent:.0f} % of it {_TERMS[shares.largest]}"
             )
     if not texts:
         texts.append("no layout keeps all limits at the same time, at any batch")

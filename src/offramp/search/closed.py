@@ -25,8 +25,8 @@ F8 = npt.NDArray[np.float64]
 
 BATCHES = np.array([1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024], dtype=np.float64)
 
-# Percentiles over means, for ranking only; the simulation measures them. Assumed: TTFT waits are near exponential, TPOT is
-# an average over many steps and varies little.
+# Percentiles over means, for ranking only; the simulation measures them. Assumed: waits for the first token are near
+# exponential; time per output token is an average over many steps and varies little.
 TTFT_WAIT = {"mean": 1.0, "p50": 0.7, "p90": 2.3, "p95": 3.0, "p99": 4.6}
 TPOT_FACTOR = {"mean": 1.0, "p50": 1.0, "p90": 1.15, "p95": 1.2, "p99": 1.35}
 Slo = Mapping[str, float]

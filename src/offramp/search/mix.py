@@ -42,7 +42,8 @@ def mix_of(requests: Requests, *, context_limit: int = 0) -> Mix:
     return Mix(
         isl=float(isl.mean()), osl=float(osl.mean()), isl_p90=float(np.quantile(isl, 0.9)),
         context=float((osl * (isl + osl / 2.0)).sum() / max(osl.sum(), 1.0)),
-        pairs=float((isl * (isl + 1.0) / 2.0).mean()), longest=int(np.quantile(isl + osl, 0.999)), requests=len(requests),
+        pairs=float((isl * (isl + 1.0) / 2.0).mean()), longest=int(np.quantile(isl + osl, 0.999)),
+        requests=len(requests),
     )  # fmt: skip
 
 
