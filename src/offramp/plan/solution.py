@@ -1,0 +1,244 @@
+"""Plan: the solved programme in the problem's own units, and the checks that it must pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.core.errors import BackendError, InfeasibleError
+from offramp.plan import builder
+from offramp.plan.builder import Solution
+from offramp.plan.lp import Program, arrivals, build, money_unit
+from offramp.plan.problem import PlanProblem, check
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do, scenario by scenario. Money is discounted to the first quarter.
+
+    Attributes:
+        problem: what was asked.
+        status: "optimal" or "time-limit".
+        cost: weighted mean over scenarios, value of chips left at the end taken off.
+        objective, bound: of the programme (mean or mean and tail), and the best proven bound, in money.
+        scenario_cost: [S]
+        order: chips ordered. [S, Q, C, X]; equal over scenarios in committed quarters
+        arrive: chips that arrive, open orders included. [S, Q, C, X]
+        owned: chips owned. [S, Q, C, X]
+        run: chips that run. [S, Q, C, X]
+        rent: chips rented. [S, Q, C]
+        place: chips on each workload. [S, Q, C, W]
+        short: work not done. [S, Q, W]
+        spend: money for chips, as paid on arrival, not discounted. [S, Q]
+        power_w: facility power. [S, Q, X]
+        ported: share of each workload ported to each family at the end of the quarter. [Q, W, F]
+        deliver: chips of each open order taken in each quarter. [O, Q]
+        cancel: chips of each open order cancelled. [O]
+        broken: how far soft limits are broken, by name: money or chips. [S, Q]
+        duals: change of the objective per unit of the right-hand side, in the problem's units, by row block.
+        seconds: solver time.
+    """
+
+    problem: PlanProblem
+    status: str
+    cost: float
+    objective: float
+    bound: float
+    scenario_cost: F8
+    order: F8
+    arrive: F8
+    owned: F8
+    run: F8
+    rent: F8
+    place: F8
+    short: F8
+    spend: F8
+    power_w: F8
+    ported: F8
+    deliver: F8
+    cancel: F8
+    broken: dict[str, F8]
+    duals: dict[str, F8]
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """Relative distance between the objective and its proven bound."""
+        return abs(self.objective - self.bound) / max(abs(self.objective), 1e-9)
+
+    def mean(self, values: F8) -> F8:
+        """Weighted mean over scenarios (the first axis)."""
+        return np.tensordot(self.problem.weight, values, axes=(0, 0))
+
+
+def solve(problem: PlanProblem, *, time_limit_s: float | None = None, solver: str = "choose") -> Plan:
+    """The cheapest plan.
+
+    Args:
+        problem: arrays that fit together.
+        time_limit_s: of the solver; a plan found by then is returned with its best bound.
+        solver: "choose", "simplex", "ipm" (of HiGHS).
+
+    Raises:
+        InputError: the arrays do not fit.
+        InfeasibleError: ``strict`` and the limits contradict each other; the message names the rows in conflict.
+        BackendError: no plan within the time limit.
+    """
+    program = build(check(problem))
+    found, highs = builder.solve(program.arrays, time_limit_s=time_limit_s, solver=solver)
+    if found.status == "infeasible":
+        raise InfeasibleError(
+            "the limits contradict each other: " + "; ".join(explain_conflict(program, highs)),
+            mend="Leave out --strict to see what breaking each would cost.",
+        )
+    if not found.has_point:
+        raise BackendError(
+            f"no plan within {time_limit_s:g} s" if time_limit_s else f"the solver says {found.status}",
+            mend="Raise [plan] time_limit, or lower [plan] scenarios or quarters.",
+        )
+    return read(program, found)
+
+
+def explain_conflict(program: Program, highs: Any, *, most: int = 12) -> list[str]:
+    """The rows and bounds of an irreducible conflict, named; those that differ only by scenario or quarter together."""
+    rows, columns = builder.conflict(highs)
+    names: dict[str, list[str]] = {}
+    scenarios = set(program.problem.scenarios)
+    for name, labels in [program.model.name_of_row(i) for i in rows] + [
+        program.model.name_of_column(i) for i in columns
+    ]:
+        kept = [label for label in labels if label not in scenarios]
+        names.setdefault(name, []).append(" ".join(kept))
+    hidden = {"stock", "capacity", "owned", "run", "place", "short", "rent", "order now", "order later"}
+    said = {name: texts for name, texts in names.items() if name not in hidden} or names
+    return [f"{name} ({', '.join(sorted(set(texts))[:4])})" if any(texts) else name
+            for name, texts in list(said.items())[:most]]  # fmt: skip
+
+
+def read(program: Program, found: Solution) -> Plan:
+    """The plan in a solved programme."""
+    problem, scale, x = program.problem, program.scale, found.columns
+    s, q, c, _, sites, f = problem.sizes
+    k, money = scale.chips, money_unit(scale)
+    cols = program.cols
+    order = np.zeros((s, q, c, sites))
+    now = cols["order_now"].shape[0]
+    order[:, :now] = x[cols["order_now"]][None] * k
+    order[:, now:] = x[cols["order_later"]] * k
+    arrive, spend = _arrived(program, x)
+    scenario_cost = np.full(s, program.offset)
+    for scenario, columns, each in program.cost_terms:
+        np.add.at(scenario_cost, scenario, each * x[columns])
+    base = problem.fleet[None, None] * problem.survival[None, :, :, None]
+    run = x[cols["run"]] * k
+    ported = x[cols["port"]] if "port" in cols else np.broadcast_to(problem.ported, (q, *problem.ported.shape))
+    empty = np.zeros((0, q))
+    return Plan(
+        problem=problem,
+        status=found.status,
+        cost=float(problem.weight @ scenario_cost) * money,
+        objective=(found.objective + program.offset) * money,
+        bound=(found.bound + program.offset) * money,
+        scenario_cost=scenario_cost * money,
+        order=order,
+        arrive=arrive,
+        owned=base + x[cols["stock"]] * k,
+        run=run,
+        rent=x[cols["rent"]] * k,
+        place=x[cols["place"]] * k,
+        short=x[cols["short"]] * scale.work * k,
+        spend=spend,
+        power_w=np.einsum("sqcx,cx->sqx", run, problem.power_w),
+        ported=np.asarray(ported),
+        deliver=x[cols["delivery"]] * k if "delivery" in cols else empty,
+        cancel=x[cols["cancel"]] * k if "cancel" in cols else np.zeros(0),
+        broken=_broken(program, x),
+        duals=_duals(program, found),
+        seconds=found.seconds,
+    )
+
+
+def _arrived(program: Program, x: F8) -> tuple[F8, F8]:
+    """Chips that arrive [S, Q, C, X] and what is paid for them [S, Q]."""
+    problem, scale = program.problem, program.scale
+    s, q, c, _, sites, _ = problem.sizes
+    arrive, spend = np.zeros((s, q, c, sites)), np.zeros((s, q))
+    for item in arrivals(program):
+        chips = np.broadcast_to(x[item.columns] * item.share, (s, item.site.size)) * scale.chips
+        arrive[item.scenario, item.quarter, item.chip, item.site] += chips
+        spend[:, item.quarter] += (chips * item.price).sum(axis=1) * scale.money
+    return arrive, spend
+
+
+def _broken(program: Program, x: F8) -> dict[str, F8]:
+    """Soft limits that are broken anywhere."""
+    problem, scale = program.problem, program.scale
+    s, q, *_ = problem.sizes
+    found: dict[str, F8] = {}
+    for name, columns in program.cols.items():
+        if name == "over_budget":
+            found["budget"] = x[columns] * money_unit(scale)
+        elif name.startswith("over_cap"):
+            cap = problem.share_caps[int(name.split()[1])]
+            over = np.zeros((s, q))
+            over[:, cap.start :] = x[columns] * scale.chips
+            found[f"share cap: {cap.label}"] = over
+    return {name: values for name, values in found.items() if values.max(initial=0.0) > 1e-6 * scale.chips}
+
+
+def _duals(program: Program, found: Solution) -> dict[str, F8]:
+    """Row duals in money per natural unit: per chip, per watt, per unit of work, per engineer-month."""
+    problem, scale = program.problem, program.scale
+    if found.row_duals.size == 0 or program.arrays.integer.size:
+        return {}
+    money = money_unit(scale)
+    unit_of: dict[str, F8 | float] = {
+        "work": scale.work * scale.chips, "owned": scale.chips, "capacity": scale.chips, "engineers": 1.0,
+        "power": (float(problem.power_w.max()) or 1.0) * scale.chips, "budget": money,
+        "space": (float((1.0 / problem.chips_per_server).max()) or 1.0) * scale.chips,
+    }  # fmt: skip
+    return {
+        name: found.row_duals[rows] * money / unit_of[name] for name, rows in program.rows.items() if name in unit_of
+    }
+
+
+def residuals(plan: Plan) -> dict[str, float]:
+    """Largest violation of each law that any plan must obey, relative to the size of what it is about.
+
+    Conservation of stock, of demand and of capacity, recomputed from the plan's arrays alone.
+    """
+    problem = plan.problem
+    size = max(float(plan.owned.max(initial=1.0)), 1.0)
+    base = problem.fleet[None, None] * problem.survival[None, :, :, None]
+    bought = plan.owned - base
+    q = len(problem.quarters)
+    flow = np.zeros_like(bought)
+    for t in range(q):
+        flow[:, t] = bought[:, t] - (bought[:, t - 1] if t else 0.0) - plan.arrive[:, t]
+        for chip, life in enumerate(problem.life_quarters):
+            born = t - round(float(life))
+            if born >= 0:
+                flow[:, t, chip] += plan.arrive[:, born, chip]
+    done = np.einsum("sqcw,scw->sqw", plan.place, problem.productivity) + plan.short
+    capacity = plan.place.sum(axis=3) - plan.run.sum(axis=3) - plan.rent
+    owned = plan.run - problem.serviceable[..., None] * plan.owned
+    unit = np.maximum(problem.demand.max(axis=(0, 1)), 1e-12)
+    used = np.where(problem.can_use, 0.0, plan.place)
+    power = (plan.power_w - problem.site_power_w) / np.where(
+        np.isfinite(problem.site_power_w), problem.site_power_w, 1.0
+    )
+    return {
+        "stock": float(np.abs(flow).max() / size),
+        "demand": float(((problem.demand - done) / unit).max()),
+        "capacity": float(capacity.max() / size),
+        "owned": float(owned.max() / size),
+        "forbidden use": float(used.max(initial=0.0) / size),
+        "power": float(power.max(initial=0.0)),
+        "negative": float(max(-plan.place.min(), -plan.short.min(), -plan.order.min(), 0.0) / size),
+    }
