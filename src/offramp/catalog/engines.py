@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Final, Literal
 
 from offramp.catalog.chips import Chip
 from offramp.core.record import Record
@@ -44,6 +44,8 @@ class SupportFact(Record):
         architectures: patterns over model architectures that the statement holds for.
         answer: "yes" or "no"; "unknown" marks a thing that was looked for and not found.
         since: first version; "" where the source states support without a version.
+        seen: version in which a published run or document shows it, where the first one is not stated: older
+            versions are then unknown.
         until: first version that no longer has it.
     """
 
@@ -56,6 +58,7 @@ class SupportFact(Record):
     architectures: tuple[str, ...] = ("*",)
     answer: Answer = "yes"
     since: str = ""
+    seen: str = ""
     until: str = ""
     note: str = ""
 
@@ -143,25 +146,44 @@ class Engine(Record):
 
     def _judge(self, kind: Kind, name: str, chip: Chip | None, architecture: str, version: str) -> Support:
         about = f"{kind} {name or (chip.id if chip else '')}".strip()
+        subject = name or (chip.id if chip else "")
         matching = [fact for fact in self.facts if _matches(fact, kind, name, chip, architecture)]
         if not matching:
-            return Support(answer="unknown", about=about, why=f"no source says whether {self.name} has it")
+            return Support(
+                answer="unknown", about=about, why=f"no source says whether {self.name} {_DOES[kind]} {subject}"
+            )
         fact = matching[-1]
-        answer, why = _verdict(fact, self.name, version)
+        answer, why = _verdict(fact, self.name, version, subject)
         return Support(
             answer=answer, about=about, why=why, since=fact.since, source=fact.source, url=fact.url, as_of=fact.as_of
         )
 
 
-def _verdict(fact: SupportFact, engine: str, version: str) -> tuple[Answer, str]:
+_DOES: Final[dict[Kind, str]] = {
+    "chip": "runs on", "model": "runs", "dtype": "takes weights in", "kv-dtype": "keeps the KV cache in",
+    "feature": "has",
+}  # fmt: skip
+_DOES_NOT: Final[dict[Kind, str]] = {
+    "chip": "does not run on", "model": "does not run", "dtype": "does not take weights in",
+    "kv-dtype": "does not keep the KV cache in", "feature": "does not have",
+}  # fmt: skip
+
+
+def _verdict(fact: SupportFact, engine: str, version: str, subject: str) -> tuple[Answer, str]:
     note = f" ({fact.note})" if fact.note else ""
-    if fact.answer != "yes":
-        return fact.answer, f"{engine} does not have it{note}" if fact.answer == "no" else f"not stated{note}"
+    does, does_not = f"{_DOES[fact.kind]} {subject}", f"{_DOES_NOT[fact.kind]} {subject}"
+    if fact.answer == "no":
+        return "no", f"{engine} {does_not}{note}"
+    if fact.answer == "unknown":
+        return "unknown", f"no source read says whether {engine} {does}{note}"
     if fact.since and version and version_key(version) < version_key(fact.since):
-        return "no", f"{engine} has it since {fact.since}, not in {version}{note}"
+        return "no", f"{engine} {version} {does_not}; it does since {fact.since}{note}"
+    if fact.seen and version and version_key(version) < version_key(fact.seen):
+        return "unknown", f"{engine} {fact.seen} {does}; nothing is stated for {version}{note}"
     if fact.until and version and version_key(version) >= version_key(fact.until):
-        return "no", f"{engine} had it until {fact.until}, not in {version}{note}"
-    return "yes", f"{engine} has it" + (f" since {fact.since}" if fact.since else "") + note
+        return "no", f"{engine} {version} {does_not}; it did until {fact.until}{note}"
+    when = f" since {fact.since}" if fact.since else f", seen in {fact.seen}" if fact.seen else ""
+    return "yes", f"{engine} {does}{when}{note}"
 
 
 def _matches(fact: SupportFact, kind: Kind, name: str, chip: Chip | None, architecture: str) -> bool:
@@ -189,8 +211,11 @@ def _worst(parts: tuple[Support, ...]) -> Support:
         return Support(answer="unknown", about="nothing", why="nothing was asked")
     rank = {"no": 0, "unknown": 1, "yes": 2}
     worst = min(parts, key=lambda part: rank[part.answer])
+    since = worst.since
+    if worst.answer == "yes":
+        since = max((part.since for part in parts), key=version_key)
     return Support(
-        answer=worst.answer, about=worst.about, why=worst.why, since=worst.since, source=worst.source,
+        answer=worst.answer, about=worst.about, why=worst.why, since=since, source=worst.source,
         url=worst.url, as_of=worst.as_of, parts=parts,
     )  # fmt: skip
 

@@ -89,12 +89,20 @@ class Catalog:
         return _look_up(engine_id, self.engines, self._engine_alias, kind="engine", where=where)
 
     def price(self, chip_id: str, currency: str = "CNY", as_of: dt.date | None = None) -> list[Figure]:
-        """Purchase prices of one package in ``currency``, best match first; empty where no source gives one."""
-        return self.prices.purchase(self.chip(chip_id).id, currency, as_of or self.as_of)
+        """Purchase prices of one package in ``currency``, preferred first; empty where no source gives one.
+
+        A price of a label ("910B, bin not stated") holds for its members, and theirs for the label.
+        """
+        return self.prices.purchase(self._price_ids(chip_id), currency, as_of or self.as_of)
 
     def rent(self, chip_id: str, currency: str = "USD", as_of: dt.date | None = None) -> list[Figure]:
-        """Rents of one package in ``currency``/h, newest first."""
-        return self.prices.rental(self.chip(chip_id).id, currency, as_of or self.as_of)
+        """Rents of one package in ``currency``/h, preferred first."""
+        return self.prices.rental(self._price_ids(chip_id), currency, as_of or self.as_of)
+
+    def _price_ids(self, chip_id: str) -> tuple[str, ...]:
+        chip = self.chip(chip_id)
+        labels = [other.id for other in self.chips.values() if any(bin_.chip == chip.id for bin_ in other.mixture)]
+        return (chip.id, *labels, *(bin_.chip for bin_ in chip.mixture))
 
     def exchange_rate(self, base: str, quote: str, as_of: dt.date | None = None) -> Figure:
         """Units of ``quote`` for one unit of ``base``."""

@@ -13,7 +13,6 @@ from offramp.core.figure import Figure
 from offramp.core.record import Record
 
 PriceKind = Literal["chip", "card", "module", "server", "pod", "rental"]
-_ORDER = {"chip": 0, "card": 0, "module": 1, "server": 2, "pod": 3, "rental": 4}
 
 
 class Price(Record):
@@ -123,22 +122,20 @@ class Prices(Record):
                 return _inverse(rate.figure, unit=f"{quote}/{base}")
         return None
 
-    def purchase(self, chip_id: str, currency: str, as_of: dt.date | None = None) -> list[Figure]:
-        """Prices of one package in ``currency``: plain chips first, then modules, servers and pods, newest first."""
+    def purchase(self, chip_ids: tuple[str, ...], currency: str, as_of: dt.date | None = None) -> list[Figure]:
+        """Prices of one package in ``currency``, in the order of the file: the one to use first comes first."""
         found = [
             p for p in self.price
-            if p.chip == chip_id and p.kind != "rental" and (as_of is None or p.figure.known_since <= as_of)
+            if p.chip in chip_ids and p.kind != "rental" and (as_of is None or p.figure.known_since <= as_of)
         ]  # fmt: skip
-        found.sort(key=lambda p: (_ORDER[p.kind], -p.figure.as_of.toordinal()))
         return [self._per_package(price, currency, as_of) for price in found]
 
-    def rental(self, chip_id: str, currency: str, as_of: dt.date | None = None) -> list[Figure]:
-        """Rents of one package in ``currency``/h, newest first."""
+    def rental(self, chip_ids: tuple[str, ...], currency: str, as_of: dt.date | None = None) -> list[Figure]:
+        """Rents of one package in ``currency``/h, in the order of the file."""
         found = [
             p for p in self.price
-            if p.chip == chip_id and p.kind == "rental" and (as_of is None or p.figure.known_since <= as_of)
+            if p.chip in chip_ids and p.kind == "rental" and (as_of is None or p.figure.known_since <= as_of)
         ]  # fmt: skip
-        found.sort(key=lambda p: -p.figure.as_of.toordinal())
         return [self._per_package(price, currency, as_of) for price in found]
 
     def _per_package(self, price: Price, currency: str, as_of: dt.date | None) -> Figure:
