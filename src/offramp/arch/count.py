@@ -428,6 +428,7 @@ def part_dtypes(model: Model, weights_dtype: str | None = None) -> dict[str, str
         for part in ("embedding", "lm_head", "router"):
             if part not in quant.excluded:
                 dtypes[part] = quant.weights_dtype
+        dtypes.update(quant.part_dtypes)
     elif weights_dtype is not None:
         for part in QUANTISABLE:
             dtypes[part] = weights_dtype

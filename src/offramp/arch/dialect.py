@@ -116,7 +116,7 @@ class Dialect(Record):
 
 @cache
 def _tables() -> dict[str, dict[str, Any]]:
-    text = resources.files("offramp.data.models").joinpath("dialects.toml").read_text(encoding="utf-8")
+    text = resources.files("offramp.data").joinpath("models").joinpath("dialects.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 # Fields that say nothing about weights, cache or work: tokens, training, generation, numerics, bookkeeping.
 _HARMLESS = re.compile(
-    r"""^_|pdrop|conv_bias$|moe_norm_min|_token_ids?$|_token_index$|_id$|token_id|dropout|drop_rate|initializer|init_|_init|_eps(ilon)?$|^eps$|
+    r"""^_|pdrop|bidirectional|safe_gate|conv_bias$|moe_norm_min|_token_ids?$|_token_index$|_id$|token_id|dropout|drop_rate|initializer|init_|_init|_eps(ilon)?$|^eps$|
     rope|rotary|partial_rotary|yarn|alibi|position_embedding_type|pos_emb|original_max|
     loss|_coef$|_alpha_factor$|_beta_factor$|jitter|scaling_factor|_scal(e|ing)$|_scale_|multiplier|logit|softcap|cap$|
     _act$|_act_fn$|activation|act_fn|dtype|fp32|transformers_version|architectures|auto_map|name_or_path|custom_pipelines|
@@ -121,7 +121,7 @@ class Fields:
         return float(value)
 
     def flag(self, *names: str, default: bool = False) -> bool:
-        """true or false."""
+        """True or false."""
         name, value = self._first(names)
         if value is None:
             return default
@@ -184,10 +184,32 @@ class Fields:
         return ""
 
 
+# Names of one and the same number in different dialects; one that agrees with another that was read adds nothing.
+_SAME = (
+    ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_k", "top_k_experts"),
+    ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"),
+    ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    ("hidden_size", "n_embd", "d_model"),
+    ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"),
+    ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+)
+
+
+def _said_again(fields: Fields, name: str, value: object) -> bool:
+    for names in _SAME:
+        if name in names:
+            return any(other != name and other in fields.read and fields.data.get(other) == value for other in names)
+    return False
+
+
 def unread_structural(fields: Fields) -> list[str]:
     """Fields that nobody read, that are switched on, and whose name speaks of structure."""
     found: list[str] = []
     for name, value in fields.data.items():
+        if _said_again(fields, name, value):
+            continue
         if name in fields.read or value is None or value is False or value in (0, "", [], {}):
             continue
         if _STRONG.search(name) or (_STRUCTURAL.search(name) and not _HARMLESS.search(name)):

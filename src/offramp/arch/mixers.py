@@ -111,6 +111,22 @@ def _llama4(f: Fields, d: Dialect, n: int) -> list[str]:
     return ["full" if (i + 1) % period == 0 else "chunk" for i in range(n)]
 
 
+def block_config(f: Fields, i: int, part: str) -> Fields:
+    """One part of a layer's own block of a searched architecture (Nemotron-NAS)."""
+    blocks = f.items("block_configs")
+    block = blocks[i] if blocks is not None and i < len(blocks) else None
+    if not isinstance(block, dict) or not isinstance(block.get(part), dict):
+        raise InputError(f"no {part} for layer {i}", where=f.at("block_configs"))
+    table = Fields(block[part], f.file, f"{f.path}.block_configs[{i}].{part}")
+    if table.flag("replace_with_linear") or table.has("sparsify", "window_length", "num_sink_tokens"):
+        raise ModelRangeError("a replaced or sparse block is not understood", where=table.path)
+    return table
+
+
+def _nemotron_nas(f: Fields, d: Dialect, n: int) -> list[str]:
+    return ["none" if block_config(f, i, "attention").flag("no_op") else "full" for i in range(n)]
+
+
 def _gpt_neo(f: Fields, d: Dialect, n: int) -> list[str]:
     listed = f.items("attention_types") or [[["global"], n]]
     kinds: list[str] = []
@@ -156,6 +172,7 @@ _RULES: dict[str, Callable[[Fields, Dialect, int], list[str]]] = {
     "minimax": _minimax,
     "llama4": _llama4,
     "gpt-neo": _gpt_neo,
+    "nemotron-nas": _nemotron_nas,
     "mimo": _mimo,
     "deepseek-v4": _deepseek_v4,
 }
@@ -278,6 +295,8 @@ def _gqa(f: Fields, d: Dialect, kind: str, hidden: int, i: int) -> Attention:
     if kind == "full" and f.flag("attention_k_eq_v"):
         k_eq_v = True
         kv = f.count("num_global_key_value_heads", default=kv, least=1)
+    if d.kv_rule == "nemotron-nas":
+        kv = heads // block_config(f, i, "attention").count("n_heads_in_group", default=1, least=1)
     norm_on = f.flag(d.qk_norm_if, default=d.qk_norm_if_default) if d.qk_norm_if else True
     f.read.update(("num_global_key_value_heads", "attention_k_eq_v", "global_head_dim", "attn_output_gate"))
     gate = _gate(f, d, heads, value)

@@ -7,7 +7,7 @@ from typing import Any
 
 from offramp.arch.dialect import Dialect
 from offramp.arch.fields import Fields
-from offramp.arch.mixers import nemotron_blocks
+from offramp.arch.mixers import block_config, nemotron_blocks
 from offramp.arch.record import Mlp
 from offramp.core.errors import InputError
 
@@ -93,6 +93,7 @@ _RULES: dict[str, Callable[[Fields, Dialect, int], list[str]]] = {
     "nemotron-h": _nemotron_h,
     "deepseek-v4": _deepseek_v4,
     "arctic": _arctic,
+    "nemotron-nas": lambda f, d, n: ["none" if block_config(f, i, "ffn").flag("no_op") else "dense" for i in range(n)],
     "step3": _step3,
 }
 # Fields that a `mlp_layer_types` list makes redundant.
@@ -128,6 +129,9 @@ def _one(f: Fields, names: Sequence[str], i: int, *, least: int = 1, default: in
 
 def _dense_width(f: Fields, d: Dialect, hidden: int, i: int) -> int:
     """Width of a dense MLP."""
+    if d.mlps == "nemotron-nas":
+        mult = block_config(f, i, "ffn").number("ffn_mult", default=0.0)
+        return 256 * -(-int(2 * mult * hidden / 3) // 256)
     if d.expansion:
         return round(f.number(*d.expansion, default=4.0) * hidden)
     names = d.dense_width or d.intermediate

@@ -35,9 +35,23 @@ def _matches(entry: str, module: str) -> bool:
     if "*" in entry:
         glob = ".*".join(re.escape(part) for part in entry.split("*"))
         return re.search(rf"(^|\.){glob}($|\.)", module) is not None
-    entry = re.sub(r"\.layers\.\d+\.", ".layers.30.", entry)
+    entry = re.sub(r"^.*?layers\.\d+\.", "model.layers.30.", entry)
+    entry = entry.replace("block_sparse_moe", "mlp")
     entry = re.sub(r"\.experts\.\d+\.", ".experts.7.", entry)
     return re.search(rf"(^|\.){re.escape(entry)}($|\.)", module) is not None
+
+
+def part_of(module: str) -> Part | None:
+    """The part that a module's name belongs to; None for what is not told apart (vision towers)."""
+    signs: tuple[tuple[str, Part], ...] = (
+        (r"vision|visual|audio|mm_proj|multi_modal", "norm"), (r"(^|\.)mtp", "mtp"), (r"shared_expert", "shared"),
+        (r"\.experts(\.|$)", "experts"), (r"attn|attention", "attention"), (r"lm_head", "lm_head"),
+        (r"embed", "embedding"), (r"mlp|feed_forward|ffn", "dense_mlp"),
+    )  # fmt: skip
+    for sign, part in signs:
+        if re.search(sign, module):
+            return None if part == "norm" else part
+    return None
 
 
 def _layer_share(entries: Sequence[str], layers: int) -> list[str]:
@@ -45,11 +59,11 @@ def _layer_share(entries: Sequence[str], layers: int) -> list[str]:
     named: dict[str, set[str]] = {}
     whole: list[str] = []
     for entry in entries:
-        found = re.search(r"\.layers\.(\d+)(\.|$)", entry)
+        found = re.search(r"(?:^|\.)layers\.(\d+)(\.|$)", entry)
         if found is None or entry.startswith("re:"):
             whole.append(entry)
         else:
-            named.setdefault(re.sub(r"\.layers\.\d+", ".layers.30", entry), set()).add(found.group(1))
+            named.setdefault(re.sub(r"^.*?layers\.\d+", "model.layers.30", entry), set()).add(found.group(1))
     return whole + [entry for entry, seen in named.items() if len(seen) >= max(layers / 2, 1)]
 
 
@@ -142,6 +156,32 @@ def _mxfp4(f: Fields, layers: int) -> Quantization:
     return Quantization(weights_dtype="fp4", scheme="mxfp4", activation_dtype="bf16", group_size=32, excluded=excluded)
 
 
+def _mixed(f: Fields, layers: int, excluded: tuple[Part, ...]) -> Quantization:
+    """ModelOpt's table of quantised modules: what is not in it stays; the experts or the MLP name the dtype."""
+    table = f.table("quantized_layers")
+    named = {} if table is None else {name: str(entry.get("quant_algo", "")) for name, entry in table.data.items()}
+    entries: dict[str, list[str]] = {}
+    for name, algo in named.items():
+        entries.setdefault("fp4" if "FP4" in algo else "fp8" if "FP8" in algo else algo, []).append(name)
+    covered = {dtype: {part_of(name) for name in names} - {None} for dtype, names in entries.items()}
+    unknown = set(covered) - {"fp4", "fp8"}
+    if unknown or not covered:
+        raise ModelRangeError(f"mixed precision of {sorted(unknown)} is not understood", where=f.at("quantized_layers"))
+    dtypes: dict[Part, WeightsDtype] = {}
+    for dtype in ("fp8", "fp4"):  # a part that is both counts at the smaller, which is its bulk in practice
+        for part in covered.get(dtype, set()):
+            if part is not None:
+                dtypes[part] = dtype
+    main: WeightsDtype = dtypes.get("experts") or dtypes.get("dense_mlp") or next(iter(dtypes.values()))
+    kept: tuple[Part, ...] = tuple(part for part in (*_ALWAYS, *_PROBES) if part not in dtypes)
+    return Quantization(
+        weights_dtype=main, scheme="nvfp4" if main == "fp4" else "fp8-tensor", excluded=tuple(dict.fromkeys(kept)),
+        activation_dtype="bf16" if any("A16" in algo for algo in named.values()) else main, kv_dtype=_kv(f),
+        part_dtypes={part: dtype for part, dtype in dtypes.items() if dtype != main},
+        group_size=16 if main == "fp4" else 0,
+    )  # fmt: skip
+
+
 def _modelopt(f: Fields, layers: int) -> Quantization:
     inner = f.table("quantization") or f
     algo = inner.text("quant_algo", "quant_method", default="").upper()
@@ -155,6 +195,8 @@ def _modelopt(f: Fields, layers: int) -> Quantization:
         return Quantization(
             weights_dtype="fp8", scheme="fp8-tensor", activation_dtype="fp8", excluded=excluded, kv_dtype=_kv(inner)
         )
+    if algo == "MIXED_PRECISION":
+        return _mixed(inner, layers, excluded)
     if algo.startswith("W4A"):
         return Quantization(weights_dtype="int4", scheme="awq", group_size=128, excluded=excluded)
     raise ModelRangeError(f'quant_algo "{algo}" is not understood', where=inner.at("quant_algo"))
@@ -199,6 +241,22 @@ def read_quantization(f: Fields, layers: int) -> Quantization | None:
     if f.has("expert_dtype"):
         table_data.setdefault("expert_dtype", f.raw("expert_dtype"))
     q = Fields(table_data, table.file, table.path)
+    found = _by_method(q, layers)
+    if found is not None and f.flag("enable_moe_block") and not _names_experts(q):
+        # Gemma 4 keeps its experts beside the dense MLP, not inside it.
+        import msgspec
+
+        kept = tuple(part for part in found.excluded if part != "experts")
+        found = msgspec.structs.replace(found, excluded=kept)
+    return found
+
+
+def _names_experts(q: Fields) -> bool:
+    return any("experts" in str(q.raw(name)) for name in ("ignore", "exclude_modules", "modules_to_not_convert"))
+
+
+def _by_method(q: Fields, layers: int) -> Quantization | None:
+    """The rule of a quant_method."""
     method = q.text("quant_method", default="modelopt" if q.has("quantization") or q.has("quant_algo") else "")
     if method == "compressed-tensors" or (not method and q.has("config_groups")):
         return _compressed_tensors(q, layers)
@@ -217,3 +275,15 @@ def read_quantization(f: Fields, layers: int) -> Quantization | None:
         where=q.at("quant_method"),
         mend="Known: fp8, compressed-tensors, awq, gptq, mxfp4, modelopt, quark, bitsandbytes.",
     )
+
+
+def read_quant_sidecar(data: dict[str, object], where: str, layers: int) -> Quantization | None:
+    """The quantization of a checkpoint that states it in hf_quant_config.json beside its config.
+
+    Args:
+        data: the decoded side file.
+        where: its name for messages.
+        layers: of the model.
+    """
+    f = Fields(data, where)
+    return _modelopt(f, layers) if f.has("quantization") or f.has("quant_algo") else None

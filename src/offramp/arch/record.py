@@ -176,6 +176,7 @@ class Quantization(Record):
         activation_dtype: what the GEMM multiplies with ("bf16" for weight-only schemes).
         excluded: parts that stay in BF16 ("attention", "lm_head", "router", ...).
         expert_dtype: dtype of the routed experts where it is not ``weights_dtype`` ("" = the same).
+        part_dtypes: dtype of parts that differ from ``weights_dtype`` in a mixed checkpoint.
         group_size: weights that share one scale along k (0 = per channel or tensor).
         block: rows and columns that share one scale (fp8-block), or ().
         kv_dtype: of the KV cache, where the checkpoint names one.
@@ -186,6 +187,7 @@ class Quantization(Record):
     activation_dtype: str = "bf16"
     excluded: tuple[Part, ...] = ("embedding", "lm_head", "router", "norm")
     expert_dtype: Literal["", "fp8", "int8", "int4", "fp4"] = ""
+    part_dtypes: dict[Part, WeightsDtype] = {}
     group_size: int = 0
     block: tuple[int, ...] = ()
     kv_dtype: str = ""
