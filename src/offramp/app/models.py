@@ -34,12 +34,13 @@ def _all() -> Result:
     newest: dt.date | None = None
     for model_id in arch.presets():
         model, facts = arch.load(model_id), arch.preset(model_id)
+        quant = model.quantization
         day = dt.date.fromisoformat(facts.as_of)
         newest = day if newest is None else max(newest, day)
         rows.append({
             "id": model_id, "parameters_total": model.parameters_total, "parameters_active": model.parameters_active,
             "layers": model.layer_count, "attention": _kinds(model), "kv_bytes_per_token": model.kv_bytes_per_token(),
-            "weight_bytes": model.weight_bytes(), "dtype": model.quantization.weights_dtype if model.quantization else "bf16",
+            "weight_bytes": model.weight_bytes(), "dtype": quant.weights_dtype if quant else "bf16",
             "max_context_tokens": model.max_context_tokens, "as_of": facts.as_of,
         })  # fmt: skip
     columns = (
@@ -135,10 +136,10 @@ def _layer_table(model: arch.Model) -> Table:
 
 
 def _parameter_table(model: arch.Model) -> Table:
-    dtypes = arch.part_dtypes(model)
+    dtypes = {**arch.part_dtypes(model), "mtp": "as its parts"}
     own = model.weight_bytes_by_part()
     rows: list[dict[str, Any]] = [
-        {"part": part, "parameters": count, "dtype": dtypes[part] if part != "mtp" else "as its parts", "bytes": own[part]}
+        {"part": part, "parameters": count, "dtype": dtypes[part], "bytes": own[part]}
         for part, count in model.parameter_breakdown.items() if count
     ]  # fmt: skip
     columns = (Column(name="part"), Column(name="parameters"), Column(name="dtype"), Column(name="bytes", unit="B"))

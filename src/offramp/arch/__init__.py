@@ -13,5 +13,6 @@ from offramp.arch.record import Attention, LayerGroup, Mlp, Model, Quantization
 
 __all__ = [
     "Alias", "Attention", "LayerGroup", "Matrix", "Mlp", "Model", "Preset", "Quantization", "layer_matrices", "load",
-    "mixer_matrices", "mlp_matrices", "parse_config", "part_dtypes", "preset", "presets", "resolve_alias", "state_bytes",
+    "mixer_matrices", "mlp_matrices", "parse_config", "part_dtypes", "preset", "presets", "resolve_alias",
+    "state_bytes",
 ]  # fmt: skip

@@ -7,7 +7,8 @@ from typing import Any
 
 from offramp.arch.dialect import Dialect, find_dialect
 from offramp.arch.fields import Fields, refuse_unread
-from offramp.arch.mixers import layer_kinds, mixer_of, nemotron_blocks
+from offramp.arch.kinds import layer_kinds, nemotron_blocks
+from offramp.arch.mixers import mixer_of
 from offramp.arch.mlps import mlp_kinds, mlp_of
 from offramp.arch.quant import read_quantization
 from offramp.arch.record import Attention, LayerGroup, Mlp, Model, Part
@@ -86,8 +87,7 @@ def _layers(f: Fields, d: Dialect, hidden: int, n: int) -> tuple[list[tuple[Atte
         if d.mlps == "gemma4" and i >= shared_from and f.flag("use_double_wide_mlp"):
             mlp = _wider(mlp)
         extra_norms = 3 if d.mlps == "gemma4" and mlp.kind == "moe" else 0
-        for mixer in mixers[:-1]:
-            blocks.append((mixer, Mlp(kind="none"), 0))
+        blocks.extend((mixer, Mlp(kind="none"), 0) for mixer in mixers[:-1])
         blocks.append((mixers[-1], mlp, norms + extra_norms))
     return blocks, n
 
@@ -126,7 +126,9 @@ def _grouped(blocks: list[tuple[Attention, Mlp, int]], per_layer: int) -> tuple[
     )
 
 
-def _mtp(f: Fields, d: Dialect, groups: tuple[LayerGroup, ...], last: tuple[Attention, Mlp, int]) -> tuple[int, LayerGroup | None]:  # fmt: skip
+def _mtp(
+    f: Fields, d: Dialect, groups: tuple[LayerGroup, ...], last: tuple[Attention, Mlp, int]
+) -> tuple[int, LayerGroup | None]:
     """Number of MTP layers and what one of them is: like the last layer of the stack."""
     count = f.count(*d.mtp_fields, default=d.mtp_default)
     if d.mtp_if and not f.flag(d.mtp_if):
@@ -191,6 +193,7 @@ def parse_config(data: Mapping[str, Any], *, where: str, model_id: str = "", sou
     mtp_layers, mtp = _mtp(f, d, groups, last)
     context = f.count(*d.context, default=0)
     notes = _notes(outer, nested)
+    counts = d.active_counts if any(mlp.kind == "moe" for _, mlp, _ in blocks) else "both"
     model = Model(
         id=model_id or where, hidden=hidden, vocab=vocab, layers=groups,
         architecture=str((outer.items("architectures") or f.items("architectures") or [""])[0]),
@@ -198,7 +201,7 @@ def parse_config(data: Mapping[str, Any], *, where: str, model_id: str = "", sou
         tied_embeddings=f.flag("tie_word_embeddings", default=d.tie), mtp_layers=mtp_layers, mtp=mtp,
         max_context_tokens=context, position_embeddings=_positions(f, d, context),
         embedding_dim=_embedding_dim(f, d, hidden), extra_parameters=_outside(f, d, hidden, vocab, outside),
-        active_counts="both" if all(b[1].kind != "moe" for b in blocks) else d.active_counts, quantization=read_quantization(f, n), source=source, notes=notes,
+        active_counts=counts, quantization=read_quantization(f, n), source=source, notes=notes,
     )  # fmt: skip
     f.read.update((*d.experts, *d.topk, *d.expert_width, *d.shared_count, *d.kv_heads, *d.intermediate, *d.dense_width,
                    *d.layers, *d.heads, *d.hidden, *d.vocab, *d.context))  # fmt: skip

@@ -33,7 +33,7 @@ class Matrix(NamedTuple):
         name: what it does ("q_proj", "kv_b_proj", "expert_up" ...).
         part: where it counts.
         k, n: input and output width.
-        count: copies in the layer (experts, heads of a batched product).
+        copies: how many the layer holds (experts, heads of a batched product).
         used: copies that one token multiplies with.
     """
 
@@ -41,13 +41,13 @@ class Matrix(NamedTuple):
     part: str
     k: int
     n: int
-    count: int = 1
+    copies: int = 1
     used: int = 1
 
     @property
     def parameters(self) -> int:
         """Weights in all copies."""
-        return self.k * self.n * self.count
+        return self.k * self.n * self.copies
 
     @property
     def active(self) -> int:
@@ -303,7 +303,7 @@ def _mtp_total(model: Model) -> int:
 def _ends(model: Model) -> dict[str, int]:
     """Embedding, positions, final norm and head."""
     width = model.embedding_dim or model.hidden
-    found = {
+    found: dict[str, int] = {
         "embedding": model.vocab * width + model.position_embeddings * model.hidden,
         "norm": model.hidden,
         "lm_head": 0 if model.tied_embeddings else model.vocab * width,
@@ -317,7 +317,7 @@ def _ends(model: Model) -> dict[str, int]:
 
 def breakdown(model: Model) -> dict[str, int]:
     """Weights by part, in the order of :data:`PARTS`."""
-    found = dict.fromkeys(PARTS, 0)
+    found: dict[str, int] = dict.fromkeys(PARTS, 0)
     for part, value in _ends(model).items():
         found[part] += value
     for group in model.layers:
@@ -418,7 +418,7 @@ _DEFAULT_GROUP: dict[str, tuple[str, int]] = {"int4": ("awq", 128), "fp4": ("nvf
 def part_dtypes(model: Model, weights_dtype: str | None = None) -> dict[str, str]:
     """The dtype of each part, in the checkpoint or after quantising it to ``weights_dtype``."""
     quant: Quantization | None = model.quantization
-    dtypes = dict.fromkeys(PARTS, "bf16")
+    dtypes: dict[str, str] = dict.fromkeys(PARTS, "bf16")
     if quant is not None and weights_dtype in (None, quant.weights_dtype):
         for part in QUANTISABLE:
             if part not in quant.excluded:
@@ -428,7 +428,7 @@ def part_dtypes(model: Model, weights_dtype: str | None = None) -> dict[str, str
         for part in ("embedding", "lm_head", "router"):
             if part not in quant.excluded:
                 dtypes[part] = quant.weights_dtype
-        dtypes.update(quant.part_dtypes)
+        dtypes.update({str(part): dtype for part, dtype in quant.part_dtypes.items()})
     elif weights_dtype is not None:
         for part in QUANTISABLE:
             dtypes[part] = weights_dtype

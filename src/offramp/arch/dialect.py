@@ -1,4 +1,4 @@
-"""Dialects: how each ``model_type`` of config.json names and arranges its parts, as data (``data/models/dialects.toml``)."""
+"""Dialects: how each ``model_type`` of config.json names and arranges its parts, as data (a TOML table)."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Dialect(Record):
     heads: tuple[str, ...] = ("num_attention_heads", "n_head", "n_heads", "num_heads")
     kv_heads: tuple[str, ...] = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
     vocab: tuple[str, ...] = ("vocab_size", "padded_vocab_size")
-    context: tuple[str, ...] = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "model_max_length",
-                                "max_sequence_length", "n_ctx")  # fmt: skip
+    context: tuple[str, ...] = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len",
+                                "model_max_length", "max_sequence_length", "n_ctx")  # fmt: skip
     intermediate: tuple[str, ...] = ("intermediate_size", "ffn_hidden_size")
     intermediate_factor: float = 1.0
     intermediate_default: float = 0.0

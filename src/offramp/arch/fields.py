@@ -222,8 +222,9 @@ def refuse_unread(fields: Fields) -> None:
     left = unread_structural(fields)
     if left:
         others = f" (also {', '.join(left[1:5])})" if left[1:] else ""
+        value = str(fields.data[left[0]])[:60]
         raise ModelRangeError(
-            f"field {left[0]} = {str(fields.data[left[0]])[:60]} may change the structure and is not understood{others}",
+            f"field {left[0]} = {value} may change the structure and is not understood{others}",
             where=fields.at(left[0]),
             mend="Remove it from a copy of the file if it changes neither weights nor attention.",
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from offramp.arch.dialect import Dialect
 from offramp.arch.fields import Fields
-from offramp.arch.mixers import block_config, nemotron_blocks
+from offramp.arch.kinds import block_config, nemotron_blocks
 from offramp.arch.record import Mlp
 from offramp.core.errors import InputError
 
@@ -167,7 +167,8 @@ def _dbrx(f: Fields) -> Mlp:
     if table is None:
         raise InputError("missing field ffn_config", where=f.at("ffn_config"))
     return Mlp(
-        kind="moe", experts=table.count("moe_num_experts", least=1), experts_per_token=table.count("moe_top_k", least=1),
+        kind="moe", experts=table.count("moe_num_experts", least=1),
+        experts_per_token=table.count("moe_top_k", least=1),
         expert_intermediate=table.count("ffn_hidden_size", least=1),
     )  # fmt: skip
 

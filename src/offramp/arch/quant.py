@@ -116,7 +116,8 @@ def _compressed_tensors(f: Fields, layers: int) -> Quantization:
     activations = group.table("input_activations")
     act = "bf16"
     if activations is not None:
-        act = _weights_of(activations.count("num_bits"), activations.text("type", default="int"), activations.at("num_bits"))  # fmt: skip
+        bits, kind = activations.count("num_bits"), activations.text("type", default="int")
+        act = _weights_of(bits, kind, activations.at("num_bits"))
     strategy = weights.text("strategy", default="tensor")
     size = weights.count("group_size", default=0) if strategy in ("group", "tensor_group") else 0
     raw_block = weights.items("block_structure") if strategy == "block" else None
@@ -156,19 +157,22 @@ def _mxfp4(f: Fields, layers: int) -> Quantization:
     return Quantization(weights_dtype="fp4", scheme="mxfp4", activation_dtype="bf16", group_size=32, excluded=excluded)
 
 
-def _mixed(f: Fields, layers: int, excluded: tuple[Part, ...]) -> Quantization:
+def _mixed(f: Fields) -> Quantization:
     """ModelOpt's table of quantised modules: what is not in it stays; the experts or the MLP name the dtype."""
     table = f.table("quantized_layers")
     named = {} if table is None else {name: str(entry.get("quant_algo", "")) for name, entry in table.data.items()}
     entries: dict[str, list[str]] = {}
     for name, algo in named.items():
         entries.setdefault("fp4" if "FP4" in algo else "fp8" if "FP8" in algo else algo, []).append(name)
-    covered = {dtype: {part_of(name) for name in names} - {None} for dtype, names in entries.items()}
+    covered: dict[str, set[Part | None]] = {
+        dtype: {part_of(name) for name in names} - {None} for dtype, names in entries.items()
+    }
     unknown = set(covered) - {"fp4", "fp8"}
-    if unknown or not covered:
+    if unknown or not any(covered.values()):
         raise ModelRangeError(f"mixed precision of {sorted(unknown)} is not understood", where=f.at("quantized_layers"))
     dtypes: dict[Part, WeightsDtype] = {}
-    for dtype in ("fp8", "fp4"):  # a part that is both counts at the smaller, which is its bulk in practice
+    both: tuple[WeightsDtype, ...] = ("fp8", "fp4")
+    for dtype in both:  # a part that is both counts at the smaller, which is its bulk in practice
         for part in covered.get(dtype, set()):
             if part is not None:
                 dtypes[part] = dtype
@@ -196,7 +200,7 @@ def _modelopt(f: Fields, layers: int) -> Quantization:
             weights_dtype="fp8", scheme="fp8-tensor", activation_dtype="fp8", excluded=excluded, kv_dtype=_kv(inner)
         )
     if algo == "MIXED_PRECISION":
-        return _mixed(inner, layers, excluded)
+        return _mixed(inner)
     if algo.startswith("W4A"):
         return Quantization(weights_dtype="int4", scheme="awq", group_size=128, excluded=excluded)
     raise ModelRangeError(f'quant_algo "{algo}" is not understood', where=inner.at("quant_algo"))

@@ -98,6 +98,8 @@ def _print_one(result: Result) -> None:
 def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, (int, float)) and name in ("parameters", "bytes"):
-        return _billions(value) if name == "parameters" and value >= 1e8 else f"{value:,.0f}" if name == "parameters" else _size(value)  # fmt: skip
-    return str(value)
+    if not isinstance(value, (int, float)) or name not in ("parameters", "bytes"):
+        return str(value)
+    if name == "bytes":
+        return _size(value)
+    return _billions(value) if value >= 1e8 else f"{value:,.0f}"
