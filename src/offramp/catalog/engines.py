@@ -196,6 +196,11 @@ def _matches(fact: SupportFact, kind: Kind, name: str, chip: Chip | None, archit
     return not architecture or _any(fact.architectures, (architecture,))
 
 
+def holds_for(fact: SupportFact, chip: Chip) -> bool:
+    """Whether the statement speaks about that chip."""
+    return _any(fact.chips, chip_keys(chip))
+
+
 def chip_keys(chip: Chip) -> tuple[str, ...]:
     """What a chip pattern may match: its id and its family; for a mixture also those of its bins."""
     return (chip.id, chip.family, *(bin_.chip for bin_ in chip.mixture))

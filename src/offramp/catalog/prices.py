@@ -148,7 +148,7 @@ class Prices(Record):
         factor = (rate.value if rate else 1.0) / price.packages
         notes = [f"{price.kind} price, {price.market}" + (f", {price.period}" if price.period else "")]
         if price.packages > 1:
-            notes.append(f"{figure.value:g} {figure.unit} for {price.packages} packages")
+            notes.append(f"{figure.value:,.0f} {figure.unit} for {price.packages} packages")
         if rate:
             notes.append(f"converted at {rate.value:.4g} {rate.unit} of {rate.as_of.isoformat()}")
         notes += [figure.note] if figure.note else []
