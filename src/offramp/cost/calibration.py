@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import tomllib
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +37,21 @@ SHARES: Final = frozenset(
 ) | {"overlap", "memory_reserve"}
 """Parameters that are shares: capped at 1."""
 SHARE_CAP: Final = 0.99
-LEVELS: Final = ("family", "chip", "engine", "engine-family", "deployment")
+RELEASE_PARAMETERS: Final = frozenset(
+    {"step_host_s", "seq_host_s", "prefill_layer_s", "first_token_s", "queue_factor", "vector_floor_s", "gemm_floor_s",
+     "grouped_floor_s", "attention_floor_s", "link_latency_s", "grouped_memory", "gemm_memory"}
+)  # fmt: skip
+"""Parameters that a release of an engine moves: overheads, fusion, kernels. The silicon's limits stay."""
+
+
+def release_of(version: str, date: str = "") -> str:
+    """The release that a version string names ("vllm/vllm-openai:v0.18.0" -> "0.18"), else the half-year of a date."""
+    found = re.search(r"(?<![\d.])v?(\d{1,2})\.(\d{1,2})(?:\.(\d+))?", version)
+    if found:
+        major, minor, patch = found.groups()
+        return f"{major}.{minor}.{patch}" if major == "0" and int(minor) < 6 and patch else f"{major}.{minor}"
+    stamp = re.search(r"(20\d\d)-(\d\d)", date)
+    return f"{stamp.group(1)}H{1 if int(stamp.group(2)) <= 6 else 2}" if stamp else ""
 
 
 class PriorEntry(Record):
@@ -110,6 +125,7 @@ class Stack(NamedTuple):
     family: str
     vendor: str
     engine: str
+    release: str = ""
     deployment: str = ""
 
     def keys(self) -> dict[str, str]:
@@ -118,6 +134,8 @@ class Stack(NamedTuple):
             "family": f"family:{self.family}", "chip": f"chip:{self.chip}", "engine": f"engine:{self.engine}",
             "engine-family": f"engine-family:{self.engine}/{self.family}",
         }  # fmt: skip
+        if self.release:
+            found["release"] = f"release:{self.engine}@{self.release}"
         if self.deployment:
             found["deployment"] = f"deployment:{self.deployment}"
         return found
@@ -156,6 +174,7 @@ def from_prior(prior: Prior, *, draws: int = 64, seed: int = 0) -> Calibration:
             level: sd * math.sqrt(share) for level, share in VARIANCE_SHARES.items() if level != "population"
         }
         spreads[name]["deployment"] = 0.0
+        spreads[name]["release"] = sd * math.sqrt(0.15) if name in RELEASE_PARAMETERS else 0.0
         centre = math.log(entry.median) + spreads_noise(seed, name, "population", draws) * sd * math.sqrt(0.10)
         effects[name] = {"population": centre.tolist()}
         for family, own in prior.family.items():
@@ -191,7 +210,7 @@ def parameters_for(calibration: Calibration, stack: Stack, *, seed: int = 0) -> 
         for level, key in stack.keys().items():
             if key in effects:
                 total = total + np.asarray(effects[key])
-            elif spreads.get(level, 0.0) > 0.0:
+            elif spreads.get(level, 0.0) > 0.0 and (level != "release" or name in RELEASE_PARAMETERS):
                 total = total + spreads[level] * spreads_noise(seed, name, key, calibration.draws)
         values = np.exp(total)
         table[name] = np.minimum(values, SHARE_CAP) if name in SHARES else values

@@ -25,7 +25,10 @@ Family = Literal[
 MessageKind = Literal["all-reduce", "all-to-all", "send"]
 
 GROUPED_TILE_ROWS = 16.0
-"""Rows that a grouped GEMM pads each expert to in decode. Assumed: the smallest tensor-core tile (m16)."""
+"""Rows that a grouped GEMM pads each expert to: the smallest tensor-core tile. H20 and H800 grouped GEMM tables
+(alibaba/InferSim) fit 16 to 32."""
+GROUPED_TILE_ROWS_4BIT = 8.0
+"""The same for 4-bit weights, whose kernels swap the operands so that experts' few rows are the narrow side (n8)."""
 
 # How tensor parallelism splits a mixer's matrices; what is not listed is split by columns. Source: Megatron-LM
 # (arXiv 1909.08053) for q, k, v, o; the latent down-projections of MLA are replicated on every rank
@@ -182,6 +185,8 @@ class _Builder:
         weight = np.asarray(n * k * WEIGHT_BYTES[stored], dtype=np.float64) + np.zeros_like(rows)
         present = np.minimum(rows, 1.0)
         moved = weight * present + rows * (k * KV_BYTES.get(compute, ACTIVATION_BYTES) + n * ACTIVATION_BYTES)
+        if compute == "int8" and self.precision.dynamic_quant:  # reads BF16 activations, writes INT8
+            moved = moved + rows * k * 3.0
         return Op(
             name=name, family="gemm", dtype=compute, flop=2.0 * rows * n * k, stream_bytes=moved,
             kernels=present, layers=layers, resident_bytes=weight,
@@ -342,8 +347,9 @@ class _Builder:
         )  # fmt: skip
         rows = tokens * layer.experts_per_token / shard.ep * busy
         touched = np.minimum(touched * np.sqrt(busy), np.minimum(layer.experts / shard.ep, np.maximum(rows, 1e-9)))
-        padded = np.maximum(rows, touched * GROUPED_TILE_ROWS * np.minimum(rows, 1.0))
         stored, compute = self.precision.experts, self.precision.experts_compute
+        tile = GROUPED_TILE_ROWS_4BIT if stored in ("fp4", "int4") else GROUPED_TILE_ROWS
+        padded = np.maximum(rows, touched * tile * np.minimum(rows, 1.0))
         fan = 2.0 if layer.gated else 1.0
         outer = float(layer.expert_hidden or hidden)
         ops: list[Op] = []

@@ -32,6 +32,8 @@ class Parameters:
         step_host_s: host time per step that the device waits for.
         seq_host_s: host time per scheduled sequence.
         prefill_layer_s: launch time per layer of a step outside captured graphs.
+        queue_factor: time to first token over what an undisturbed prefill takes: prompts come in bunches, wait for
+            whole steps and for the tokeniser. At least 1.
         first_token_s: request overhead before the first step (HTTP, tokeniser, queue hand-over).
         memory_reserve: share of device memory kept from weights and KV.
     """
@@ -63,6 +65,7 @@ class Parameters:
     step_host_s: F8
     seq_host_s: F8
     prefill_layer_s: F8
+    queue_factor: F8
     first_token_s: F8
     memory_reserve: F8
 

@@ -1,0 +1,56 @@
+"""Beliefs: the prior of every effect, from the shipped prior file or from an earlier fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from offramp.cost.calibration import RELEASE_PARAMETERS, Calibration, Prior
+
+LEVEL_SHARES: Final = {
+    "population": 0.30,
+    "family": 0.30,
+    "chip": 0.12,
+    "engine": 0.16,
+    "engine-family": 0.12,
+    "release": 0.15,
+}
+"""Share of a parameter's prior variance that each level of effects carries. Assumed; residuals of left-out groups judge it."""
+ENGINE_LEVEL: Final = {"deployment": 0.0}
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """Mean and standard deviation of effects by key.
+
+    Attributes:
+        prior: the shipped beliefs.
+        base: an earlier fit whose posterior is the prior of this one; None starts from the prior file.
+        deployment_share: share of variance for effects of one deployment (a user's own cluster).
+    """
+
+    prior: Prior
+    base: Calibration | None = None
+    deployment_share: float = 0.0
+
+    def effect(self, name: str, key: str) -> tuple[float, float]:
+        """Mean and sd of the log effect ``key`` of parameter ``name``."""
+        level = key.split(":", 1)[0]
+        if level == "release" and name not in RELEASE_PARAMETERS:
+            return 0.0, 0.0
+        entry = self.prior.population[name]
+        share = self.deployment_share if level == "deployment" else LEVEL_SHARES[level]
+        sd = entry.log_sd * math.sqrt(share)
+        if self.base is not None and key in self.base.effects.get(name, {}):
+            draws = np.asarray(self.base.effects[name][key])
+            return float(draws.mean()), max(float(draws.std()), 1e-3)
+        if level == "population":
+            return math.log(entry.median), sd
+        if level == "family":
+            own = self.prior.family.get(key.split(":", 1)[1], {}).get(name)
+            if own is not None:
+                return math.log(own.median / entry.median), max(own.log_sd, 0.02)
+        return 0.0, sd

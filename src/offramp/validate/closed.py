@@ -1,0 +1,253 @@
+"""Closed form: what a benchmark harness measures of a case, for all parameter draws, without a simulation.
+
+One virtual engine (a data-parallel rank, a pipeline slot) holds ``n`` decoding sequences. Prefill of one request
+costs ``w`` seconds of extra step time, a decode step ``d(n)``. In steady state the device is always busy, so requests
+complete at ``X = 1 / (w + steps * d / n)``; a token takes ``d / (1 - X w)``; and Little's law ties ``n`` to the
+concurrency, ``n = c - X * TTFT``. The harness starts all requests at once, which is what the mean TTFT remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.cost.features import Features, StepTime, seconds, stack
+from offramp.cost.operators import Shard, Steps, Traffic
+from offramp.cost.parameters import Parameters
+from offramp.cost.step import step_features
+from offramp.validate.cases import BATCH_TOKENS, MAX_SEQS, Case, Variant, batch_of
+from offramp.validate.rows import names
+
+F8 = npt.NDArray[np.float64]
+
+ROUTING = Traffic()
+OFFLINE_REQUESTS = 4000.0
+"""Requests of an offline run whose size is not stated. Assumed; only its ramp-down (1 to 3 %) depends on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Cases and variants side by side: one entry per (case, variant). All arrays ``[n]``.
+
+    Attributes:
+        case: index of the case of each entry.
+        weight: probability of the variant.
+        seqs: decoding sequences of a virtual engine at which the features were taken.
+        inflight: requests in flight per virtual engine; infinite where unlimited.
+        isl, osl: mean lengths; ``isl`` without what the prefix cache holds.
+        engines: virtual engines of the decode (or only) pool.
+        chunk: tokens of the representative prefill step.
+        decode, mixed, prefill: features of a decode step, a step with a chunk, a prefill-only step (of the prefill pool
+            where there is one).
+        prefill_engines: virtual engines that prefill.
+        accept: tokens gained per step, low, mid, high. [n, 3]
+        requests: of the whole run, per virtual engine.
+        is_mixed: prefill chunks ride along with decode.
+        mode: 0 closed, 1 offline, 2 static, 3 decode, 4 prefill, 5 open.
+        rate: requests per second per virtual engine of open-loop rows.
+        slots: most sequences a virtual engine can hold.
+    """
+
+    case: npt.NDArray[np.int64]
+    weight: F8
+    seqs: F8
+    inflight: F8
+    isl: F8
+    osl: F8
+    engines: F8
+    chunk: F8
+    decode: Features
+    mixed: Features
+    prefill: Features
+    prefill_engines: F8
+    accept: F8
+    requests: F8
+    is_mixed: npt.NDArray[np.bool_]
+    mode: npt.NDArray[np.int64]
+    rate: F8
+    slots: F8
+
+
+MODES = {"closed": 0, "offline": 1, "static": 2, "decode": 3, "prefill": 4, "open": 5}
+
+
+def make_batch(cases: Sequence[Case], *, seqs: F8 | None = None) -> Batch:
+    """Features of cases at a guess of their running batch.
+
+    Args:
+        cases: what to price.
+        seqs: running batch of each entry, from an earlier solution; None takes the concurrency.
+    """
+    rows: list[tuple[float, ...]] = []
+    decode: list[Features] = []
+    mixed: list[Features] = []
+    prefill: list[Features] = []
+    index = 0
+    for number, case in enumerate(cases):
+        for variant, tokens in zip(case.variants, case.kv_tokens, strict=True):
+            entry = _numbers(case, variant, tokens)
+            guess = min(entry["inflight"], entry["slots"])
+            n = float(seqs[index]) if seqs is not None else guess
+            n = float(np.clip(n, min(1.0, guess), max(guess, 1e-3)))
+            chunk = entry["chunk"]
+            decode.append(_features(case, variant, n=n, chunk=0.0, pool="decode"))
+            mixed.append(_features(case, variant, n=n, chunk=chunk, pool="decode"))
+            prefill.append(_features(case, variant, n=0.0, chunk=chunk, pool="prefill"))
+            rows.append((number, variant.weight, n, *(entry[key] for key in _FIELDS), *variant.accept))
+            index += 1
+    table = np.array(rows, dtype=np.float64)
+    columns = dict(zip(("case", "weight", "seqs", *_FIELDS), table.T, strict=False))
+    return Batch(
+        case=columns.pop("case").astype(np.int64), is_mixed=columns.pop("is_mixed") > 0,
+        mode=columns.pop("mode").astype(np.int64), accept=table[:, -3:], decode=stack(decode), mixed=stack(mixed),
+        prefill=stack(prefill), **columns,
+    )  # fmt: skip
+
+
+_FIELDS = (
+    "inflight", "isl", "osl", "engines", "chunk", "prefill_engines", "requests", "is_mixed", "mode", "rate", "slots",
+)  # fmt: skip
+
+
+def _numbers(case: Case, variant: Variant, kv_tokens: float) -> dict[str, float]:
+    row = case.row
+    engines = variant.replicas * variant.dp * variant.pp
+    inflight = batch_of(row, variant)
+    isl = row.isl * (1.0 - row.prefix_hit)
+    slots = min(kv_tokens / (row.isl + row.osl * 0.6), MAX_SEQS.get(row.engine, 1024.0))
+    requests = row.requests / engines
+    if row.mode == "offline" and row.requests == 0:
+        requests = OFFLINE_REQUESTS / engines
+    elif not requests:
+        requests = max(inflight * names()["requests"]["per_concurrency"], 1.0) if np.isfinite(inflight) else 1000.0
+    if row.mode in ("static", "decode", "prefill") and np.isfinite(inflight):
+        slots = max(slots, inflight)
+    prefill_engines = variant.prefill_replicas if variant.prefill_replicas else engines
+    return {
+        "inflight": inflight, "isl": max(isl, 1.0), "osl": row.osl, "engines": engines,
+        "chunk": min(BATCH_TOKENS, max(isl, 1.0)), "prefill_engines": prefill_engines, "requests": max(requests, 1.0),
+        "is_mixed": float(case.mixed), "mode": float(MODES[row.mode]), "rate": row.rate / engines, "slots": max(slots, 1.0),
+    }  # fmt: skip
+
+
+def _features(case: Case, variant: Variant, *, n: float, chunk: float, pool: str) -> Features:
+    """Features of one step: ``n`` sequences decoding in mid-answer and, if any, a chunk of a prompt."""
+    row, one = case.row, np.ones(1)
+    queries = 1.0 + variant.draft
+    separate = pool == "prefill" and variant.prefill_replicas > 0
+    shard: Shard = variant.prefill_shard() if separate else variant.shard()
+    context = row.isl + row.osl / 2.0
+    cached = row.isl * row.prefix_hit
+    steps = Steps(
+        tokens=one * (n * queries + chunk), decode_seqs=one * n, decode_context=one * n * context,
+        prefill_pairs=one * chunk * (cached + max(row.isl - cached, 1.0) / 2.0),
+        chunks=one * (max(chunk / max(row.isl - cached, 1.0), 1.0) if chunk else 0.0), decode_tokens=queries,
+    )  # fmt: skip
+    graph = case.graph and not chunk
+    return step_features(case.model, case.device, case.precision, ROUTING, shard=shard, steps=steps, graph=graph)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """What a harness would measure, per entry. All ``[draws, n]``.
+
+    Attributes:
+        rate: completed requests per second of one virtual engine.
+        ttft_s, ttft_median_s, ttft_p99_s, tpot_s: latencies.
+        seqs: decoding sequences.
+        prefill_rate: prompt tokens per second of one prefilling engine that does nothing else.
+        decode_s: one decode step.
+    """
+
+    rate: F8
+    ttft_s: F8
+    ttft_median_s: F8
+    ttft_p99_s: F8
+    tpot_s: F8
+    seqs: F8
+    prefill_rate: F8
+    decode_s: F8
+    busy_compute: F8
+    busy_memory: F8
+
+
+def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> Solution:
+    """The steady state of every entry.
+
+    Args:
+        batch: cases.
+        parameters: ``[draws, 1]`` or ``[1, n]`` each.
+        accept: tokens gained per step ``[draws, n]``; None takes the middle.
+    """
+    gain = batch.accept[:, 1][None, :] if accept is None else accept
+    decode, mixed, prefill = (seconds(f, parameters) for f in (batch.decode, batch.mixed, batch.prefill))
+    d_at, m_at, p_at = decode.total, mixed.total, prefill.total
+    separate = batch.prefill_engines != batch.engines
+    # prefill work of one request, in seconds of the engine that does it
+    extra = np.where(batch.is_mixed & ~separate, np.maximum(m_at - d_at, 0.02 * m_at), p_at)
+    w = extra * batch.isl / batch.chunk
+    w = w / np.where(separate, batch.prefill_engines / batch.engines, 1.0)
+    steps = np.maximum(batch.osl - 1.0, 0.0) / gain + 1e-9
+    slots = np.minimum(batch.inflight, batch.slots)
+    fixed = _fixed_share(decode, batch)
+    n = np.broadcast_to(np.minimum(batch.seqs, slots), d_at.shape).copy()
+    rate, ttft = np.zeros_like(n), np.zeros_like(n)
+    first = parameters.first_token_s
+    for _ in range(12):
+        d = d_at * (fixed + (1.0 - fixed) * n / np.maximum(batch.seqs, 1e-9))
+        stall = np.where(separate, 0.0, w)
+        rate = 1.0 / (stall + steps * d / np.maximum(n, 1e-9))
+        rate = np.where(separate, np.minimum(rate, 1.0 / w), rate)
+        rate = np.where(batch.mode == MODES["open"], np.minimum(rate, batch.rate), rate)
+        load = np.minimum(rate * w, 0.97)
+        chunks = np.ceil(batch.isl / batch.chunk)
+        own = np.where(separate, p_at, np.where(batch.is_mixed, m_at, p_at)) * chunks
+        queue = load / (2.0 * (1.0 - load)) * w
+        ttft = first + parameters.queue_factor * (own + 0.5 * np.where(separate, 0.0, d) + queue)
+        target = np.where(batch.mode == MODES["open"], rate * steps * d, batch.inflight - rate * ttft)
+        target = np.where(batch.mode <= MODES["open"], target, n)
+        target = np.clip(np.where(np.isfinite(target), target, slots), np.minimum(0.3, slots), slots)
+        static = (batch.mode == MODES["static"]) | (batch.mode == MODES["decode"])
+        n = np.where(static, slots, 0.5 * n + 0.5 * target)
+    d = d_at * (fixed + (1.0 - fixed) * n / np.maximum(batch.seqs, 1e-9))
+    tpot = d / gain / np.where(separate | (batch.mode == MODES["static"]), 1.0, 1.0 - np.minimum(rate * w, 0.97))
+    wait = np.maximum(batch.inflight - batch.slots, 0.0) / np.maximum(rate, 1e-12)
+    ttft = ttft + np.where(np.isfinite(wait), wait, 0.0)
+    return _finish(batch, w=w, p_at=p_at, d=d, n=n, rate=rate, tpot=tpot, ttft=ttft, first=first, time=decode)
+
+
+def _fixed_share(decode: StepTime, batch: Batch) -> F8:
+    """Share of a decode step that does not shrink with the batch: weights' traffic, floors, messages' latency."""
+    del batch
+    total = decode.total
+    return np.clip(
+        (decode.floors + 0.7 * decode.memory + 0.7 * decode.messages + 0.3 * decode.compute) / total, 0.2, 1.0
+    )
+
+
+def _finish(
+    batch: Batch, *, w: F8, p_at: F8, d: F8, n: F8, rate: F8, tpot: F8, ttft: F8, first: F8, time: StepTime
+) -> Solution:
+    """The start burst, the ramp-down and static batches."""
+    waves = np.maximum(batch.requests / np.maximum(np.minimum(batch.inflight, batch.requests), 1e-9), 1.0)
+    burst = np.minimum(batch.inflight, batch.slots)
+    burst = np.where(np.isfinite(burst), burst, batch.slots)
+    start = first + w * np.maximum((burst + 1.0) / 2.0, 1.0)
+    mean = ttft + (np.maximum(start, ttft) - ttft) / waves
+    backlog = np.where(batch.mode == MODES["offline"], np.maximum(batch.requests - burst, 0.0), 0.0)
+    mean = np.where(batch.mode == MODES["offline"], backlog / np.maximum(rate, 1e-12) / 2.0 + start, mean)
+    median = np.where(waves > 2.0, ttft, mean)
+    late = np.where(waves < 100.0, first + w * burst, 2.0 * ttft)
+    ramp = 1.0 + 0.25 / waves
+    static = batch.mode == MODES["static"]
+    whole = w * burst + np.maximum(batch.osl - 1.0, 0.0) * tpot
+    done = np.where(static, burst / whole, rate / np.where(batch.mode == MODES["open"], 1.0, ramp))
+    mean = np.where(static, first + w * burst, mean)
+    return Solution(
+        rate=done, ttft_s=mean, ttft_median_s=np.where(static, mean, median), ttft_p99_s=np.maximum(late, 1.3 * median),
+        tpot_s=tpot, seqs=n, prefill_rate=batch.chunk / p_at, decode_s=d, busy_compute=time.compute / time.total,
+        busy_memory=time.memory / time.total,
+    )  # fmt: skip

@@ -1,0 +1,242 @@
+"""Predictions of published rows with intervals: parameter draws, variants of what a row leaves open, residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.core.record import Record
+from offramp.cost.calibration import Calibration, Residual, Stack, parameters_for, spreads_noise
+from offramp.cost.energy import COMPUTE_POWER_SHARE, MEMORY_POWER_SHARE
+from offramp.cost.parameters import PARAMETER_NAMES, Parameters
+from offramp.validate.cases import Case
+from offramp.validate.closed import Batch, Solution, make_batch, solve
+from offramp.validate.rows import Row
+
+F8 = npt.NDArray[np.float64]
+
+KIND: Final = {
+    "ttft_ms_mean": "ttft", "ttft_ms_median": "ttft", "ttft_ms_p99": "ttft_p99", "tpot_ms_mean": "tpot",
+    "tpot_ms_median": "tpot", "tpot_ms_p99": "tpot_p99", "itl_ms_mean": "tpot", "itl_ms_median": "tpot",
+    "itl_ms_p99": "tpot_p99", "e2e_ms_mean": "e2e", "e2e_ms_median": "e2e", "e2e_ms_p99": "e2e_p99",
+    "power_w_per_chip": "power", "joules_per_output_token": "power", "input_tok_s": "output",
+    "prefill_tok_s_per_chip": "prefill", "decode_tok_s_per_chip": "output",
+}  # fmt: skip
+"""Residual family of a metric; throughputs are "output"."""
+DEFAULT_RESIDUAL: Final = {
+    "output": Residual(group_sd=0.25, row_sd=0.10), "tpot": Residual(group_sd=0.25, row_sd=0.10),
+    "ttft": Residual(group_sd=0.45, row_sd=0.30), "e2e": Residual(group_sd=0.25, row_sd=0.12),
+    "tpot_p99": Residual(group_sd=0.45, row_sd=0.30), "ttft_p99": Residual(group_sd=0.6, row_sd=0.4),
+    "e2e_p99": Residual(group_sd=0.35, row_sd=0.2), "prefill": Residual(group_sd=0.3, row_sd=0.15),
+    "power": Residual(group_sd=0.2, row_sd=0.1),
+}  # fmt: skip
+"""Residuals where the parameter file gives none. Assumed, after a trial on left-out groups."""
+NOISE: Final = np.array([-1.6449, -1.0364, -0.6745, -0.3853, -0.1257, 0.1257, 0.3853, 0.6745, 1.0364, 1.6449])
+"""Midpoints of ten equal parts of a standard normal."""
+
+
+class Prediction(Record):
+    """One metric of one row, measured and predicted."""
+
+    id: str
+    chip: str
+    engine: str
+    model: str
+    grade: str
+    metric: str
+    measured: float
+    p10: float
+    p50: float
+    p90: float
+    series: str = ""
+    deployment: str = ""
+    roofline: float = 0.0
+
+
+def parameters_of(cases: Sequence[Case], batch: Batch, calibration: Calibration) -> Parameters:
+    """Parameters of every entry, ``[draws, n]`` each; equal stacks share their draws."""
+    cache: dict[Stack, Parameters] = {}
+    for case in cases:
+        if case.stack not in cache:
+            cache[case.stack] = parameters_for(calibration, case.stack)
+    stacks = [cases[i].stack for i in batch.case]
+    return Parameters(
+        **{name: np.concatenate([getattr(cache[s], name) for s in stacks], axis=1) for name in PARAMETER_NAMES}
+    )
+
+
+def split_draws(parameters: Parameters, draw: int) -> Parameters:
+    """One draw of per-entry parameters, ``[1, n]`` each."""
+    return Parameters(**{name: getattr(parameters, name)[draw : draw + 1] for name in PARAMETER_NAMES})
+
+
+def solve_draws(batch: Batch, parameters: Parameters, *, seed: int = 0) -> list[Solution]:
+    """The steady state of every entry for each draw; acceptance of drafts is drawn too."""
+    low, mid, high = batch.accept.T
+    sd = (np.log(high) - np.log(low)) / 2.5631
+    noise = spreads_noise(seed, "accept", "draws", parameters.draws)
+    return [
+        solve(batch, split_draws(parameters, draw), accept=(mid * np.exp(sd * noise[draw]))[None, :])
+        for draw in range(parameters.draws)
+    ]
+
+
+def metric_values(case: Case, batch: Batch, solution: Solution, entry: int, metric: str) -> F8 | None:
+    """Draws of one metric of one entry, in the unit of its column; None where the metric is not defined for the row."""
+    row = case.row
+    rate = solution.rate[:, entry] * batch.engines[entry]
+    tpot, ttft = solution.tpot_s[:, entry], solution.ttft_s[:, entry]
+    if metric in ("ttft_ms_mean", "ttft_ms_median", "ttft_ms_p99"):
+        return {"mean": ttft, "median": solution.ttft_median_s[:, entry], "p99": solution.ttft_p99_s[:, entry]}[
+            metric.rsplit("_", 1)[1]
+        ] * 1e3
+    if metric.startswith("tpot"):
+        return tpot * 1e3 * (1.15 if metric.endswith("p99") else 1.0)
+    if metric.startswith("itl"):
+        gain = batch.accept[entry, 1]
+        base = solution.decode_s[:, entry] if metric.endswith("median") else tpot * gain
+        p99 = solution.decode_s[:, entry] + batch.chunk[entry] / solution.prefill_rate[:, entry]
+        return (p99 if metric.endswith("p99") else base) * 1e3
+    if metric.startswith("e2e"):
+        first = solution.ttft_median_s[:, entry] if metric.endswith("median") else ttft
+        first = solution.ttft_p99_s[:, entry] if metric.endswith("p99") else first
+        return (first + tpot * max(row.osl - 1.0, 0.0)) * 1e3
+    if metric in ("power_w_per_chip", "joules_per_output_token"):
+        return _power(case, batch, solution, entry, metric, rate)
+    return _throughput(case, batch, solution, entry, metric, rate)
+
+
+def _power(case: Case, batch: Batch, solution: Solution, entry: int, metric: str, rate: F8) -> F8:
+    del batch
+    device = case.device
+    busy = (
+        COMPUTE_POWER_SHARE[1] * solution.busy_compute[:, entry]
+        + MEMORY_POWER_SHARE[1] * solution.busy_memory[:, entry]
+    )
+    watts = (device.idle_w + (device.tdp_w - device.idle_w) * np.minimum(busy, 1.0)) * device.devices_per_package
+    if metric == "power_w_per_chip":
+        return watts
+    return watts * max(case.row.chips, 1.0) / np.maximum(rate * case.row.osl, 1e-12)
+
+
+def _throughput(case: Case, batch: Batch, solution: Solution, entry: int, metric: str, rate: F8) -> F8 | None:
+    row = case.row
+    packages = case.device.devices_per_package
+    prefill_chips = row.prefill_chips or row.chips or batch.engines[entry]
+    if row.mode == "prefill" or metric == "prefill_tok_s_per_chip":
+        tokens = solution.prefill_rate[:, entry] * batch.prefill_engines[entry]
+        if row.disaggregated:
+            tokens = np.minimum(rate * row.isl, tokens)
+        tokens = tokens / (1.0 - row.prefix_hit) if row.prefix_hit < 1.0 else tokens
+        return tokens / prefill_chips if metric.endswith("per_chip") else tokens
+    per_request = {"output": row.osl, "decode": row.osl, "total": row.isl + row.osl, "input": row.isl, "req": 1.0}
+    tokens = rate * per_request[metric.split("_", 1)[0]]
+    if row.mode == "decode":
+        tokens = solution.seqs[:, entry] * batch.engines[entry] / solution.tpot_s[:, entry]
+    if not metric.endswith("per_chip"):
+        return tokens
+    chips = row.decode_chips if row.disaggregated and metric.startswith(("output", "decode")) else row.chips
+    if chips <= 0:
+        variant = case.variants[0]
+        chips = variant.tp * variant.pp * variant.dp * variant.replicas / packages
+    return tokens / chips
+
+
+def residual_of(calibration: Calibration, metric: str) -> Residual:
+    """Residual of a metric's family."""
+    kind = KIND.get(metric, "output")
+    return calibration.residuals.get(kind, DEFAULT_RESIDUAL[kind])
+
+
+def quantiles(draws: F8, weights: F8, residual: Residual, *, known_group: bool = False) -> tuple[float, float, float]:
+    """p10, p50, p90 of weighted draws, widened by the residual.
+
+    Args:
+        draws: positive values. [k]
+        weights: their weights. [k]
+        residual: group and row part, log scale.
+        known_group: the deployment was measured, so that only the row part counts.
+    """
+    sd = residual.row_sd if known_group else float(np.hypot(residual.group_sd, residual.row_sd))
+    spread = np.log(draws)[:, None] + residual.bias * (not known_group) + sd * NOISE[None, :]
+    order = np.argsort(spread, axis=None)
+    values = spread.ravel()[order]
+    mass = np.cumsum(np.repeat(weights, NOISE.size)[order])
+    p10, p50, p90 = np.interp(np.array([0.1, 0.5, 0.9]) * mass[-1], mass, values)
+    return float(np.exp(p10)), float(np.exp(p50)), float(np.exp(p90))
+
+
+def predict(cases: Sequence[Case], calibration: Calibration) -> list[Prediction]:
+    """Every metric of every case with its interval."""
+    if not cases:
+        return []
+    batch = make_batch(cases)
+    parameters = parameters_of(cases, batch, calibration)
+    first = solve_draws(batch, median_draw(parameters))
+    batch = make_batch(cases, seqs=first[0].seqs[0])
+    solutions = solve_draws(batch, parameters)
+    entries: dict[int, list[int]] = {}
+    for entry, case in enumerate(batch.case.tolist()):
+        entries.setdefault(case, []).append(entry)
+    whole = _join(solutions)
+    roof = solve(batch, roofline(batch.case.shape[0]))
+    return [
+        prediction
+        for number, case in enumerate(cases)
+        for prediction in _predict_case(case, batch, whole, roof, entries[number], calibration)
+    ]
+
+
+def median_draw(parameters: Parameters) -> Parameters:
+    """The median of each parameter over the draws, ``[1, n]``."""
+    return Parameters(**{name: np.median(getattr(parameters, name), axis=0, keepdims=True) for name in PARAMETER_NAMES})
+
+
+def _join(solutions: Iterable[Solution]) -> Solution:
+    parts = list(solutions)
+    return Solution(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in Solution.__dataclass_fields__}
+    )
+
+
+def _predict_case(
+    case: Case, batch: Batch, solution: Solution, roof: Solution, entries: list[int], calibration: Calibration
+) -> list[Prediction]:
+    found: list[Prediction] = []
+    row: Row = case.row
+    for metric, measured in row.metrics.items():
+        draws: list[F8] = []
+        weights: list[F8] = []
+        for entry in entries:
+            values = metric_values(case, batch, solution, entry, metric)
+            if values is not None:
+                draws.append(np.maximum(values, 1e-12))
+                weights.append(np.full(values.shape, batch.weight[entry] / values.shape[0]))
+        if not draws:
+            continue
+        p10, p50, p90 = quantiles(np.concatenate(draws), np.concatenate(weights), residual_of(calibration, metric))
+        baseline = metric_values(case, batch, roof, entries[0], metric)
+        found.append(
+            Prediction(
+                id=row.id, chip=row.chip, engine=row.engine, model=row.model, grade=row.grade, metric=metric,
+                measured=measured, p10=p10, p50=p50, p90=p90, series=row.series, deployment=row.deployment,
+                roofline=float(baseline[0]) if baseline is not None else 0.0,
+            )
+        )  # fmt: skip
+    return found
+
+
+def roofline(n: int) -> Parameters:
+    """The baseline: 0.7 of peak compute, 0.6 of peak bandwidth, no floors and no overheads. ``[1, n]``"""
+    values = {name: np.full((1, n), 1e-9) for name in PARAMETER_NAMES}
+    for name in PARAMETER_NAMES:
+        if "_compute" in name:
+            values[name] = np.full((1, n), 0.7)
+        elif name == "queue_factor":
+            values[name] = np.ones((1, n))
+        elif name.endswith(("_memory", "_efficiency")):
+            values[name] = np.full((1, n), 0.6)
+    return Parameters(**values)
