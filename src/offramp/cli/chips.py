@@ -86,7 +86,10 @@ def _cell(figure: dict[str, Any] | None, scale: float) -> str:
         mark = "" if figure["confidence"] in SOLID else "~"
         printed = figure["unit"] in ("GB", "GiB")  # memory is shown as it is sold: 64, not 68.7
         return mark + _short(figure["value"] if printed else figure["si"] / scale)
-    return f"{_short(figure['low_si'] / scale)}-{_short(figure['high_si'] / scale)}"
+    low, high = figure["low_si"] / scale, figure["high_si"] / scale
+    if high >= 1000:
+        return f"{low / 1000:.2g}-{high / 1000:.2g}k"
+    return f"{_short(low)}-{_short(high)}"
 
 
 def _short(value: float) -> str:
