@@ -8,7 +8,7 @@ import hashlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -81,29 +81,33 @@ class Rulebook(Record):
 
 
 @functools.cache
-def load(folder: Path = DATA) -> Rulebook:
-    """The rulebook of a folder: ``lists.toml``, ``chips.toml`` and every other ``*.toml`` as rules.
+def load(extra: Path | None = None) -> Rulebook:
+    """The shipped rulebook: ``lists.toml``, ``chips.toml`` and every other ``*.toml`` as rules.
+
+    Args:
+        extra: a folder whose files are read as well; one of the same name takes the place of the shipped one.
 
     Raises:
         CatalogError: anything is wrong, with file and line.
     """
-    texts = {path.name: _text(path) for path in sorted(folder.glob("*.toml"))}
-    lists = _read_lists(texts.get(_LISTS, ""), folder / _LISTS)
-    members = {name: _members(name, lists, folder / _LISTS, ()) for name in lists}
-    chips = read_chips(texts.get(_CHIPS, ""), shown(folder / _CHIPS))
+    paths = {path.name: path for folder in (DATA, extra) if folder for path in sorted(folder.glob("*.toml"))}
+    texts = {name: _text(path) for name, path in paths.items()}
+    lists = _read_lists(texts[_LISTS], paths[_LISTS])
+    members = {name: _members(name, lists, paths[_LISTS], ()) for name in lists}
+    chips = read_chips(texts[_CHIPS], shown(paths[_CHIPS]))
     rules: dict[str, Rule] = {}
     tests: list[Test] = []
     place: dict[str, tuple[Path, str, int]] = {}
     for name, text in texts.items():
         if name in (_LISTS, _CHIPS):
             continue
-        for index, rule in enumerate(_read_rules(text, folder / name)):
-            line = header_line(text, index)
+        for index, rule in enumerate(_read_rules(text, paths[name])):
             if rule.id in rules:
-                raise CatalogError(f'rule "{rule.id}" is given twice', where=f"{shown(folder / name)}:{line}")
+                where = f"{shown(paths[name])}:{header_line(text, index)}"
+                raise CatalogError(f'rule "{rule.id}" is given twice', where=where)
             rules[rule.id] = rule
-            place[rule.id] = (folder / name, text, index)
-            tests += _parse_rule(rule, members, folder / name, text, index)
+            place[rule.id] = (paths[name], text, index)
+            tests += _parse_rule(rule, members, paths[name], text, index)
     check_consistency(rules, tests, place)
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(texts):
@@ -156,9 +160,7 @@ def _read_rules(text: str, path: Path) -> Sequence[Rule]:
     return msgspec.convert(data, _RuleFile).rule
 
 
-def _parse_rule(
-    rule: Rule, members: dict[str, tuple[str, ...]], path: Path, text: str, index: int
-) -> Iterable[Test]:
+def _parse_rule(rule: Rule, members: dict[str, tuple[str, ...]], path: Path, text: str, index: int) -> Iterable[Test]:
     vocabulary = Vocabulary(
         kinds={name: item.kind for name, item in ATTRIBUTES.items()},
         words={name: item.words for name, item in ATTRIBUTES.items() if item.words},
@@ -204,15 +206,15 @@ def _parse(condition: str, vocabulary: Vocabulary, shown_path: str, text: str, l
 
 
 def rulebook_of(folder: str | Path | None) -> Rulebook:
-    """The shipped rulebook, or that of a folder the user names.
+    """The shipped rulebook, with the files of a folder that the user names.
 
     Raises:
-        InputError: not a folder.
+        InputError: not a folder, or one without rule files.
         CatalogError: its files are broken.
     """
-    if folder is None:
+    if folder is None or folder == "":
         return load()
     path = Path(folder)
-    if not path.is_dir():
-        raise InputError("is not a folder of rule files", where=str(folder))
+    if not path.is_dir() or not any(path.glob("*.toml")):
+        raise InputError("is not a folder with rule files (*.toml)", where=str(folder))
     return load(path)

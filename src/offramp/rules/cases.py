@@ -47,7 +47,8 @@ _PEAK: Final = re.compile(
     r"(?P<sparse>\s*\(?\s*sparse)?", re.IGNORECASE,
 )  # fmt: skip
 _UNDER_RATE: Final = re.compile(
-    r"(?:<|below|under|less than)\s*(?P<tops>[\d.,]*\d)\s*(?:TFLOPS|TOPS|TFLOP/s)\s*(?P<bits>\d+)[- ]?bit", re.IGNORECASE
+    r"(?:<|below|under|less than)\s*(?P<tops>[\d.,]*\d)\s*(?:TFLOPS|TOPS|TFLOP/s)\s*(?P<bits>\d+)[- ]?bit",
+    re.IGNORECASE,
 )
 _UNDER_TPP: Final = re.compile(r"(?:<|below|under|less than)\s*(?P<tpp>[\d.,]*\d)", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w-])")
@@ -88,8 +89,10 @@ def read_cases(text: str, where: str) -> list[dict[str, str]]:
     for name in _NEEDED:
         if name not in columns:
             raise InputError(f'column "{name}" is missing', where=f"{where}:1")
-    rows = [{(key or "").strip(): (value or "").strip() for key, value in row.items() if isinstance(value, str) or not value}
-            for row in reader]  # fmt: skip
+    rows = [
+        {name.strip(): (value or "").strip() for name, value in row.items() if name and not isinstance(value, list)}
+        for row in reader
+    ]
     if not rows:
         raise InputError("holds no cases", where=where)
     return rows

@@ -109,7 +109,9 @@ def normal(text: str) -> str:
     """A name without vendor, form factor and punctuation: "NVIDIA A100 SXM 80GB" -> "a100 80gb"."""
     plain = text.lower().split("/")[-1] if re.fullmatch(r"[a-z0-9-]+/[\w.-]+", text.lower()) else text.lower()
     plain = re.sub(r"\b(\d+)\s*gb\b", r"\1gb", _NOISE.sub(" ", plain))
-    plain = re.sub(r"\b(?:nvidia|amd|intel|huawei|google|aws|hygon|cambricon|metax|biren|kunlunxin|enflame)\b", " ", plain)
+    plain = re.sub(
+        r"\b(?:nvidia|amd|intel|huawei|google|aws|hygon|cambricon|metax|biren|kunlunxin|enflame)\b", " ", plain
+    )
     return re.sub(r"[^a-z0-9.+/]+", " ", plain).strip()
 
 

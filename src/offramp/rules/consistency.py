@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _disorder(states: Sequence[State]) -> str:
     """What is wrong with the order of states; "" when nothing is."""
     if not states:
         return "has no states"
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         if after.since < before.since:
             return f"has state {after.state} of {after.since} after {before.state} of {before.since}"
     return ""
@@ -81,9 +82,7 @@ def _check_ended(rule: Rule, rules: Mapping[str, Rule], place: Place) -> None:
             )
 
 
-def _check_circles(
-    rules: Mapping[str, Rule], edges: Callable[[Rule], Sequence[str]], verb: str, place: Place
-) -> None:
+def _check_circles(rules: Mapping[str, Rule], edges: Callable[[Rule], Sequence[str]], verb: str, place: Place) -> None:
     done: set[str] = set()
 
     def visit(rule_id: str, chain: tuple[str, ...]) -> None:

@@ -4,25 +4,62 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from offramp.core.errors import InputError
 from offramp.core.figure import NEEDS_RANGE, Figure
+from offramp.core.record import Record
 from offramp.rules.book import Rulebook, load
 from offramp.rules.environment import Value, density, environment, shares_in_range, tpp_span
 from offramp.rules.evidence import inputs_of, margins_of
 from offramp.rules.facts import ChipFacts, Context, Settings
 from offramp.rules.fire import Test, conditions_of, is_active
-from offramp.rules.records import RANK, Condition, Hit, Rule, Switch, Verdict
-from offramp.rules.unknowns import IN_FORCE, Explored, explore, ordered
+from offramp.rules.records import RANK, Condition, Hit, Rule, Verdict
+from offramp.rules.unknowns import Explored, explore, ordered
 
 THIN_AFTER: Final = dt.date(2026, 6, 30)
 """Sources on rules thin out after this day: later changes may be missing from the shipped rules."""
 _NUMBERS: Final = ("die_area", "io_die_area", "dram_bandwidth", "io_bandwidth", "tpp")
+_IDLE: Final = ("announced", "suspended", "draft", "never-enforced")
 _DEFAULTS: Final = Settings()
+
+
+class _Question(Record):
+    """One question to one rulebook."""
+
+    book: Rulebook
+    facts: ChipFacts
+    context: Context
+    as_of: dt.date
+    known: dt.date | None
+    settings: Settings
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The jurisdictions asked."""
+        return ("US", "CN") if self.context.jurisdiction == "both" else (self.context.jurisdiction,)
+
+    def values(self) -> dict[str, Value]:
+        """Every attribute's value."""
+        return environment(self.facts, self.context, self.as_of, self.settings)
+
+    def is_active(self, rule: Rule) -> bool | None:
+        """Whether a rule is in force on the day, by what was known."""
+        return is_active(rule, self.as_of, self.known, include_drafts=self.context.include_drafts)
+
+    def active(self, side: str) -> tuple[list[Test], frozenset[str]]:
+        """Clauses that are, or may be, in force; ids of the rules of which no source says."""
+        standing = {rule.id: self.is_active(rule) for rule in self.book.rules.values() if rule.jurisdiction == side}
+        tests = [test for test in self.book.tests if standing.get(test.rule.id, False) is not False]
+        return tests, frozenset(name for name, state in standing.items() if state is None)
+
+    def possible(self) -> tuple[str, ...]:
+        """Verdicts that remain possible over all jurisdictions asked."""
+        values = self.values()
+        return _combined(explore(tests, values, doubtful) for tests, doubtful in map(self.active, self.sides))
 
 
 def verdict(
@@ -50,33 +87,41 @@ def verdict(
     bad = shares_in_range(context)
     if bad:
         raise InputError(f"{getattr(context, bad):g} is not a share between 0 and 1", where=bad)
-    book = rulebook or load()
-    facts = known_facts(facts, known)
-    values = environment(facts, context, as_of, settings)
-    sides = ("US", "CN") if context.jurisdiction == "both" else (context.jurisdiction,)
-    tests: dict[str, list[Test]] = {}
-    explored: dict[str, Explored] = {}
-    for side in sides:
-        tests[side], doubtful = _active(book, side, as_of, known, context)
-        explored[side] = explore(tests[side], values, doubtful)
-    possible = ordered(
-        max(combination, key=RANK.__getitem__) for combination in itertools.product(*(e.possible for e in explored.values()))
-    )
-    every = [test for side in sides for test in tests[side]]
-    hits, conditions = _hits(book, every, explored, as_of, known)
-    watch = _watch(book, sides, values, as_of, known, context)
-    notes = _notes(book, facts, context, as_of, known, settings, hits, possible)
-    span = tpp_span(facts, settings)
-    return Verdict(
-        chip=facts.id or facts.name, as_of=as_of, verdict=possible[0] if len(possible) == 1 else "indeterminate",
-        possible=possible,
-        by_jurisdiction={side: e.possible[0] if len(e.possible) == 1 else "indeterminate" for side, e in explored.items()},
-        control=_control(hits), tpp=span.low if span.known else None, pd=density(facts, settings), rules=hits,
-        watch=watch, conditions=conditions + _open_conditions(every, values), margins=margins_of(every, values),
-        inputs=inputs_of(every, values, facts, context, settings),
-        missing=_missing(explored, possible), switches=_switches(explored, possible), horizon=book.horizon(known),
-        notes=notes,
+    asked = _Question(
+        book=rulebook or load(), facts=known_facts(facts, known), context=context, as_of=as_of, known=known,
+        settings=settings,
     )  # fmt: skip
+    values = asked.values()
+    tests: list[Test] = []
+    explored: dict[str, Explored] = {}
+    for side in asked.sides:
+        active, doubtful = asked.active(side)
+        tests += active
+        explored[side] = explore(active, values, doubtful)
+    possible = _combined(explored.values())
+    deciding = explored.values() if len(possible) > 1 else ()
+    hits, conditions = _hits(asked, tests, explored.values())
+    span = tpp_span(asked.facts, settings)
+    return Verdict(
+        chip=facts.id or facts.name, as_of=as_of, verdict=_one(possible), possible=possible,
+        by_jurisdiction={side: _one(part.possible) for side, part in explored.items()}, control=_control(hits),
+        tpp=span.low if span.known else None, pd=density(asked.facts, settings), rules=hits,
+        watch=_watch(asked, values), conditions=conditions + _open_conditions(tests, values),
+        margins=margins_of(tests, values), inputs=inputs_of(tests, values, asked.facts, context, settings),
+        missing=tuple(dict.fromkeys(name for part in deciding for name in part.missing)),
+        switches=tuple(item for part in deciding for item in part.switches), horizon=asked.book.horizon(known),
+        notes=_notes(asked, hits, possible),
+    )  # fmt: skip
+
+
+def _one(possible: Sequence[str]) -> str:
+    return possible[0] if len(possible) == 1 else "indeterminate"
+
+
+def _combined(parts: Iterable[Explored]) -> tuple[str, ...]:
+    """The strictest of each way in which the jurisdictions may turn out."""
+    ways = itertools.product(*(part.possible for part in parts))
+    return ordered(max(way, key=RANK.__getitem__) for way in ways)
 
 
 def known_facts(facts: ChipFacts, known: dt.date | None) -> ChipFacts:
@@ -94,46 +139,26 @@ def known_facts(facts: ChipFacts, known: dt.date | None) -> ChipFacts:
     return msgspec.structs.replace(facts, **changes)
 
 
-def _active(
-    book: Rulebook, side: str, as_of: dt.date, known: dt.date | None, context: Context
-) -> tuple[list[Test], frozenset[str]]:
-    """Clauses of the rules that are, or may be, in force; ids of the rules of which nobody knows."""
-    standing = {
-        rule.id: is_active(rule, as_of, known, include_drafts=context.include_drafts)
-        for rule in book.rules.values()
-        if rule.jurisdiction == side
-    }
-    tests = [test for test in book.tests if standing.get(test.rule.id, False) is not False]
-    return tests, frozenset(name for name, state in standing.items() if state is None)
-
-
-def _hit(rule: Rule, as_of: dt.date, known: dt.date | None, **parts: str) -> Hit:
-    state = rule.state_on(as_of, known)
+def _hit(asked: _Question, test: Test, relieved_by: str = "") -> Hit:
+    rule, clause = test.rule, test.clause
+    state = rule.state_on(asked.as_of, asked.known)
     return Hit(
-        rule=rule.id, jurisdiction=rule.jurisdiction, state=state.state if state else "", title=rule.title,
-        source=rule.source, url=rule.url, confidence=rule.confidence, public_since=rule.announced, **parts,
+        rule=rule.id, jurisdiction=rule.jurisdiction, verdict=clause.verdict, text=clause.text or rule.outcome,
+        state=state.state if state else "", title=rule.title, source=rule.source, url=rule.url,
+        confidence=rule.confidence, public_since=rule.announced, control=clause.control, relieved_by=relieved_by,
     )  # fmt: skip
 
 
 def _hits(
-    book: Rulebook, tests: Sequence[Test], explored: dict[str, Explored], as_of: dt.date, known: dt.date | None
+    asked: _Question, tests: Sequence[Test], explored: Iterable[Explored]
 ) -> tuple[tuple[Hit, ...], tuple[Condition, ...]]:
     """Rules that fire in some way the missing facts may turn out, strictest first, and their conditions."""
     keys: dict[str, str] = {}
     relieved: dict[str, str] = {}
-    for part in explored.values():
-        for leaf in part.leaves:
-            keys |= leaf.fired.by_key
-            relieved |= leaf.fired.relieved_by
-    hits = [
-        _hit(
-            test.rule, as_of, known, verdict=test.clause.verdict, control=test.clause.control,
-            text=test.clause.text or test.rule.outcome,
-            relieved_by=relieved[test.key].split("#")[0] if test.key in relieved else "",
-        )
-        for test in tests
-        if test.key in keys
-    ]  # fmt: skip
+    for leaf in (leaf for part in explored for leaf in part.leaves):
+        keys |= leaf.fired.by_key
+        relieved |= leaf.fired.relieved_by
+    hits = [_hit(asked, test, relieved.get(test.key, "").split("#")[0]) for test in tests if test.key in keys]
     hits.sort(key=lambda hit: (bool(hit.relieved_by), -RANK.get(hit.verdict, -1), hit.rule))
     return tuple(hits), conditions_of(tests, keys)
 
@@ -143,7 +168,9 @@ def _open_conditions(tests: Sequence[Test], values: dict[str, Value]) -> tuple[C
     out: list[Condition] = []
     for test in tests:
         if test.is_open(values):
-            out.append(Condition(kind=f"unless-{test.clause.verdict}", text=test.clause.text, rule=test.rule.id))
+            if test.clause.verdict:
+                kind = f"unless-{test.clause.verdict}"
+                out.append(Condition(kind=kind, text=test.clause.text, rule=test.rule.id))
             out += conditions_of([test], [test.key])
     return tuple(out)
 
@@ -154,97 +181,74 @@ def _control(hits: Sequence[Hit]) -> str:
     return max(found, key=lambda hit: RANK.get(hit.verdict, 0)).control if found else ""
 
 
-def _watch(
-    book: Rulebook, sides: Sequence[str], values: dict[str, Value], as_of: dt.date, known: dt.date | None,
-    context: Context,
-) -> tuple[Hit, ...]:  # fmt: skip
+def _watch(asked: _Question, values: dict[str, Value]) -> tuple[Hit, ...]:
     """Rules that speak to this act but are announced, suspended, draft or never enforced."""
     out: list[Hit] = []
-    for test in book.tests:
-        state = test.rule.state_on(as_of, known)
-        if test.rule.jurisdiction not in sides or state is None or not test.is_base or not test.clause.verdict:
+    for test in asked.book.tests:
+        state = test.rule.state_on(asked.as_of, asked.known)
+        if state is None or state.state not in _IDLE or test.rule.jurisdiction not in asked.sides:
             continue
-        idle = state.state in ("announced", "suspended", "draft", "never-enforced")
-        if idle and is_active(test.rule, as_of, known, include_drafts=context.include_drafts) is False:
-            if test.truth(values) is True:
-                out.append(_hit(test.rule, as_of, known, verdict=test.clause.verdict, control=test.clause.control,
-                                text=test.clause.text or test.rule.outcome))  # fmt: skip
+        speaks = test.is_base and test.clause.verdict and asked.is_active(test.rule) is False
+        if speaks and test.truth(values) is True:
+            out.append(_hit(asked, test))
     return tuple(out)
 
 
-def _deciding(explored: dict[str, Explored], possible: Sequence[str]) -> list[Explored]:
-    return list(explored.values()) if len(possible) > 1 else []
-
-
-def _missing(explored: dict[str, Explored], possible: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for part in _deciding(explored, possible) for name in part.missing))
-
-
-def _switches(explored: dict[str, Explored], possible: Sequence[str]) -> tuple[Switch, ...]:
-    return tuple(item for part in _deciding(explored, possible) for item in part.switches)
-
-
-def _notes(
-    book: Rulebook, facts: ChipFacts, context: Context, as_of: dt.date, known: dt.date | None, settings: Settings,
-    hits: Sequence[Hit], possible: Sequence[str],
-) -> tuple[str, ...]:  # fmt: skip
-    notes = list(facts.notes)
-    horizon = min(known, THIN_AFTER) if known else THIN_AFTER
+def _notes(asked: _Question, hits: Sequence[Hit], possible: Sequence[str]) -> tuple[str, ...]:
+    as_of, rules = asked.as_of, asked.book.rules
+    notes = list(asked.facts.notes)
+    horizon = min(asked.known, THIN_AFTER) if asked.known else THIN_AFTER
     if as_of > horizon:
         notes.append(
             f"Sources on rules thin out after {horizon}; in force on {as_of} means that no source found says otherwise."
         )
     late = sorted({hit.rule for hit in hits if hit.public_since > as_of})
-    notes += [f"{name} became public on {book.rules[name].announced}, after the day asked about." for name in late]
-    doubtful = [
-        rule.id
-        for rule in book.rules.values()
-        if (state := rule.state_on(as_of, known)) and state.state == "unknown"
-        and context.jurisdiction in ("both", rule.jurisdiction)
-    ]  # fmt: skip
-    notes += [f"No source says whether {name} is in force on {as_of}: {book.rules[name].note}" for name in doubtful]
+    notes += [f"{name} became public on {rules[name].announced}, after the day asked about." for name in late]
+    for rule in rules.values():
+        if rule.jurisdiction in asked.sides and asked.is_active(rule) is None:
+            notes.append(f"No source says whether {rule.id} is in force on {as_of}: {rule.note}")
+    weak = sorted({hit.rule for hit in hits if hit.confidence == "weak"})
+    notes += [f"{name} rests on a weak source: {rules[name].note or rules[name].source}" for name in weak]
     if not hits:
-        notes.append(_outside(context))
-    return (*notes, *_fragile(facts, context, as_of, known, book, settings, possible))
+        notes.append(_outside(asked.context))
+    return (*notes, *_fragile(asked, possible))
 
 
 def _outside(context: Context) -> str:
-    sides = "Neither jurisdiction's rules" if context.jurisdiction == "both" else f"No {context.jurisdiction} rule"
-    verb = "bind" if context.jurisdiction == "both" else "binds"
+    both = context.jurisdiction == "both"
+    who = "Neither jurisdiction's rules" if both else f"No {context.jurisdiction} rule"
     return (
-        f"{sides} in this rulebook {verb} this act (headquarters {context.headquarters}, destination "
-        f"{context.destination_country}, {context.use}): no licence, quota or ban was found."
+        f"{who} in this rulebook {'bind' if both else 'binds'} this act (headquarters {context.headquarters}, "
+        f"destination {context.destination_country}, {context.use}): no licence, quota or ban was found."
     )
 
 
-def _fragile(
-    facts: ChipFacts, context: Context, as_of: dt.date, known: dt.date | None, book: Rulebook, settings: Settings,
-    possible: Sequence[str],
-) -> list[str]:  # fmt: skip
+def _ends(figure: Figure | None) -> list[Figure]:
+    """The figure at either end of its range, where it is an estimate, press or an assumption."""
+    if figure is None or figure.confidence not in NEEDS_RANGE or figure.low is None or figure.high is None:
+        return []
+    return [msgspec.structs.replace(figure, value=end) for end in sorted({figure.low, figure.high} - {figure.value})]
+
+
+def _variants(facts: ChipFacts) -> Iterator[tuple[str, Figure, ChipFacts]]:
+    """The facts with one uncertain figure moved to an end of its range."""
+    for name in _NUMBERS:
+        for moved in _ends(getattr(facts, name)):
+            yield name, moved, msgspec.structs.replace(facts, **{name: moved})
+    for i, peak in enumerate(facts.peaks):
+        for moved in _ends(peak.figure):
+            peaks = (*facts.peaks[:i], msgspec.structs.replace(peak, figure=moved), *facts.peaks[i + 1 :])
+            yield f"peak_{peak.dtype}", moved, msgspec.structs.replace(facts, peaks=peaks)
+
+
+def _fragile(asked: _Question, possible: Sequence[str]) -> list[str]:
     """Figures given as a range within which the verdict changes."""
     out: list[str] = []
-    side_names = ("US", "CN") if context.jurisdiction == "both" else (context.jurisdiction,)
-    for name in _NUMBERS:
-        figure: Figure | None = getattr(facts, name)
-        if figure is None or figure.confidence not in NEEDS_RANGE or figure.low is None or figure.high is None:
-            continue
-        for end in {figure.low, figure.high} - {figure.value}:
-            moved = msgspec.structs.replace(facts, **{name: msgspec.structs.replace(figure, value=end)})
-            values = environment(moved, context, as_of, settings)
-            found: set[str] = set()
-            parts = [explore(*_first(_active(book, side, as_of, known, context), values)) for side in side_names]
-            for combination in itertools.product(*(part.possible for part in parts)):
-                found.add(max(combination, key=RANK.__getitem__))
-            if found != set(possible):
-                out.append(f"{name} is {figure.confidence}, {figure.low:g} to {figure.high:g} {figure.unit}: at "
-                           f"{end:g} the verdict would be {' or '.join(ordered(found))}.")  # fmt: skip
+    for name, figure, facts in _variants(asked.facts):
+        found = msgspec.structs.replace(asked, facts=facts).possible()
+        if found != tuple(possible):
+            out.append(
+                f"{name} is {figure.confidence}, {figure.low:g} to {figure.high:g} {figure.unit}: at "
+                f"{figure.value:g} the verdict would be {' or '.join(found)}."
+            )
     return out
-
-
-def _first(active: tuple[list[Test], frozenset[str]], values: dict[str, Value]) -> tuple[Any, Any, Any]:
-    return active[0], values, active[1]
-
-
-def in_force_fact(rule_id: str) -> str:
-    """Name of the missing fact "is this rule in force"."""
-    return IN_FORCE + rule_id

@@ -48,11 +48,10 @@ def inputs_of(
     tests: Sequence[Test], values: dict[str, Value], facts: ChipFacts, context: Context, settings: Settings
 ) -> tuple[Input, ...]:
     """Every fact that some rule in reach read, with its source."""
-    read: set[str] = {"chip"}
+    read: set[str] = {"chip", "headquarters", "destination", "buyer", "use"}
     for test in tests:
-        read |= attributes(test.applies)
         if truth(test.applies, values) is not False:
-            read |= attributes(test.when)
+            read |= attributes(test.applies) | attributes(test.when)
     for name in set(read) & set(DERIVED):
         read |= set(DERIVED[name])
     return tuple(

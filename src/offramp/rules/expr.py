@@ -1,13 +1,13 @@
 """The language of conditions: ``datacenter and (tpp >= limit.tpp or pd >= 5.92)``, read with exact error places.
 
-    condition   = choice
-    choice      = both { "or" both }
-    both        = negation { "and" negation }
-    negation    = [ "not" ] ( "(" choice ")" | test )
-    test        = attribute                                   a yes/no attribute
-                | attribute ("<" | "<=" | ">" | ">=") number   number, limit.<name>, or a date
-                | attribute "is" [ "not" ] word
-                | attribute [ "not" ] "in" ( list-name | "[" word { "," word } "]" )
+condition   = choice
+choice      = both { "or" both }
+both        = negation { "and" negation }
+negation    = [ "not" ] ( "(" choice ")" | test )
+test        = attribute                                   a yes/no attribute
+            | attribute ("<" | "<=" | ">" | ">=") number   number, limit.<name>, or a date
+            | attribute "is" [ "not" ] word
+            | attribute [ "not" ] "in" ( list-name | "[" word { "," word } "]" )
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class _Parser:
     def parse(self) -> Node:
         node = self.choice()
         if self.at < len(self.tokens):
-            kind, value, offset = self.tokens[self.at]
+            _kind, value, offset = self.tokens[self.at]
             raise ExpressionError(f'"{value}" is not expected here', offset, 'Join conditions with "and" or "or".')
         return node
 
@@ -133,7 +133,7 @@ class _Parser:
         return self.tokens[self.at - 1]
 
     def expect(self, value: str) -> None:
-        kind, found, offset = self.take()
+        _kind, found, offset = self.take()
         if found != value:
             raise ExpressionError(f'expected "{value}", found "{found}"', offset)
 
@@ -216,7 +216,7 @@ class _Parser:
 
     def listed(self, name: str) -> Node:
         if self.peek() != "[":
-            kind, list_name, offset = self.take()
+            _kind, list_name, offset = self.take()
             if list_name not in self.vocabulary.lists:
                 hint = near_miss_hint(list_name, self.vocabulary.lists) or "Add it to lists.toml."
                 raise ExpressionError(f'unknown list "{list_name}"', offset, hint)

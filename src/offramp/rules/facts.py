@@ -155,7 +155,8 @@ class Settings(Record):
 
     Attributes:
         tf32_bits: bit length of TF32 (32 as stored, 19 as significant).
-        die_area: "all-logic" counts I/O and base dies on a non-planar node, "compute-only" does not.
+        die_area: "as-published" takes the area that published classifications use; "all-logic" adds I/O and base
+            dies on a non-planar node, as the Technical Note's letter has it.
         aggregation: how "aggregated over all processing units" is read; see
             :func:`offramp.rules.formulas.total_processing_performance`.
         offshore_review: review policy for a foreign site of a Chinese-parented firm: "denial" (the January 2026
@@ -163,7 +164,7 @@ class Settings(Record):
     """
 
     tf32_bits: Literal[32, 19] = 32
-    die_area: Literal["all-logic", "compute-only"] = "all-logic"
+    die_area: Literal["as-published", "all-logic"] = "as-published"
     aggregation: Aggregation = "max-concurrent"
     offshore_review: Literal["denial", "as-china"] = "denial"
 

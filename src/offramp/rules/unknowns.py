@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -101,7 +102,7 @@ class _Search:
             return [_inside(span)]
         top = span.high if math.isfinite(span.high) else 2 * points[-1] + 1
         edges = [span.low, *points, top]
-        between = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False) if b > a]
+        between = [(a + b) / 2 for a, b in itertools.pairwise(edges) if b > a]
         return sorted({*points, *between})
 
     def thresholds(self, fact: str, values: Values) -> list[float]:
