@@ -71,6 +71,12 @@ def known_chips(book: Rulebook) -> list[str]:
     return sorted({*_catalogue().chips, *(key for key, facts in book.chips.chips.items() if facts.item == "ic")})
 
 
+def chip_names(book: Rulebook) -> list[str]:
+    """Ids, and the names by which people call them, for near misses."""
+    ids = known_chips(book)
+    return [*ids, *(key.split("/")[-1] for key in ids)]
+
+
 def from_catalog(chip: catalog.Chip) -> ChipFacts:
     """The catalogue's part: dense peaks, die area, memory bandwidth, links of both directions together.
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, cast
 import msgspec
 
 from offramp import __version__
-from offramp.app.chipfacts import chip_facts, known_chips, log_facts, resolver
+from offramp.app.chipfacts import chip_facts, chip_names, known_chips, log_facts, resolver
 from offramp.app.studyfile import load_study
 from offramp.core.document import decode_text, read_bytes
 from offramp.core.errors import CatalogError, InputError, near_miss_hint
@@ -49,7 +49,7 @@ def verdict(chip: str, *, as_of: str, **question: str) -> Result:
     row |= {"chip": chip, "as_of": as_of}
     stated = any(row.get(name) for name in ("dense_tops_x_bits", "tpp", "die_mm2", "dram_bw_GBps", "io_bw_GBps"))
     if chip_facts(chip, book=book, name=row.get("chip_name", "")) is None and not stated:
-        hint = near_miss_hint(chip, known_chips(book))
+        hint = near_miss_hint(chip, chip_names(book))
         raise CatalogError(
             f'unknown chip "{chip}"', where="CHIP",
             mend=f'{hint} Or state it: --set dense_tops_x_bits="INT8 624x8" --set die_mm2=826.'.strip(),
@@ -209,7 +209,7 @@ def _compare(
     chip: str, days: tuple[dt.date, dt.date], row: Mapping[str, str], book: Rulebook, settings: Settings
 ) -> dict[str, Any]:
     if chip_facts(chip, book=book) is None:
-        hint = near_miss_hint(chip, known_chips(book))
+        hint = near_miss_hint(chip, chip_names(book))
         raise CatalogError(f'unknown chip "{chip}"', where="--chip", mend=f'{hint} "offramp chips" lists all.'.strip())
     answers: list[Verdict] = []
     for day in days:
@@ -235,7 +235,7 @@ def _moved(book: Rulebook, days: tuple[dt.date, dt.date]) -> list[dict[str, Any]
     out: list[dict[str, Any]] = []
     for rule in book.rules.values():
         states = [rule.state_on(day) for day in days]
-        names = [state.state if state else "none" for state in states]
+        names = [state.state if state else "not yet" for state in states]
         if names[0] != names[1]:
             out.append({"rule": rule.id, "from": names[0], "to": names[1], "title": rule.title})
     return out

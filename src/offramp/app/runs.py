@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import errno
+import functools
+import hashlib
 import os
 import re
 import shutil
@@ -68,6 +70,17 @@ class Manifest(Record):
 def runs_root(root: str | Path | None = None) -> Path:
     """The folder of runs: the argument, else ``OFFRAMP_RUNS``, else ``./runs``."""
     return Path(root or os.environ.get("OFFRAMP_RUNS") or "runs")
+
+
+@functools.lru_cache(maxsize=1)
+def code_version() -> str:
+    """Digest of the program's own source: a unit that older code computed is not taken for a new one."""
+    digest = hashlib.blake2b(digest_size=8)
+    root = Path(__file__).resolve().parents[1]
+    for layer in ("core", "arch", "catalog", "traffic", "cost", "serve", "search", "app"):
+        for path in sorted((root / layer).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -129,7 +142,7 @@ class RunStore:
             name: value if isinstance(value, (bytes, str, int, float)) else msgspec.json.encode(value, order="sorted")
             for name, value in parts.items()
         }
-        return hash_inputs({**texts, "\x00kind": kind, "\x00format": UNIT_FORMAT, "\x00version": __version__})
+        return hash_inputs({**texts, "\x00kind": kind, "\x00format": UNIT_FORMAT, "\x00code": code_version()})
 
     def find(self, key: str, kind: type[T]) -> T | None:
         """The finished unit of that key, or None. A unit that cannot be read counts as not there."""
@@ -198,7 +211,7 @@ class Run:
         if folder is None:
             return None
         old = read_manifest(folder)
-        if old is not None and old.status == "complete" and old.offramp_version == __version__:
+        if old is not None and old.status == "complete" and old.inputs_hash == self._manifest.inputs_hash:
             try:
                 return result_from_json((folder / "result.json").read_bytes())
             except (OSError, msgspec.MsgspecError):

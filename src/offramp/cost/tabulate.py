@@ -83,11 +83,11 @@ def step_table(
     at_seqs = np.interp(seqs * q, tokens, base)
     decode_base = np.maximum(near - slope * seqs * low - at_seqs - seq_s * seqs, 0.0)
     pairs = 1e6
-    one = np.ones(1)
-    chunk = _seconds(one_draw, pool, 0, tokens=512 * one, chunks=1.0, prefill_pairs=pairs)
-    more = _seconds(one_draw, pool, 0, tokens=512 * one, chunks=1.0, prefill_pairs=2 * pairs)
+    probe = np.minimum(512.0, tokens[-1:])
+    chunk = _seconds(one_draw, pool, 0, tokens=probe, chunks=1.0, prefill_pairs=pairs)
+    more = _seconds(one_draw, pool, 0, tokens=probe, chunks=1.0, prefill_pairs=2 * pairs)
     pair_s = float((more - chunk)[0] / pairs)
-    flat = float(np.interp(512.0, tokens, base))
+    flat = float(np.interp(probe[0], tokens, base))
     prefill_base = max(float(chunk[0]) - pair_s * pairs - flat - seq_s, 0.0)
     launch = float(setting.model.layer_count) * float(p.prefill_layer_s[0, 0])
     capacity = memory_table(
@@ -95,12 +95,13 @@ def step_table(
         max_batch_tokens=np.array([float(pool.max_batch_tokens)]), reserve_share=p.memory_reserve[:, 0],
         mtp=decode_tokens > 1,
     )  # fmt: skip
+    slot_tokens = capacity["kv_capacity_tokens"][0] // pool.pp  # the micro-batches of a pipeline share the cache
     context = np.array([mean_context])
     per_token = kv_bytes_per_sequence(setting.model, setting.precision, shard_of(pool, 1), context) / context
     return StepTable(
         token_grid=tokens, base_s=base, prefill_extra_s=np.full_like(tokens, min(launch, prefill_base)), seq_grid=seqs,
         decode_base_s=decode_base, decode_slope_s=slope, prefill_base_s=max(prefill_base - launch, 0.0), pair_s=pair_s,
-        seq_s=seq_s, kv_capacity_tokens=int(min(capacity["kv_capacity_tokens"][0], 2.0**53)),
+        seq_s=seq_s, kv_capacity_tokens=int(min(slot_tokens, 2.0**53)),
         virtual_engines=pool.dp * pool.pp, synchronised=pool.dp > 1 and pool.ep > 1, block_tokens=block_tokens,
         max_batch_tokens=pool.max_batch_tokens, max_seqs=pool.max_seqs, decode_tokens=decode_tokens,
         accept_tokens=accept_tokens, kv_bytes_per_token=float(per_token[0]) * pool.tp * pool.pp,

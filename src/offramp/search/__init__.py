@@ -1,8 +1,8 @@
 """Search: the layout of a workload on a chip that carries most within the SLO, and how much that is.
 
-:func:`mix_of` and :class:`Stream` describe the traffic; :func:`find` enumerates layouts, prunes what does not fit, ranks the
-rest in closed form, simulates the best on the traffic and bisects the rate; the :class:`Candidate` holds the answer with
-joint draws, so that the ratio of two candidates is their exchange rate with its interval.
+:func:`mix_of` and :class:`Stream` describe the traffic; :func:`find` enumerates layouts, prunes what does not fit,
+ranks the rest in closed form, simulates the best on the traffic and bisects the rate; the :class:`Candidate` holds
+the answer with joint draws, so that the ratio of two candidates is their exchange rate with its interval.
 """
 
 from offramp.search.candidate import Binding, Candidate, Question, Tried, binding, find, middle

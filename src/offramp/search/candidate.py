@@ -157,7 +157,7 @@ def middle(setting: Setting) -> Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stack:
+class PricedStack:
     """All layouts of one engine and precision, priced at the middle."""
 
     setting: Setting
@@ -167,12 +167,13 @@ class _Stack:
     rates: F8
 
 
-def _stacks(
+def stacks_of(
     question: Question, catalog: Catalog, calibration: Calibration, chip_id: str, *, overrides: Overrides,
-    as_of: dt.date | None, log: FigureLog | None,
-) -> list[_Stack]:  # fmt: skip
+    as_of: dt.date | None = None, log: FigureLog | None = None,
+) -> list[PricedStack]:  # fmt: skip
+    """Every engine and precision of a chip with all its layouts priced at the middle parameters."""
     chip = catalog.chip(chip_id)
-    found: list[_Stack] = []
+    found: list[PricedStack] = []
     for engine in candidate_engines(chip, question.limits):
         for dtype in weight_dtypes(question.limits):
             listed = pools(question.model, chip, catalog, question.limits, engine=engine, dtype=dtype)
@@ -187,18 +188,18 @@ def _stacks(
                 mid, listed, question.mix, decode_tokens=question.decode_tokens, accept_tokens=1.0 + question.accept
             )
             rates = grid.best_rates(question.slo, len(listed))[0]
-            found.append(_Stack(setting=setting, middle=mid, pools=listed, grid=grid, rates=rates))
+            found.append(PricedStack(setting=setting, middle=mid, pools=listed, grid=grid, rates=rates))
     return found
 
 
-def _ranked(stacks: list[_Stack], slo: Slo, most: int) -> list[tuple[float, _Stack, int, float]]:
+def _ranked(stacks: list[PricedStack], slo: Slo, most: int) -> list[tuple[float, PricedStack, int, float]]:
     """The best layouts as (rate per device, stack, index, best batch); at most two per (engine, tp, pp, dp)."""
     rows: list[tuple[float, int, int]] = []
     for s, stack in enumerate(stacks):
         devices = np.array([pool.devices for pool in stack.pools], dtype=float)
         rows += [(float(value), s, i) for i, value in enumerate(stack.rates / devices) if value > 0]
     rows.sort(key=lambda row: (-row[0], row[1], row[2]))
-    chosen: list[tuple[float, _Stack, int, float]] = []
+    chosen: list[tuple[float, PricedStack, int, float]] = []
     seen: set[tuple[object, ...]] = set()
     for value, s, i in rows:
         stack = stacks[s]
@@ -234,11 +235,11 @@ def find(
     """
     chip = catalog.chip(chip_id)
     fixed = overrides or {}
-    stacks = _stacks(question, catalog, calibration, chip.id, overrides=fixed, as_of=as_of, log=log)
+    stacks = stacks_of(question, catalog, calibration, chip.id, overrides=fixed, as_of=as_of, log=log)
     priced = sum(stack.grid.batch.size for stack in stacks)
     chosen = _ranked(stacks, question.slo, max(question.simulate, 1))
     loose = [] if chosen else _ranked(stacks, {}, max(question.simulate, 1))
-    tried: list[tuple[float, Tried, _Stack, Felt | None]] = []
+    tried: list[tuple[float, Tried, PricedStack, Felt | None]] = []
     for value, stack, i, batch in chosen or loose[:1]:
         pool = with_limits(stack.pools[i], batch)
         replica = _replica(question, stack.middle, pool)
@@ -263,7 +264,13 @@ def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
 
 
 def _answer(
-    question: Question, catalog: Catalog, best: Tried, stack: _Stack, felt: Felt | None, tried: list[Tried], priced: int
+    question: Question,
+    catalog: Catalog,
+    best: Tried,
+    stack: PricedStack,
+    felt: Felt | None,
+    tried: list[Tried],
+    priced: int,
 ) -> Candidate:
     chip = catalog.chip(best.pool.chip)
     pool = best.pool
@@ -313,7 +320,7 @@ def binding(setting: Setting, pool: Pool, question: Question, felt: Felt | None)
 
 
 def _blocked(
-    question: Question, chip_id: str, stacks: list[_Stack], *, catalog: Catalog, priced: int
+    question: Question, chip_id: str, stacks: list[PricedStack], *, catalog: Catalog, priced: int
 ) -> Candidate:  # fmt: skip
     """Why there is no layout: memory, engine, or an SLO that no batch keeps."""
     chip = catalog.chip(chip_id)
@@ -350,11 +357,11 @@ def _longest_does_not_fit(question: Question, memory: Memory, pool: Pool) -> Blo
 
 
 def _slo_blocked(
-    question: Question, base: Candidate, fitting: list[tuple[_Stack, int]], catalog: Catalog
+    question: Question, base: Candidate, fitting: list[tuple[PricedStack, int]], catalog: Catalog
 ) -> Candidate:  # fmt: skip
     """The lowest latency that any layout reaches, and which term binds there."""
     texts: list[str] = []
-    best: tuple[_Stack, int] = fitting[0]
+    best: tuple[PricedStack, int] = fitting[0]
     for key, limit in question.slo.items():
         lowest, stack, i = min(
             ((_lowest(stack.grid, i, key), stack, i) for stack, i in fitting), key=lambda row: row[0]

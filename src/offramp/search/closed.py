@@ -2,12 +2,14 @@
 
 In a steady state ``n`` sequences decode on each virtual engine and requests come and go at a rate ``r``. A request
 needs ``m`` steps that hold a piece of its prefill and ``d = (osl - 1) / accepted`` decode steps, which it shares with
-the other ``n - 1``. Every second holds ``r m`` mixed steps and ``r d / n - r m`` pure decode steps, so that
+the other ``n - 1``. Of all steps a share ``f = m n / d`` holds prefill; where ``R`` data-parallel ranks step together,
+a step is slow if any of them prefills, ``F = 1 - (1 - f)^R``:
 
-    r = 1 / (m (t_mixed - t_decode) + t_decode d / n)         while d / n >= m,  else 1 / (m t_mixed)
+    r = (n / d) / (t_decode + F (t_mixed - t_decode))         while f < 1,  else 1 / (m t_mixed)
 
-Time per output token follows from Little's law, n / (r (osl - 1)); the wait for the first token is the prefill's own
-steps, half a step, and a queue for prefill that grows as rho / (1 - rho) / 2 (M/D/1).
+A request's time per output token is the mean of its own ``d`` steps, so short outputs spread most:
+``sd^2 = F (1 - F) (t_mixed - t_decode)^2 m / d``, and never more than ``t_mixed``. The wait for the first token is the
+prefill's own steps, half a step, and a queue for prefill that grows as rho / (1 - rho) / 2 (M/D/1).
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ F8 = npt.NDArray[np.float64]
 BATCHES = np.array([1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024], dtype=np.float64)
 
 # Percentiles over means, for ranking only; the simulation measures them. Assumed: waits for the first token are near
-# exponential; time per output token is an average over many steps and varies little.
+# exponential; a request's time per output token is near normal around the mean of its steps.
 TTFT_WAIT = {"mean": 1.0, "p50": 0.7, "p90": 2.3, "p95": 3.0, "p99": 4.6}
-TPOT_FACTOR = {"mean": 1.0, "p50": 1.0, "p90": 1.15, "p95": 1.2, "p99": 1.35}
+NORMAL = {"mean": 0.0, "p50": 0.0, "p90": 1.28, "p95": 1.64, "p99": 2.33}
 Slo = Mapping[str, float]
 
 
@@ -43,7 +45,7 @@ class Grid:
         devices: torch devices of one replica.
         fits: whether weights, the batch's cache and the longest request fit.
         rate: requests per second of one replica.
-        tpot_s: mean.
+        tpot_s: mean; tpot_sd_s: spread over requests.
         ttft_base_s, ttft_wait_s: the fixed part and the queueing part of the first token's time.
         decode_s, mixed_s: a pure decode step, and one that holds a piece of prefill.
         output_steps: mean output tokens after the first.
@@ -56,11 +58,16 @@ class Grid:
     fits: npt.NDArray[np.bool_]
     rate: F8
     tpot_s: F8
+    tpot_sd_s: F8
     ttft_base_s: F8
     ttft_wait_s: F8
     decode_s: F8
     mixed_s: F8
     output_steps: float
+
+    def tpot_at(self, stat: str) -> F8:
+        """Time per output token at a percentile. [draws, n]"""
+        return np.minimum(self.tpot_s + NORMAL[stat] * self.tpot_sd_s, np.maximum(self.mixed_s, self.tpot_s))
 
     def meets(self, slo: Slo) -> npt.NDArray[np.bool_]:
         """Whether each point keeps the limits, by rule of thumb for percentiles. [draws, n]"""
@@ -70,13 +77,13 @@ class Grid:
             if metric == "ttft":
                 good &= self.ttft_base_s + TTFT_WAIT[stat] * self.ttft_wait_s <= limit
             elif metric == "tpot":
-                good &= self.tpot_s * TPOT_FACTOR[stat] <= limit
+                good &= self.tpot_at(stat) <= limit
             elif metric == "itl":
                 worst = self.mixed_s if stat in ("p95", "p99") else self.tpot_s
                 good &= worst <= limit
             elif metric == "e2e":
                 wait = TTFT_WAIT[stat] * self.ttft_wait_s
-                good &= self.ttft_base_s + wait + self.tpot_s * self.output_steps * TPOT_FACTOR[stat] <= limit
+                good &= self.ttft_base_s + wait + self.tpot_s * self.output_steps <= limit
         return good
 
     def best_rates(self, slo: Slo, pools: int) -> F8:
@@ -115,7 +122,7 @@ def evaluate(
     n, budget = col["batch"], col["max_batch_tokens"]
     q = decode_tokens
     room = np.maximum(budget - n * q, 64.0)
-    piece = np.minimum(mix.isl, room)
+    piece = np.minimum(mix.isl_sized, room)
     zero = np.zeros_like(n)
     decode = Steps(
         tokens=n * q, decode_seqs=n, decode_context=n * mix.context, prefill_pairs=zero, chunks=zero, decode_tokens=q
@@ -128,9 +135,14 @@ def evaluate(
     t_mixed = np.maximum(step_time(setting, shard, mixed).total, t_decode)
     per_request = mix.isl / piece
     decodes = max(mix.osl - 1.0, 1e-6) / accept_tokens
-    enough = decodes / n >= per_request
-    steady = 1.0 / (per_request * (t_mixed - t_decode) + t_decode * decodes / n)
-    rate = np.where(enough, steady, 1.0 / (per_request * t_mixed))
+    share = per_request * n / decodes
+    ranks = np.where((col["dp"] > 1) & (col["ep"] > 1), col["dp"], 1.0)
+    slow = 1.0 - (1.0 - np.minimum(share, 1.0)) ** ranks
+    step = t_decode + slow * (t_mixed - t_decode)
+    rate = np.where(share < 1.0, n / decodes / step, 1.0 / (per_request * t_mixed))
+    step = np.where(share < 1.0, step, t_mixed)
+    few = max(mix.osl_p25 - 1.0, 1.0) / accept_tokens
+    spread = (t_mixed - t_decode) * np.sqrt(slow * (1.0 - slow) * np.maximum(per_request, 1.0) / few)
     engines = col["dp"] * col["pp"]
     own_prefill = per_request * t_mixed
     busy = np.minimum(rate * own_prefill, 0.98)
@@ -139,7 +151,7 @@ def evaluate(
     return Grid(
         pool_index=np.repeat(np.arange(len(pools)), len(batches)), batch=n, engines=engines,
         devices=col["tp"] * col["pp"] * col["dp"], fits=_fits(setting, shard, col, mix, mtp=q > 1),
-        rate=rate * engines, tpot_s=n / np.maximum(rate * max(mix.osl - 1.0, 1e-6), 1e-12),
+        rate=rate * engines, tpot_s=step / accept_tokens, tpot_sd_s=spread / accept_tokens,
         ttft_base_s=first + 0.5 * t_decode + long * own_prefill, ttft_wait_s=own_prefill * busy / (1.0 - busy) / 2.0,
         decode_s=t_decode, mixed_s=t_mixed, output_steps=max(mix.osl - 1.0, 0.0),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from offramp.cost import Pool
 from offramp.cost.hardware import system_of
 
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
-CHUNKS = (2048, 8192)
+CHUNKS = (256, 512, 1024, 2048, 8192)
 MOST_SCALE_OUT = 4
 """Servers that one replica may span where the scale-up domain ends at the server."""
 

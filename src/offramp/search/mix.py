@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from offramp.core.record import Record
 from offramp.core.seeds import derive_seed
 from offramp.serve import Requests
+
+F8 = npt.NDArray[np.float64]
+JITTER_S = 60.0
+"""Copies of a request fall into the same minute, not the same second. Assumed."""
 
 
 class Mix(Record):
@@ -16,7 +21,9 @@ class Mix(Record):
 
     Attributes:
         isl, osl: mean tokens.
+        isl_sized: mean input length weighted by itself: the prompt that a random prefill token belongs to.
         isl_p90: 90th percentile of the input length.
+        osl_p25: 25th percentile of the output length.
         context: mean tokens in the cache of a decoding sequence, weighted by time in decode.
         pairs: mean (query, context) pairs of one prefill.
         longest: input plus output that all but one in a thousand requests stay below.
@@ -25,7 +32,9 @@ class Mix(Record):
 
     isl: float
     osl: float
+    isl_sized: float
     isl_p90: float
+    osl_p25: float
     context: float
     pairs: float
     longest: int
@@ -40,7 +49,8 @@ def mix_of(requests: Requests, *, context_limit: int = 0) -> Mix:
     isl = requests.isl_tokens.astype(np.float64)
     osl = requests.osl_tokens.astype(np.float64)
     return Mix(
-        isl=float(isl.mean()), osl=float(osl.mean()), isl_p90=float(np.quantile(isl, 0.9)),
+        isl=float(isl.mean()), osl=float(osl.mean()), isl_sized=float((isl * isl).sum() / isl.sum()), isl_p90=float(np.quantile(isl, 0.9)),
+        osl_p25=float(np.quantile(osl, 0.25)),
         context=float((osl * (isl + osl / 2.0)).sum() / max(osl.sum(), 1.0)),
         pairs=float((isl * (isl + 1.0) / 2.0).mean()), longest=int(np.quantile(isl + osl, 0.999)),
         requests=len(requests),
@@ -49,56 +59,63 @@ def mix_of(requests: Requests, *, context_limit: int = 0) -> Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Makes request streams of a stated mean rate out of one set of requests.
+    """Makes the request stream of one replica at a stated rate, out of one set of requests.
 
-    A trace keeps its clock: a lower rate thins it at random, a higher one lays shifted copies over one another, so
-    that bursts last as long as they did. Requests whose prompts share prefixes keep their order instead, and the
-    clock is stretched, because thinning would break the conversations that the prefix cache lives on.
+    A trace keeps its clock. The whole demand is the trace ``copies`` times over: each copy of a request comes within
+    ``JITTER_S`` of the original, because other users do the same things in the same minute but not in the same
+    second; up to one copy the trace is taken as it is. A replica sees a random share of that. Requests whose prompts
+    share prefixes keep their order instead, and the clock is stretched, because thinning would break the
+    conversations that the prefix cache lives on.
 
     Attributes:
         requests: the trace or the synthetic requests.
-        seed: of thinning and shifts.
+        seed: of shares and shifts.
+        demand: requests per second of the whole demand that the replica takes a share of; 0 is the trace's own rate.
     """
 
     requests: Requests
     seed: int
+    demand: float = 0.0
+
+    @property
+    def span_s(self) -> float:
+        """Duration of the source, its last gap included."""
+        n = len(self.requests)
+        return float(self.requests.arrival_s[-1] - self.requests.arrival_s[0]) * n / (n - 1) if n > 1 else 0.0
 
     @property
     def rate(self) -> float:
         """Mean requests per second of the source."""
-        span = float(self.requests.arrival_s[-1] - self.requests.arrival_s[0]) if len(self.requests) > 1 else 0.0
-        return (len(self.requests) - 1) / span if span > 0 else 1.0
+        return len(self.requests) / self.span_s if self.span_s > 0 else 1.0
 
     def at(self, rate: float, *, most: int) -> Requests:
         """About ``most`` requests at ``rate`` per second."""
         source = self.requests
-        if source.hash_ids is not None or len(source) < 2:
+        if source.hash_ids is not None or len(source) < 2 or self.span_s <= 0:
             part = source.take(np.arange(min(most, len(source))))
             start = part.arrival_s[0] if len(part) else 0.0
             own = (len(part) - 1) / max(float(part.arrival_s[-1] - start), 1e-9) if len(part) > 1 else rate
             return replace(part, arrival_s=(part.arrival_s - start) * (own / rate))
-        return self._resampled(rate, most)
+        return self._share(rate, most)
 
-    def _resampled(self, rate: float, most: int) -> Requests:
-        source, n = self.requests, len(self.requests)
+    def _share(self, rate: float, most: int) -> Requests:
+        source, n, span = self.requests, len(self.requests), self.span_s
         rng = np.random.default_rng(derive_seed(self.seed, "stream"))
-        first = source.arrival_s[0]
-        span = float(source.arrival_s[-1] - first) * n / (n - 1)
-        density = rate / (n / span)
-        need_s = most / rate
-        epochs = max(1, int(np.ceil(need_s / span)))
-        times: list[np.ndarray] = []
-        picks: list[np.ndarray] = []
+        total = most + 8
+        epochs = max(1, int(np.ceil(total / (rate * span))))
+        jitter = JITTER_S if max(self.demand, rate) > 1.01 * self.rate else 0.0
+        original = source.arrival_s - source.arrival_s[0]
+        times: list[F8] = []
+        picks: list[npt.NDArray[np.int64]] = []
         for epoch in range(epochs):
-            for copy in range(int(np.ceil(density))):
-                share = min(1.0, density - copy)
-                keep = np.flatnonzero(rng.random(n) < share) if share < 1.0 else np.arange(n)
-                shift = float(rng.random()) * span if copy or epoch else 0.0
-                times.append((source.arrival_s[keep] - first + shift) % span + epoch * span)
-                picks.append(keep)
+            # a Poisson number of copies of each request is a random share of very many
+            each = rng.poisson(rate / self.rate, n) if jitter else (rng.random(n) < rate / self.rate).astype(np.int64)
+            pick = np.repeat(np.arange(n), each)
+            shift = rng.uniform(-0.5 * jitter, 0.5 * jitter, len(pick)) if jitter else 0.0
+            times.append((original[pick] + shift) % span + epoch * span)
+            picks.append(pick)
         when, which = np.concatenate(times), np.concatenate(picks)
-        order = np.argsort(when, kind="stable")
-        order = order[: max(most, 1)]
+        order = np.argsort(when, kind="stable")[: max(most, 1)]
         pick, when = which[order], when[order]
         return Requests(
             arrival_s=when - (when[0] if len(when) else 0.0), isl_tokens=source.isl_tokens[pick],

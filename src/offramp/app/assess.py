@@ -1,0 +1,216 @@
+"""assess: which chips carry each workload, how many, at what cost, how sure; what stands in the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from offramp import __version__
+from offramp import catalog as facts
+from offramp.app import answer as answers
+from offramp.app.cells import BreakEven, Cell, Demand, Job, break_even, run_cells
+from offramp.app.check import require_sound
+from offramp.app.economics import Ledger, check_currency
+from offramp.app.flips import Flip, flips_for
+from offramp.app.rollup import Row, row_of
+from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
+from offramp.app.study import DemandPoint, Study, Workload
+from offramp.app.workload import load_model, load_requests, requests_key
+from offramp.catalog import Catalog
+from offramp.core.errors import InputError
+from offramp.core.result import FigureLog, Notice, Result, hash_inputs
+from offramp.core.seeds import derive_seed
+from offramp.search import Limits, mix_of, peak_to_mean
+
+Progress = Callable[[str], None]
+BREAK_EVEN_FIGURES = ("memory_bandwidth", "peak_bf16")
+
+
+def assess(
+    path: str | Path, *, overrides: Sequence[str] = (), jobs: int | None = None, root: str | Path | None = None,
+    calibration: str = "", progress: Progress | None = None, keep: bool = True,
+) -> Result:  # fmt: skip
+    """Assesses every serving workload of a study on its baseline and its candidates.
+
+    Args:
+        path: study file.
+        overrides: "path=value" settings.
+        jobs: processes; all processors where None.
+        root: folder of runs; see :func:`offramp.app.runs.runs_root`.
+        calibration: parameter file; the shipped one where empty.
+        progress: told what is being done.
+        keep: whether finished parts and the answer are kept in the folder of runs.
+
+    Raises:
+        InputError: the study is wrong; nothing is solved.
+        CatalogError: a chip, model or engine is unknown.
+    """
+    draft, problems = require_sound(path, overrides)
+    study = draft.study()
+    catalog = facts.load(study.study.as_of)
+    check_currency(study, catalog)
+    works = [(work, job_of(work, study, calibration)) for work in study.workloads_of("serve")]
+    if not works:
+        raise InputError('no workload of kind = "serve"', where=f"{path}:$.workload", mend='See "offramp train".')
+    if study.candidates is None:
+        raise InputError("no [candidates]", where=f"{path}:$", mend="Name the chip in use as baseline.")
+    inputs: dict[str, bytes | str | int | float | None] = {
+        **draft.inputs, "data": catalog.version, "code": code_version(), "calibration": _file_bytes(calibration),
+    }  # fmt: skip
+    inputs |= {f"trace:{work.id}": job.trace_key for work, job in works}
+    store = RunStore(runs_root(root) if keep else None)
+    run = Run(store, "assess", hash_inputs(inputs), title=study.study.name, seed=study.study.seed)
+    done = run.start()
+    if done is not None:
+        if progress:
+            progress(f"answered before: {run.folder}")
+        return done
+    with failing(run):
+        notices = [Notice(kind="study", text=f"{p.what}. {p.mend}".strip(), where=p.path) for p in problems]
+        result = _solve(study, works, catalog, store, jobs=jobs or os.cpu_count() or 1, progress=progress,
+                        notices=notices, inputs_hash=hash_inputs(inputs))  # fmt: skip
+        return run.finish(result)
+
+
+def _file_bytes(path: str) -> bytes:
+    return Path(path).read_bytes() if path and Path(path).is_file() else path.encode()
+
+
+def job_of(work: Workload, study: Study, calibration: str = "") -> Job:
+    """A workload made ready: model, traffic, demand."""
+    model = load_model(work.model)
+    requests = load_requests(work, seed=derive_seed(study.study.seed, "traffic", work.id))
+    point = demand_point(work, study)
+    ratio = work.peak_to_mean or 1.0
+    search = study.search
+    limits = Limits(
+        most_devices=search.most_devices or 0, engines=search.engines, tps=search.tps, pps=search.pps, eps=search.eps,
+        dtypes=work.dtypes,
+    )  # fmt: skip
+    mean = point.mean_requests_per_s
+    return Job(
+        workload=work.id, model=model, requests=requests, mix=mix_of(requests, context_limit=model.max_context_tokens),
+        slo=dict(work.slo), limits=limits, simulate=search.simulate, most_requests=search.trace_requests,
+        accept=work.spec_accept, prefix=requests.hash_ids is not None, seed=study.study.seed, as_of=study.study.as_of,
+        calibration=calibration, trace_key=requests_key(requests),
+        demand=Demand(mean=mean, peak=mean * ratio, spares=work.availability.spare_replicas,
+                      least=work.availability.min_replicas),
+    )  # fmt: skip
+
+
+def demand_point(work: Workload, study: Study) -> DemandPoint:
+    """The demand that heads the answer: of the stated quarter, else the first one."""
+    wanted = study.candidates.quarter if study.candidates else None
+    for point in work.demand:
+        if point.quarter == wanted or wanted is None:
+            return point
+    known = ", ".join(point.quarter for point in work.demand)
+    raise InputError(
+        f"{work.id} states no demand for {wanted}", where="$.candidates.quarter", mend=f"Stated: {known}."
+    )  # fmt: skip
+
+
+def chips_of(study: Study, catalog: Catalog) -> list[str]:
+    """Baseline first, then the candidates, each once."""
+    assert study.candidates is not None
+    names = [study.candidates.baseline, *study.candidates.chips]
+    return list(dict.fromkeys(catalog.chip(name).id for name in names))
+
+
+def _solve(
+    study: Study, works: list[tuple[Workload, Job]], catalog: Catalog, store: RunStore, *, jobs: int,
+    progress: Progress | None, notices: list[Notice], inputs_hash: str,
+) -> Result:  # fmt: skip
+    chips = chips_of(study, catalog)
+    wanted = [(job, chip) for _, job in works for chip in chips]
+    cells = run_cells(wanted, store, jobs=jobs, progress=progress)
+    log = FigureLog()
+    ledger = Ledger(study=study, catalog=catalog, log=log, notices=notices)
+    site = study.site_of(study.fleet[0].site if study.fleet else "")
+    parts: list[dict[str, Any]] = []
+    rolled: list[tuple[Workload, Job, list[Row]]] = []
+    flips: list[Flip] = []
+    for number, (work, job) in enumerate(works):
+        mine = cells[number * len(chips) : (number + 1) * len(chips)]
+        rows = _rows(mine, job, ledger, site)
+        best = answers.recommend(rows)
+        breaks = {cell.chip: _break_evens(job, cell, rows[0]) for cell in mine if cell.mode == "bounds"}
+        quarter = demand_point(work, study).quarter
+        parts.append(answers.workload_answer(work, job, rows, best, breaks, quarter))
+        flips += flips_for(job, best, rows[0], rows, ledger, site)
+        rolled.append((work, job, rows))
+        notices += _notices(job, rows, work)
+    for cell in cells:
+        log.merge(cell.figures, cell.horizon)
+    return _result(study, catalog, parts, rolled, flips, log, notices, inputs_hash)
+
+
+def _rows(cells: list[Cell], job: Job, ledger: Ledger, site: Any) -> list[Row]:
+    base_row = row_of(cells[0], job, ledger.catalog.chip(cells[0].chip), ledger, site, None)
+    others = [
+        row_of(cell, job, ledger.catalog.chip(cell.chip), ledger, site, base_row.numbers) for cell in cells[1:]
+    ]  # fmt: skip
+    return [replace(base_row, is_baseline=True), *(replace(row, is_baseline=False) for row in others)]
+
+
+def _break_evens(job: Job, cell: Cell, baseline: Row) -> list[BreakEven]:
+    """Values of missing figures at which one chip replaces one baseline chip."""
+    main = cell.case("mid")
+    if main is None or baseline.per_chip.mid is None:
+        return []
+    names = [name for name in BREAK_EVEN_FIGURES if name in main.values]
+    return [break_even(job, cell, name, baseline.per_chip.mid) for name in names]
+
+
+def _notices(job: Job, rows: list[Row], work: Workload) -> list[Notice]:
+    found: list[Notice] = []
+    if work.peak_to_mean is None:
+        text = (
+            f"no peak_to_mean is given: chips are sized for the mean with the traffic's own bursts in it "
+            f"(its busiest minutes carry {peak_to_mean(job.requests):.1f} times the mean)"
+        )
+        found.append(Notice(kind="peak-from-traffic", text=text, where=work.id))
+    if job.demand.mean <= 0:
+        text = "demand is zero: only the minimum of replicas is counted, and cost per token is not defined"
+        found.append(Notice(kind="zero-demand", text=text, where=work.id))
+    for row in rows:
+        where = f"{work.id} on {row.chip.id}"
+        if row.cell.mode == "bounds":
+            text = f"no source gives {', '.join(row.cell.missing)}: a range over admissible values, not an estimate"
+            found.append(Notice(kind="bounds-mode", text=text, where=where))
+        case = row.cell.main
+        if case is not None and case.candidate.fallback:
+            text = f"{case.candidate.fallback}: accuracy must be checked before moving"
+            found.append(Notice(kind="accuracy-risk", text=text, where=where))
+    return found
+
+
+def _result(
+    study: Study, catalog: Catalog, parts: list[dict[str, Any]], rolled: list[tuple[Workload, Job, list[Row]]],
+    flips: list[Flip], log: FigureLog, notices: list[Notice], inputs_hash: str,
+) -> Result:  # fmt: skip
+    import msgspec
+
+    assert study.candidates is not None
+    currency = study.study.currency
+    body = {
+        "study": study.study.name, "as_of": study.study.as_of.isoformat() if study.study.as_of else None,
+        "currency": currency, "baseline": catalog.chip(study.candidates.baseline).id,
+        "decision": answers.decision(parts, currency), "workloads": parts,
+        "flips": [msgspec.to_builtins(flip) for flip in flips],
+        "fleet": [{"chip": catalog.chip(entry.chip).id, "count": entry.count, "site": entry.site}
+                  for entry in study.fleet],
+    }  # fmt: skip
+    refused = any(item["status"] == "refused" for part in parts for item in part["chips"])
+    return Result(
+        command="assess", answer=body, inputs_hash=inputs_hash, data_version=catalog.version,
+        status="partial" if refused else "ok", seed=study.study.seed, figures=log.figures,
+        knowledge_horizon=log.horizon, warnings=tuple(dict.fromkeys(notices)), offramp_version=__version__,
+        tables={
+            "assess": answers.main_table(parts, currency), "quarters": answers.quarter_table(rolled, catalog),
+            "layouts": answers.layout_table(parts), "flips": answers.flip_table(flips),
+        },
+    )  # fmt: skip
