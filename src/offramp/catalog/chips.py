@@ -168,10 +168,10 @@ def _mixed(name: str, members: list[Chip]) -> Figure:
     scale = first.si / first.value if first.value else 1.0
     values = [other.si / scale for other in others]
     spread = [first.value, *(end / scale for other in others for end in other.si_range)]
-    spelled = ", ".join(f"{member.id} {value:.4g}" for member, value in zip(members, values, strict=True))
+    names = [member.id.partition("/")[2] for member in members]
+    spelled = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values, strict=True))
     return Figure(
-        value=first.value, unit=first.unit, source=f"mixture of chips: {spelled}", url=first.url,
+        value=first.value, unit=first.unit, source=f"assumed: the likeliest of {spelled}", url="",
         as_of=max(other.as_of for other in others), known=max(other.known_since for other in others),
         confidence="assumed", low=min(spread), high=max(spread),
-        note="The name does not say which chip; the value is that of the likeliest one with a sourced figure.",
     )  # fmt: skip
