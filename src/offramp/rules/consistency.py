@@ -41,7 +41,14 @@ def _yields(rule: Rule) -> tuple[str, ...]:
 
 def _check_references(rule: Rule, rules: Mapping[str, Rule], place: Place) -> None:
     required = tuple(name for clause in rule.clause for name in clause.requires)
-    for key, names in (("supersedes", rule.supersedes), ("displaces", _yields(rule)), ("requires", required)):
+    relieved = tuple(name for clause in rule.clause for name in clause.relieves)
+    named = (
+        ("supersedes", rule.supersedes),
+        ("displaces", rule.displaces),
+        ("relieves", relieved),
+        ("requires", required),
+    )
+    for key, names in named:
         for name in names:
             if name not in rules:
                 hint = near_miss_hint(name, rules)
@@ -88,7 +95,7 @@ def _check_circles(rules: Mapping[str, Rule], edges: Callable[[Rule], Sequence[s
     def visit(rule_id: str, chain: tuple[str, ...]) -> None:
         if rule_id in chain:
             circle = " -> ".join((*chain[chain.index(rule_id) :], rule_id))
-            key = "supersedes" if verb == "supersede" else "displaces"
+            key = "supersedes" if verb == "supersede" else "displaces" if rules[rule_id].displaces else "relieves"
             raise CatalogError(
                 f"rules {verb} one another in a circle: {circle}", where=_where(rule_id, key, place),
                 mend="Remove one of the references.",

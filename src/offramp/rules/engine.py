@@ -104,7 +104,8 @@ def verdict(
     span = tpp_span(asked.facts, settings)
     return Verdict(
         chip=facts.id or facts.name, as_of=as_of, verdict=_one(possible), possible=possible,
-        by_jurisdiction={side: _one(part.possible) for side, part in explored.items()}, control=_control(hits),
+        by_jurisdiction={side: _one(part.possible) for side, part in explored.items()},
+        control=_control(tests, explored.values()),
         tpp=span.low if span.known else None, pd=density(asked.facts, settings), rules=hits,
         watch=_watch(asked, values), conditions=conditions + _open_conditions(tests, values),
         margins=margins_of(tests, values), inputs=inputs_of(tests, values, asked.facts, context, settings),
@@ -175,10 +176,17 @@ def _open_conditions(tests: Sequence[Test], values: dict[str, Value]) -> tuple[C
     return tuple(out)
 
 
-def _control(hits: Sequence[Hit]) -> str:
-    """The classification that the strictest rule gives."""
-    found = [hit for hit in hits if hit.control]
-    return max(found, key=lambda hit: RANK.get(hit.verdict, 0)).control if found else ""
+def _control(tests: Sequence[Test], explored: Iterable[Explored]) -> str:
+    """The classification that the strictest rule gives; "" where missing facts leave it open."""
+    by_key = {test.key: test.clause for test in tests if test.clause.control}
+    found: set[str] = set()
+    for part in explored:
+        for leaf in part.leaves:
+            clauses = [by_key[key] for key in leaf.fired.by_key if key in by_key]
+            best = max(clauses, key=lambda clause: RANK.get(clause.verdict, 0), default=None)
+            if best is not None or any(test.clause.control for test in tests):
+                found.add(best.control if best else "")
+    return found.pop() if len(found) == 1 else ""
 
 
 def _watch(asked: _Question, values: dict[str, Value]) -> tuple[Hit, ...]:
@@ -197,6 +205,9 @@ def _watch(asked: _Question, values: dict[str, Value]) -> tuple[Hit, ...]:
 def _notes(asked: _Question, hits: Sequence[Hit], possible: Sequence[str]) -> tuple[str, ...]:
     as_of, rules = asked.as_of, asked.book.rules
     notes = list(asked.facts.notes)
+    stated = asked.facts.statement
+    if stated is not None:
+        notes.append(f"Classified {stated.value} by {stated.by}; a stated classification stands before the formulas.")
     horizon = min(asked.known, THIN_AFTER) if asked.known else THIN_AFTER
     if as_of > horizon:
         notes.append(

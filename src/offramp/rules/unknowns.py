@@ -65,7 +65,8 @@ class _Search:
             self.leaves.append(leaf)
             return {leaf.fired.verdict}
         samples: list[tuple[float, set[str]]] = []
-        for value in self.samples(fact, values):
+        points = self.points(fact, values)
+        for value in _around(fact, number(values, fact) if fact in values else UNKNOWN, points):
             below = {**settled, fact: value}
             if fact.startswith(IN_FORCE):
                 rule = fact.removeprefix(IN_FORCE)
@@ -73,7 +74,7 @@ class _Search:
             else:
                 settled_value = bool(value) if ATTRIBUTES[fact].kind == "flag" else exactly(value)
                 samples.append((value, self.walk(with_derived({**values, fact: settled_value}), below, forced)))
-        self.nodes.setdefault(fact, []).append(_switches(fact, samples))
+        self.nodes.setdefault(fact, []).append(_switches(fact, samples, set(points)))
         return set().union(*(found for _, found in samples))
 
     def next_fact(self, values: Values, forced: dict[str, bool]) -> str | None:
@@ -91,19 +92,13 @@ class _Search:
             facts |= {part for part in parts if name not in DERIVED or not number(values, part).known}
         return min(facts, key=_place, default=None)
 
-    def samples(self, fact: str, values: Values) -> list[float]:
-        """Values of the fact on both sides of, and at, every threshold that still matters."""
-        if fact.startswith(IN_FORCE) or ATTRIBUTES[fact].kind == "flag":
-            return [0.0, 1.0]
+    def points(self, fact: str, values: Values) -> list[float]:
+        """Every threshold that still matters to the fact and that the fact may take, ascending."""
+        if _is_yes_no(fact):
+            return []
         span = number(values, fact)
         points = sorted({point for point in self.thresholds(fact, values) if span.holds(point)})
-        points = [p for i, p in enumerate(points) if i == 0 or p - points[i - 1] > _DISTINCT * max(1.0, p)]
-        if not points:
-            return [_inside(span)]
-        top = span.high if math.isfinite(span.high) else 2 * points[-1] + 1
-        edges = [span.low, *points, top]
-        between = [(a + b) / 2 for a, b in itertools.pairwise(edges) if b > a]
-        return sorted({*points, *between})
+        return [p for i, p in enumerate(points) if i == 0 or p - points[i - 1] > _DISTINCT * max(1.0, p)]
 
     def thresholds(self, fact: str, values: Values) -> list[float]:
         """Thresholds on the fact itself, and on quantities derived from it, solved for it."""
@@ -130,6 +125,21 @@ def _threshold(item: Compare, fact: str, values: Values) -> float | None:
     return solve(item.attribute, fact, item.limit, other.low) if other.known and item.limit > 0 else None
 
 
+def _is_yes_no(fact: str) -> bool:
+    return fact.startswith(IN_FORCE) or ATTRIBUTES[fact].kind == "flag"
+
+
+def _around(fact: str, span: Span, points: Sequence[float]) -> list[float]:
+    """Values of the fact at every threshold and between them."""
+    if _is_yes_no(fact):
+        return [0.0, 1.0]
+    if not points:
+        return [_inside(span)]
+    top = span.high if math.isfinite(span.high) else 2 * points[-1] + 1
+    between = [(a + b) / 2 for a, b in itertools.pairwise([span.low, *points, top]) if b > a]
+    return sorted({*points, *between})
+
+
 def _inside(span: Span) -> float:
     if span == UNKNOWN:
         return 1.0
@@ -140,25 +150,25 @@ def _place(fact: str) -> tuple[int, str]:
     return (_ORDER.index(fact) if fact in _ORDER else len(_ORDER) - 1, fact)
 
 
-def _switches(fact: str, samples: Sequence[tuple[float, set[str]]]) -> tuple[Switch, ...]:
+def _switches(fact: str, samples: Sequence[tuple[float, set[str]]], thresholds: set[float]) -> tuple[Switch, ...]:
     """Places at which the possible verdicts change along one fact."""
-    if fact.startswith(IN_FORCE) or ATTRIBUTES[fact].kind == "flag":
+    if _is_yes_no(fact):
         (_, no), (_, yes) = samples
         return () if no == yes else (Switch(fact=fact, unit="", at=None, below=ordered(no), above=ordered(yes)),)
     out: list[Switch] = []
-    at, unit = 1, ATTRIBUTES[fact].unit
-    while at < len(samples):
-        value, here = samples[at]
-        before = samples[at - 1][1]
-        after = samples[at + 1][1] if at + 1 < len(samples) else here
-        if here != before:
-            out.append(Switch(fact=fact, unit=unit, at=value, below=ordered(before), above=ordered(here)))
-        elif after != here:
-            out.append(
-                Switch(fact=fact, unit=unit, at=value, below=ordered(here), above=ordered(after), included=False)
-            )
-            at += 1
-        at += 1
+    for i, (value, here) in enumerate(samples):
+        if value not in thresholds:
+            continue
+        before = samples[i - 1][1] if i else here
+        after = samples[i + 1][1] if i + 1 < len(samples) else here
+        if before == after == here:
+            continue
+        included = here != before
+        above = here if included else after
+        out.append(
+            Switch(fact=fact, unit=ATTRIBUTES[fact].unit, at=value, below=ordered(before), above=ordered(above),
+                   included=included)
+        )  # fmt: skip
     return tuple(out)
 
 
