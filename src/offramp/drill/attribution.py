@@ -115,7 +115,7 @@ class Attribution:
         for call in self._watcher.calls:
             if call.dst == flow.dst and call.dst_port == flow.dst_port and flow.layer in ("tcp", "udp"):
                 return call.process, call.id, "address"
-        rings = {call.process for call in self._watcher.calls if call.family == "io_uring"}
+        rings = {call.process for call in self._watcher.calls if call.family == "io_uring" and not call.canary}
         if len(rings) == 1 and flow.layer in ("tcp", "udp", "dns"):
             return rings.pop(), -1, "only holder of an io_uring"
         return "", -1, ""

@@ -306,14 +306,15 @@ class Conductor:
                 return
 
     def _await_canaries(self) -> None:
-        end = time.monotonic() + self.plan.canary_s
+        began = time.monotonic()
+        end = began + self.plan.canary_s
         last = [canary.name for canary in self.plan.canaries]
         if self.plan.condition.rate != 1 and self.clock:
             end += (canaries.DELAY_S + 40) / self.clock.rate
         while time.monotonic() < end and not all(name in self.exits for name in last):
             self._listen()
             time.sleep(0.005)
-            if self._only_silent_left() and time.monotonic() > end - self.plan.canary_s + 1.0:
+            if self._only_silent_left() and time.monotonic() > began + 0.4:
                 break
         for name, start in self._canary_start.items():
             self.canary_virtual_s[name] = self._now_virtual() - start

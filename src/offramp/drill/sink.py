@@ -279,6 +279,8 @@ class Sink:
         host, request = frames.http_head(held)
         if request and b"\r\n\r\n" in held and (host or "HTTP/1.0" in request):
             status = b"204 No Content" if b"generate_204" in held[:200] else b"200 OK"
+            if packet.dst.startswith("169.254.") or packet.dst.startswith("fe80"):
+                status = b"404 Not Found"  # no cloud stands behind the sink: nobody shall take it for one
             return b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", True
         return b"", False
 
