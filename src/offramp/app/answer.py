@@ -1,4 +1,4 @@
-"""The answer of an assessment as plain data: what moves, onto how many of which chip, at what cost, how sure; what cannot."""
+"""The answer of an assessment as plain data: what moves, onto how many of which chip, at what cost; what cannot."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from offramp.core.result import Cell, Column, Table, table_of
 from offramp.cost import Pool
 from offramp.cost.hardware import system_of
 
-STATUS_WORDS: Final = {
-    "carries": "carries it", "range": "range only (facts missing)", "blocked": "cannot", "refused": "not computable",
+_INTERVALS: Final = {
+    "sourced": "p10 to p90 of joint draws", "bounds": "range over admissible values, p10 to p90 at each end",
+    "refused": "",
 }  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def _chip_answer(row: Row, job: Job, breaks: list[BreakEven]) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "chip": row.chip.id, "name": row.chip.name, "status": row.status, "mode": row.cell.mode,
         "fits": bool(found and (found.rate > 0 or found.floor)), "is_baseline": row.is_baseline,
-        "interval": "range over admissible values and p10-p90" if row.cell.mode == "bounds" else "p10-p90 of joint draws",
+        "interval": _INTERVALS[row.cell.mode],
         **as_dict(row),
         "layout": _layout(found.pool, row) if found and found.pool else None,
         "fleet": msgspec.to_builtins(loaded.fleet) if loaded else None,
@@ -131,7 +132,7 @@ def _alternatives(row: Row) -> list[dict[str, Any]]:
 
 
 def recommend(rows: list[Row]) -> Row | None:
-    """The chip that carries the workload at the lowest cost (fewest watts where a price is missing); not the baseline."""
+    """The chip, not the baseline, that carries the workload at the lowest cost; fewest watts where prices are missing."""
     able = [row for row in rows if row.status == "carries" and not row.is_baseline and not _stopped(row)]
     if not able:
         return None
@@ -248,8 +249,9 @@ def quarter_table(works: list[tuple[Workload, Job, list[Row]]], catalog: Catalog
                 system = system_of(catalog, row.chip, case.candidate.pool.system)
                 mean = point.mean_requests_per_s
                 chips = span_of(chips_for(case.candidate, job, system, mean=mean, peak=mean * ratio))
-                rows.append({"workload": work.id, "quarter": point.quarter, "chip": row.chip.id,
-                             "mean_requests_per_s": mean, **{f"chips_{k}": v for k, v in chips.plain().items()}})  # fmt: skip
+                span = {f"chips_{end}": value for end, value in chips.plain().items()}
+                own = {"workload": work.id, "quarter": point.quarter, "chip": row.chip.id, "mean_requests_per_s": mean}
+                rows.append({**own, **span})
     names = ("workload", "quarter", "chip", "mean_requests_per_s", "chips_low", "chips_mid", "chips_high")
     return table_of(rows, columns=names, title="Chips by quarter")
 

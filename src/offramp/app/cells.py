@@ -19,7 +19,7 @@ from offramp.catalog import Catalog, Chip
 from offramp.core.errors import OfframpError
 from offramp.core.record import Record
 from offramp.core.result import FigureLog, UsedFigure
-from offramp.cost import Calibration, build_setting, load_calibration
+from offramp.cost import Calibration, Setting, build_setting, load_calibration
 from offramp.cost.hardware import system_of
 from offramp.search import (
     Binding,
@@ -34,7 +34,6 @@ from offramp.search import (
     feel,
     find,
     fleet_for,
-    middle,
 )
 from offramp.search.candidate import binding, stacks_of
 from offramp.serve import Requests
@@ -87,7 +86,8 @@ class Job:
     def question(self) -> Question:
         """What is asked of every chip."""
         return Question(
-            model=self.model, mix=self.mix, stream=Stream(requests=self.requests, seed=self.seed, demand=self.demand.peak), slo=self.slo,
+            model=self.model, mix=self.mix, slo=self.slo,
+            stream=Stream(requests=self.requests, seed=self.seed, demand=self.demand.peak),
             limits=self.limits, simulate=self.simulate, most_requests=self.most_requests, prefix=self.prefix,
             accept=self.accept,
         )  # fmt: skip
@@ -97,9 +97,9 @@ class Loaded(Record):
     """The fleet under its load.
 
     Attributes:
-        fleet: sized with the middle parameters.
-        peak: what users feel at the peak, by quantile of the parameters ("p10" carries least); None where refused.
-        mean: what users feel at the mean demand, middle parameters.
+        fleet: sized with the median draw.
+        peak: what users of that fleet feel at the peak, by quantile of the draws ("p10" carries least).
+        mean: what they feel at the mean demand, median draw.
         mean_shares: where the time of its steps goes.
     """
 
@@ -264,11 +264,14 @@ def _load(
     job: Job, question: Question, found: Candidate, chip: Chip, catalog: Catalog, calibration: Calibration,
     values: Mapping[str, float],
 ) -> Loaded | None:  # fmt: skip
-    """The fleet of the middle case at peak and mean demand."""
+    """The fleet of the median draw at peak and mean demand."""
     system = system_of(catalog, chip)
+    rates = np.asarray(found.rates)
+    order = np.argsort(rates, kind="stable")
     fleet = fleet_for(
-        found.rate, packages=found.packages, per_server=system.packages_per_node if system else 1,
-        mean=job.demand.mean, peak=job.demand.peak, spares=job.demand.spares, least=job.demand.least,
+        float(rates[_draw(order, 0.5)]) if rates.size else 0.0, packages=found.packages,
+        per_server=system.packages_per_node if system else 1, mean=job.demand.mean, peak=job.demand.peak,
+        spares=job.demand.spares, least=job.demand.least,
     )  # fmt: skip
     if fleet is None or found.pool is None:
         return None
@@ -276,24 +279,24 @@ def _load(
         question.model, found.pool, catalog=catalog, calibration=calibration, as_of=job.as_of,
         overrides=dict(values) or None,
     )  # fmt: skip
-    mid = middle(setting)
-    order = np.argsort(np.asarray(found.rates))
-    peak: dict[str, Felt] = {}
-    mean: Felt | None = None
     common = {"pool": found.pool, "mix": job.mix, "context_limit": job.model.max_context_tokens,
               "decode_tokens": question.decode_tokens, "accept_tokens": 1.0 + job.accept}  # fmt: skip
     most = min(job.most_requests, LOAD_REQUESTS)
-    if fleet.peak_load > 0:
-        for quantile in QUANTILES:
-            draw = int(order[round(quantile * (len(order) - 1))])
-            one = mid if quantile == 0.5 else replace(setting, parameters=setting.parameters.take([draw]))
-            table = Replica(setting=one, **common).table()
-            peak[f"p{quantile * 100:.0f}"] = feel(table, question.stream, fleet.peak_load, most=most, prefix=job.prefix)
-    if fleet.mean_load > 0:
-        table = Replica(setting=mid, **common).table()
-        mean = feel(table, question.stream, fleet.mean_load, most=most, prefix=job.prefix)
-    shares = binding(mid, found.pool, question, mean) if mean is not None else None
-    return Loaded(fleet=fleet, peak=peak, mean=mean, mean_shares=shares)
+
+    def at(quantile: float, rate: float) -> tuple[Felt, Setting]:
+        one = replace(setting, parameters=setting.parameters.take([_draw(order, quantile)]))
+        return feel(Replica(setting=one, **common).table(), question.stream, rate, most=most, prefix=job.prefix), one
+
+    peak = {f"p{q * 100:.0f}": at(q, fleet.peak_load)[0] for q in QUANTILES} if fleet.peak_load > 0 else {}
+    if fleet.mean_load <= 0:
+        return Loaded(fleet=fleet, peak=peak, mean=None)
+    mean, one = at(0.5, fleet.mean_load)
+    return Loaded(fleet=fleet, peak=peak, mean=mean, mean_shares=binding(one, found.pool, question, mean))
+
+
+def _draw(order: np.ndarray, quantile: float) -> int:
+    """The draw at a quantile of the rates."""
+    return int(order[round(quantile * (len(order) - 1))])
 
 
 def closed_per_chip(job: Job, chip_id: str, values: Mapping[str, float], *, slo: Mapping[str, float]) -> float:

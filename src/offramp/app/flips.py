@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from offramp.app.cells import Job, closed_per_chip
@@ -80,8 +82,8 @@ def _price(job: Job, best: Row, baseline: Row, ledger: Ledger) -> list[Flip]:
     unit = f"{ledger.currency}/chip"
     if at <= 0:
         text = (
-            f"{job.workload}: no price makes {best.chip.name} as cheap as {baseline.chip.name}: its hosts and power alone "
-            "cost more"
+            f"{job.workload}: no price makes {best.chip.name} as cheap as {baseline.chip.name}: its hosts and power "
+            "alone cost more"
         )
         return [_flip(job, best, "chip price", now, None, unit, text)]
     verb = "stops being cheaper than" if cheaper else "becomes cheaper than"
@@ -141,11 +143,14 @@ def _accuracy(job: Job, row: Row) -> list[Flip]:
         return []
     now = closed_per_chip(job, row.chip.id, case.values, slo=job.slo)
     limits = msgspec.structs.replace(job.limits, dtypes=("bf16",))
-    other = closed_per_chip(msgspec_job(job, limits), row.chip.id, case.values, slo=job.slo)
+    other = closed_per_chip(replace(job, limits=limits), row.chip.id, case.values, slo=job.slo)
     if now <= 0:
         return []
     if other <= 0:
-        text = f"{job.workload}: if {_lower(case.candidate.fallback)} is not accurate enough, BF16 does not fit or is too slow"
+        text = (
+            f"{job.workload}: if accuracy forbids that {_lower(case.candidate.fallback)}, {row.chip.name} is out: BF16 "
+            "does not fit or is too slow"
+        )
         return [_flip(job, row, "accuracy of the fallback precision", row.chips.mid, None, "chips", text)]
     needed = row.chips.mid * now / other
     text = (
@@ -153,13 +158,6 @@ def _accuracy(job: Job, row: Row) -> list[Flip]:
         f"about {needed:,.0f} chips instead of {row.chips.mid:,.0f}"
     )
     return [_flip(job, row, "accuracy of the fallback precision", row.chips.mid, needed, "chips", text)]
-
-
-def msgspec_job(job: Job, limits: object) -> Job:
-    """The job with other limits."""
-    from dataclasses import replace
-
-    return replace(job, limits=limits)  # pyright: ignore[reportArgumentType]
 
 
 def _lower(text: str) -> str:

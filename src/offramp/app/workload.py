@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from offramp import arch
+from offramp import arch, traffic
 from offramp.app.study import Synthetic, Workload
 from offramp.arch.record import Model
 from offramp.core.result import FigureLog
 from offramp.serve import Requests
+from offramp.traffic.trace import Trace
 
 
 def load_model(spec: str) -> Model:
@@ -20,23 +20,32 @@ def load_model(spec: str) -> Model:
     return arch.load(spec)
 
 
-def load_requests(work: Workload, *, seed: int) -> Requests:
-    """Requests of a serving workload, from its trace or its generator."""
+def load_trace(work: Workload, *, seed: int) -> Trace:
+    """Traffic of a serving workload, from its trace or its generator."""
     if work.trace:
-        return trace_requests(work.trace)
-    return synthetic_requests(work.synthetic or Synthetic(), seed=seed)
+        return traffic.load(work.trace)
+    return synthetic_trace(work.synthetic or Synthetic(), seed=seed)
+
+
+def requests_of(trace: Trace) -> Requests:
+    """The trace as the simulator takes it."""
+    return Requests(
+        arrival_s=trace.arrival_s, isl_tokens=trace.isl_tokens, osl_tokens=trace.osl_tokens, hash_ids=trace.hash_ids,
+        hash_offsets=trace.hash_offsets, hash_block_tokens=trace.block_tokens or 512,
+    )  # fmt: skip
+
+
+def load_requests(work: Workload, *, seed: int) -> Requests:
+    """Requests of a serving workload."""
+    return requests_of(load_trace(work, seed=seed))
 
 
 def requests_key(requests: Requests) -> str:
     """A hash of everything in the requests."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (
-        requests.arrival_s,
-        requests.isl_tokens,
-        requests.osl_tokens,
-        requests.hash_ids,
-        requests.hash_offsets,
-    ):
+        requests.arrival_s, requests.isl_tokens, requests.osl_tokens, requests.hash_ids, requests.hash_offsets
+    ):  # fmt: skip
         digest.update(b"-" if part is None else part.tobytes())
     digest.update(str(requests.hash_block_tokens).encode())
     return digest.hexdigest()

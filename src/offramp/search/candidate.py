@@ -29,13 +29,18 @@ from offramp.cost import (
     shard_of,
     step_time,
 )
-from offramp.search.closed import BATCHES, Grid, Slo, evaluate
+from offramp.search.closed import Grid, Slo, evaluate
 from offramp.search.grid import Limits, candidate_engines, pools, weight_dtypes
 from offramp.search.mix import Mix, Stream
 from offramp.search.tune import Felt, Replica, highest_rate, with_limits
+from offramp.search.uncertain import rates_by_draw
 
 F8 = npt.NDArray[np.float64]
 Overrides = Mapping[str, float]
+EXPLORE: Final = 4000
+"""Requests of one simulation."""
+NEARLY: Final = 0.95
+"""A smaller replica is preferred if it carries at least this share of the best per device."""
 PREFIX_GUESS: Final = 1.5
 """With a prefix cache the closed form, which knows none, is too low; the bracket begins higher."""
 
@@ -239,21 +244,65 @@ def find(
     priced = sum(stack.grid.batch.size for stack in stacks)
     chosen = _ranked(stacks, question.slo, max(question.simulate, 1))
     loose = [] if chosen else _ranked(stacks, {}, max(question.simulate, 1))
-    tried: list[tuple[float, Tried, PricedStack, Felt | None]] = []
-    for value, stack, i, batch in chosen or loose[:1]:
-        pool = with_limits(stack.pools[i], batch)
-        replica = _replica(question, stack.middle, pool)
-        closed = value * pool.devices
-        rate, felt = highest_rate(
-            replica.table(), question.stream, question.slo, guess=closed * (PREFIX_GUESS if question.prefix else 0.95),
-            most=min(question.most_requests, 4000), prefix=question.prefix,
-        )  # fmt: skip
-        tried.append((rate / pool.devices, Tried(pool=pool, closed_rate=closed, rate=rate), stack, felt))
-    tried.sort(key=lambda row: -row[0])
-    if not tried or tried[0][0] <= 0.0:
+    tried = [_simulated(question, stack, stack.pools[i], value, batch) for value, stack, i, batch in chosen or loose]
+    good = [row for row in tried if row.rate > 0.0]
+    if not good:
         return _blocked(question, chip_id, stacks, catalog=catalog, priced=priced)
-    _, best, stack, felt = tried[0]
-    return _answer(question, catalog, best, stack, felt, [row[1] for row in tried], priced)
+    best = _refined(question, _simplest(good))
+    rows = sorted({row.pool: row for row in [*good, best]}.values(), key=lambda row: -row.per_device)
+    return _answer(question, catalog, best, rows, priced)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Try:
+    """A simulated layout."""
+
+    pool: Pool
+    stack: PricedStack
+    closed: float
+    rate: float
+    felt: Felt | None
+
+    @property
+    def per_device(self) -> float:
+        return self.rate / self.pool.devices
+
+    def record(self) -> Tried:
+        return Tried(pool=self.pool, closed_rate=self.closed, rate=self.rate)
+
+
+def _simulated(question: Question, stack: PricedStack, pool: Pool, per_device: float, batch: float) -> _Try:
+    """Simulates a layout near its closed-form rate."""
+    pool = with_limits(pool, batch)
+    closed = per_device * pool.devices
+    rate, felt = highest_rate(
+        _replica(question, stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
+        guess=closed * (PREFIX_GUESS if question.prefix else 0.7), most=min(question.most_requests, EXPLORE),
+        tolerance=1.03,
+    )  # fmt: skip
+    return _Try(pool=pool, stack=stack, closed=closed, rate=rate, felt=felt)
+
+
+def _simplest(tries: list[_Try]) -> _Try:
+    """The smallest replica among those that carry nearly as much per device as the best."""
+    best = max(row.per_device for row in tries)
+    near = [row for row in tries if row.per_device >= NEARLY * best]
+    return min(near, key=lambda row: (row.pool.devices, -row.per_device))
+
+
+def _refined(question: Question, best: _Try) -> _Try:
+    """The layout with the token budget that simulates best: bursts decide it, which the closed form does not see."""
+    for chunk in question.limits.chunks:
+        if chunk == best.pool.max_batch_tokens:
+            continue
+        pool = msgspec.structs.replace(best.pool, max_batch_tokens=chunk)
+        rate, felt = highest_rate(
+            _replica(question, best.stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
+            guess=best.rate * 1.03, most=min(question.most_requests, EXPLORE), tolerance=1.03, give_up=best.rate,
+        )  # fmt: skip
+        if rate > best.rate * 1.02:
+            best = _Try(pool=pool, stack=best.stack, closed=best.closed, rate=rate, felt=felt)
+    return best
 
 
 def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
@@ -263,44 +312,22 @@ def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
     )  # fmt: skip
 
 
-def _answer(
-    question: Question,
-    catalog: Catalog,
-    best: Tried,
-    stack: PricedStack,
-    felt: Felt | None,
-    tried: list[Tried],
-    priced: int,
-) -> Candidate:
-    chip = catalog.chip(best.pool.chip)
-    pool = best.pool
-    scale = draw_factors(question, stack.setting, stack.middle, pool)
-    rate = best.rate or 0.0
+def _answer(question: Question, catalog: Catalog, best: _Try, tried: list[_Try], priced: int) -> Candidate:
+    pool, stack = best.pool, best.stack
+    chip = catalog.chip(pool.chip)
+    assert best.felt is not None
+    rates = rates_by_draw(
+        question, stack.setting, stack.middle, pool, rate=best.rate, felt=best.felt,
+        most=min(question.most_requests, EXPLORE),
+    )  # fmt: skip
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return Candidate(
-        chip=chip.id, pool=pool, rate=rate, rates=tuple(float(value) for value in rate * scale),
-        packages=pool.devices / chip.devices, felt=felt, shares=binding(stack.middle, pool, question, felt),
-        memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found, tried=tuple(tried),
-        fallback=stack.middle.precision.fallback, devices_per_package=chip.devices, layouts=priced,
+        chip=chip.id, pool=pool, rate=best.rate, rates=tuple(float(value) for value in rates),
+        packages=pool.devices / chip.devices, felt=best.felt, shares=binding(stack.middle, pool, question, best.felt),
+        memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found,
+        tried=tuple(row.record() for row in tried), fallback=stack.middle.precision.fallback,
+        devices_per_package=chip.devices, layouts=priced,
     )  # fmt: skip
-
-
-def draw_factors(question: Question, setting: Setting, mid: Setting, pool: Pool) -> F8:
-    """What each joint draw carries over what the middle carries, in closed form. [draws]
-
-    The batch is chosen anew for each draw, so that a slower draw gives up throughput to keep the SLO.
-    """
-    kwargs = {"decode_tokens": float(question.decode_tokens), "accept_tokens": 1.0 + question.accept}
-    fine = np.unique(np.concatenate([BATCHES, np.geomspace(1, 1024, 61)]))
-    fine = fine[fine <= pool.max_seqs]
-    wide = evaluate(setting, [pool], question.mix, batches=fine, **kwargs)
-    one = evaluate(mid, [pool], question.mix, batches=fine, **kwargs)
-    for slo in (question.slo, {}):
-        centre = float(one.best_rates(slo, 1)[0, 0])
-        if centre > 0:
-            each = wide.best_rates(slo, 1)[:, 0]
-            return np.asarray(each / centre)
-    return np.zeros(setting.parameters.draws)
 
 
 def binding(setting: Setting, pool: Pool, question: Question, felt: Felt | None) -> Binding:

@@ -49,7 +49,8 @@ def mix_of(requests: Requests, *, context_limit: int = 0) -> Mix:
     isl = requests.isl_tokens.astype(np.float64)
     osl = requests.osl_tokens.astype(np.float64)
     return Mix(
-        isl=float(isl.mean()), osl=float(osl.mean()), isl_sized=float((isl * isl).sum() / isl.sum()), isl_p90=float(np.quantile(isl, 0.9)),
+        isl=float(isl.mean()), osl=float(osl.mean()),
+        isl_sized=float((isl * isl).sum() / isl.sum()), isl_p90=float(np.quantile(isl, 0.9)),
         osl_p25=float(np.quantile(osl, 0.25)),
         context=float((osl * (isl + osl / 2.0)).sum() / max(osl.sum(), 1.0)),
         pairs=float((isl * (isl + 1.0) / 2.0).mean()), longest=int(np.quantile(isl + osl, 0.999)),

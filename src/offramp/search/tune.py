@@ -121,7 +121,7 @@ def feel(table: StepTable, stream: Stream, rate: float, *, most: int, prefix: bo
 
 def highest_rate(
     table: StepTable, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
-    steps: int = STEPS,
+    steps: int = STEPS, tolerance: float = 1.015, give_up: float = 0.0,
 ) -> tuple[float, Felt | None]:  # fmt: skip
     """The highest rate at which one replica keeps the SLO, and what users feel there; 0 and None where there is none.
 
@@ -131,7 +131,9 @@ def highest_rate(
         table, stream, most, prefix: as of :func:`feel`.
         slo: limits by "ttft_p90" ...
         guess: where to begin.
-        steps: halvings after the bracket is found.
+        steps: most halvings after the bracket is found.
+        tolerance: ratio of the bracket's ends that is good enough.
+        give_up: rates below this are of no interest.
     """
 
     def good(rate: float) -> Felt | None:
@@ -155,13 +157,13 @@ def highest_rate(
             rate *= 1.35
         else:
             high = rate
-            if low > 0.0:
+            if low > 0.0 or rate <= give_up:
                 break
             rate *= 0.6 if rate > guess * 0.2 else 0.25
     if best is None:
         return 0.0, None
     for _ in range(steps):
-        if high / low < 1.015 or high == math.inf:
+        if high / low < tolerance or high == math.inf:
             break
         middle = math.sqrt(low * high)
         found = good(middle)

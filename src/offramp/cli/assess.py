@@ -1,0 +1,135 @@
+"""offramp assess: which chips carry the workloads of a study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from offramp.cli._output import console, json_option, print_json, print_notices, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from offramp.core.result import Result
+
+
+@click.command("assess")
+@click.argument("study", type=click.Path(path_type=str))
+@click.option("--out", type=click.Path(path_type=str), metavar="DIR", help="Also write report.html there.")
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a setting; repeatable.")
+@click.option("--calibration", type=click.Path(path_type=str), default="", metavar="FILE", help="Parameter file.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes (all processors).")
+@click.option("--root", type=click.Path(path_type=str), help="Folder of runs (else $OFFRAMP_RUNS, else ./runs).")
+@click.option("--no-keep", is_flag=True, help="Keep nothing, compute everything.")
+@json_option
+def command(
+    study: str, out: str | None, overrides: tuple[str, ...], calibration: str, jobs: int | None, root: str | None,
+    no_keep: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """For each workload of STUDY.toml and each chip: does it fit, how many, at what cost, how sure; what blocks it."""
+    from offramp.app.assess import assess
+
+    result = assess(
+        study, overrides=overrides, jobs=jobs, root=root, calibration=calibration, progress=say, keep=not no_keep
+    )
+    where = None
+    if out is not None:
+        from offramp.report import write
+
+        where = write(result, out)
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+    if where is not None:
+        say(f"Report: {where}")
+
+
+def _show(result: Result) -> None:
+    out = console()
+    answer = result.answer
+    out.print(answer["decision"]["headline"] + ".", style="bold", markup=False)
+    for item in [*answer["decision"]["moves"], *answer["decision"]["stays"]]:
+        out.print(f"- {item['text']}", markup=False)
+    for work in answer["workloads"]:
+        out.print()
+        demand = work["demand"]
+        limits = ", ".join(f"{key.replace('_', ' ')} {_time(value)}" for key, value in work["slo_s"].items())
+        out.print(
+            f"{work['id']}: {work['model'].split('/')[-1]}, {demand['mean_requests_per_s']:g} requests/s mean, "
+            f"{demand['peak_requests_per_s']:g} peak in {work['quarter']}; {limits or 'no SLO'}",
+            style="bold", markup=False,
+        )  # fmt: skip
+        out.print(_table(work, answer["currency"]))
+        for item in work["chips"]:
+            for line in _remarks(item):
+                out.print(
+                    f"  {line}", markup=False, style="yellow" if item["status"] in ("blocked", "refused") else None
+                )
+    if answer["flips"]:
+        out.print("\nWhat would flip this", style="bold")
+        for flip in answer["flips"]:
+            out.print(f"- {flip['text']}", markup=False)
+    out.print()
+    print_notices(result)
+
+
+def _table(work: dict[str, Any], currency: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("chip", overflow="fold", min_width=12)
+    for name in ("chips", "per baseline", f"{currency}/Mtok", "TTFT p90", "TPOT p90", "binds"):
+        table.add_column(name, justify="right" if name != "binds" else "left", no_wrap=name in ("TTFT p90", "TPOT p90"))
+    for item in work["chips"]:
+        latency = item["latency_s"]
+        mark = "*" if item["chip"] == work["recommended"] else ""
+        state = {"blocked": "cannot", "refused": "not computable"}.get(item["status"])
+        table.add_row(
+            item["name"].split(",")[0] + mark, state or _span(item["chips"]), _span(item["exchange_rate"]),
+            _span(item["cost_per_million_output_tokens"]),
+            _time(latency.get("ttft_p90", {}).get("p50")), _time(latency.get("tpot_p90", {}).get("p50")),
+            item["binds"] or "",
+        )  # fmt: skip
+    return table
+
+
+def _remarks(item: dict[str, Any]) -> list[str]:
+    name = item["name"].split(",")[0]
+    lines = [f"{name}: {blocker['text']}." for blocker in item["blockers"] if blocker["kind"] != "unproven"]
+    if item["missing_facts"]:
+        lines.append(f"{name}: a range, because no source gives {', '.join(item['missing_facts'])}.")
+    for even in item["break_even"]:
+        what = even["figure"].replace("_", " ")
+        unit = "TB/s" if "bandwidth" in even["figure"] else "TFLOP/s"
+        value = f"{even['value'] / 1e12:.3g} {unit}" if even["value"] else "no value within a factor of eight"
+        lines.append(f"{name}: one replaces one baseline chip from {what} of {value} on.")
+    return lines
+
+
+def _span(span: dict[str, float | None]) -> str:
+    low, mid, high = span["low"], span["mid"], span["high"]
+    if low is None and high is None:
+        return "-"
+    if mid is None:
+        return f"{_short(low)}..{_short(high)}"
+    if low == mid == high:
+        return _short(mid)
+    return f"{_short(mid)} ({_short(low)}..{_short(high)})"
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "no limit"
+    if value >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    if value >= 1e5:
+        return f"{value / 1e3:.0f}k"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def _time(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2g} s" if value >= 1 else f"{value * 1e3:.0f} ms"

@@ -1,0 +1,81 @@
+"""Uncertain: what each joint draw of the parameters carries, from a few simulated draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.cost import Pool, Setting, Steps, shard_of, step_time
+from offramp.search.tune import Felt, Replica, highest_rate
+
+if TYPE_CHECKING:
+    from offramp.search.candidate import Question
+
+F8 = npt.NDArray[np.float64]
+ANCHORS: Final = (0.04, 0.27, 0.5, 0.73, 0.96)
+"""Quantiles of speed at which a draw is simulated; between them the rate is interpolated."""
+
+
+def operating_steps(question: Question, batch: float) -> tuple[Steps, Steps]:
+    """An average step at a batch: decode alone, and with its share of prefill."""
+    n = np.array([max(batch, 1.0)])
+    q = float(question.decode_tokens)
+    zero = np.zeros(1)
+    decode = Steps(
+        tokens=n * q, decode_seqs=n, decode_context=n * question.mix.context, prefill_pairs=zero, chunks=zero,
+        decode_tokens=q,
+    )  # fmt: skip
+    per_step = n / max((question.mix.osl - 1.0) / (1.0 + question.accept), 1.0)
+    mixed = Steps(
+        tokens=n * q + per_step * question.mix.isl, decode_seqs=n, decode_context=n * question.mix.context,
+        prefill_pairs=per_step * question.mix.pairs, chunks=per_step, decode_tokens=q,
+    )  # fmt: skip
+    return decode, mixed
+
+
+def speeds(question: Question, setting: Setting, mid: Setting, pool: Pool, felt: Felt) -> F8:
+    """How much faster each draw runs the average step at the operating point than the middle does. [draws]"""
+    _, mixed = operating_steps(question, felt.batch)
+    shard = shard_of(pool, 1)
+    each = step_time(setting, shard, mixed).total[:, 0]
+    centre = float(step_time(mid, shard, mixed).total[0, 0])
+    return centre / each
+
+
+def rates_by_draw(
+    question: Question, setting: Setting, mid: Setting, pool: Pool, *, rate: float, felt: Felt, most: int
+) -> F8:  # fmt: skip
+    """Highest rate of one replica within the SLO for each joint draw. [draws]
+
+    A few draws, spread over the range of speeds, are simulated; the others lie on the line between them, because the
+    rate depends on a draw through little else than the speed of the step at the operating point.
+
+    Args:
+        question, setting, mid, pool: the layout, at all draws and at the middle.
+        rate, felt: what the middle carries.
+        most: simulated requests.
+    """
+    speed = speeds(question, setting, mid, pool, felt)
+    order = np.argsort(speed, kind="stable")
+    points: dict[float, float] = {1.0: rate}
+    for quantile in ANCHORS:
+        draw = int(order[round(quantile * (len(order) - 1))])
+        one = replace(setting, parameters=setting.parameters.take([draw]))
+        replica = Replica(
+            setting=one, pool=pool, mix=question.mix, context_limit=question.model.max_context_tokens,
+            decode_tokens=question.decode_tokens, accept_tokens=1.0 + question.accept,
+        )  # fmt: skip
+        found, _ = highest_rate(
+            replica.table(), question.stream, question.slo, guess=rate * float(speed[draw]), most=most,
+            prefix=question.prefix, steps=4, tolerance=1.04,
+        )  # fmt: skip
+        points[float(speed[draw])] = found
+    x = np.array(sorted(points))
+    y = np.maximum.accumulate(np.array([points[value] for value in x]))
+    inside = np.interp(speed, x, y)
+    # beyond the outermost anchors the rate goes on in proportion to the speed
+    inside = np.where(speed < x[0], y[0] * speed / x[0], inside)
+    return np.where(speed > x[-1], y[-1] * speed / x[-1], inside)
