@@ -19,7 +19,7 @@ from scipy import sparse
 
 from offramp.core.errors import BackendError
 
-F8 = npt.NDArray[np.float64]
+F8 = npt.NDArray[np.floating[Any]]
 I8 = npt.NDArray[np.int64]
 INF: Final = math.inf
 Number = float | F8
@@ -123,9 +123,10 @@ class Model:
         """Adds coefficients; the three arrays are broadcast together. Repeated places add up; zeros are dropped."""
         values_array = np.asarray(values, dtype=np.float64)
         shape = np.broadcast_shapes(rows.shape, columns.shape, values_array.shape)
-        at = [np.broadcast_to(part, shape).ravel() for part in (rows, columns, values_array)]
-        keep = at[2] != 0.0
-        self._at.append((at[0][keep], at[1][keep], at[2][keep]))
+        flat = np.broadcast_to(values_array, shape).ravel()
+        keep = flat != 0.0
+        at = [np.broadcast_to(part, shape).ravel()[keep] for part in (rows, columns)]
+        self._at.append((at[0], at[1], flat[keep]))
 
     def bound(self, columns: I8, *, lower: Number | None = None, upper: Number | None = None) -> None:
         """Replaces bounds of columns that exist."""
@@ -214,11 +215,12 @@ def load(arrays: Arrays, *, time_limit_s: float | None = None, threads: int = 0,
     highs.setOptionValue("output_flag", False)
     if threads:
         highs.setOptionValue("threads", threads)
+    highs.setOptionValue("simplex_scale_strategy", 0)  # the programme is scaled already; scaling again costs a third
     if solver != "choose":
         highs.setOptionValue("solver", solver)
     if time_limit_s is not None:
         highs.setOptionValue("time_limit", float(time_limit_s))
-    lp = highspy.HighsLp()
+    lp: Any = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = arrays.cost.size, arrays.row_lower.size
     lp.col_cost_, lp.col_lower_, lp.col_upper_ = arrays.cost, arrays.lower, arrays.upper
     lp.row_lower_, lp.row_upper_ = arrays.row_lower, arrays.row_upper

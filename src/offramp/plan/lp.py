@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from offramp.plan.builder import INF, Arrays, Model
+from offramp.plan.builder import F8, I8, INF, Arrays, Model
 from offramp.plan.problem import PlanProblem, Scale, scale_of
 
-F8 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int64]
 CAP_PENALTY: Final = 3.0
-"""A share cap is broken at this multiple of a chip's straight-line cost per quarter: dear enough to buy other chips, too
-cheap to switch service off."""
+"""A share cap is broken at this multiple of a chip's straight-line cost per quarter: dear enough to buy other chips,
+too cheap to switch service off."""
 
 
 @dataclass
@@ -28,7 +25,6 @@ class Program:
 
     Attributes:
         cost_terms: (scenario, column, money) triplets of each scenario's cost, before weights.
-        offset: cost that no decision changes, in the programme's money.
     """
 
     problem: PlanProblem
@@ -37,7 +33,6 @@ class Program:
     cols: dict[str, I8] = field(default_factory=dict)
     rows: dict[str, I8] = field(default_factory=dict)
     cost_terms: list[tuple[I8, I8, F8]] = field(default_factory=list)
-    offset: float = 0.0
 
     @functools.cached_property
     def arrays(self) -> Arrays:
@@ -48,9 +43,10 @@ class Program:
         """Adds money per unit of the columns to the cost of the scenarios; the arrays are broadcast together."""
         values = np.asarray(money, dtype=np.float64)
         shape = np.broadcast_shapes(columns.shape, values.shape, scenario.shape)
-        parts = [np.broadcast_to(part, shape).ravel() for part in (scenario, columns, values)]
-        keep = parts[2] != 0.0
-        self.cost_terms.append((parts[0][keep], parts[1][keep], parts[2][keep]))
+        flat = np.broadcast_to(values, shape).ravel()
+        keep = flat != 0.0
+        at = [np.broadcast_to(part, shape).ravel()[keep] for part in (scenario, columns)]
+        self.cost_terms.append((at[0], at[1], flat[keep]))
 
     def charge_all(self, columns: I8, money: F8 | float) -> None:
         """Adds the same cost to every scenario."""
@@ -69,6 +65,7 @@ def build(problem: PlanProblem) -> Program:
     _placement(program)
     _porting(program)
     _limits(program)
+    _scoped_caps(program)
     _objective(program)
     return program
 
@@ -92,7 +89,7 @@ def _order_bounds(problem: PlanProblem, scale: Scale) -> tuple[F8, F8]:
 
 def _orders(program: Program) -> None:
     problem, model, scale = program.problem, program.model, program.scale
-    s, q, c, _, x, _ = problem.sizes
+    _, q, _, _, x, _ = problem.sizes
     now = min(problem.commit, q)
     first, later = _order_bounds(problem, scale)
     per_site = np.ones(x)
@@ -274,53 +271,41 @@ def _placement(program: Program) -> None:
 
 
 def _porting(program: Program) -> None:
-    """Share of each workload ported to each family: grows with engineers' time, usable from the next quarter. [Q, W, F]"""
-    problem, model, scale = program.problem, program.model, program.scale
-    s, q, _, w, _, f = problem.sizes
-    needs = (problem.port_months > 0) & (problem.ported < 1.0)
-    possible = np.isfinite(problem.port_months)
-    if not needs.any():
-        return
-    labels = (problem.quarters, problem.workloads, problem.families)
-    most = np.where(possible | ~needs, 1.0, problem.ported)
-    port = model.columns("ported", labels, lower=np.broadcast_to(problem.ported, (q, w, f)),
-                         upper=np.broadcast_to(most, (q, w, f)))  # fmt: skip
-    grows = model.rows("porting goes on", labels, lower=np.where(np.arange(q)[:, None, None] == 0, problem.ported, 0.0))
-    model.entries(grows, port, 1.0)
-    model.entries(grows[1:], port[:-1], -1.0)
-    months = np.where(needs & possible, problem.port_months, 0.0)
-    used = float((months * problem.ported).sum())
-    effort = model.rows("engineers", (problem.quarters,), upper=problem.engineer_months + used * (np.arange(q) == 0))
-    model.entries(effort[:, None, None], port, months[None])
-    model.entries(effort[1:, None, None], port[:-1], -months[None])
-    paid = months * problem.engineer_month_price / (scale.money * scale.chips)
-    discount = (1.0 + problem.discount) ** -np.arange(q + 1)
-    step = discount[:-1] - np.append(discount[1:-1], 0.0)
-    program.charge_all(port, step[:, None, None] * paid[None])
-    program.offset = -float((paid * problem.ported).sum())
-    program.cols["port"], program.rows["engineers"] = port, effort
-    _port_limits(program, needs)
+    """Engineers' time spent on porting by the quarter before bounds how much work may lie on other families. [S, Q]
 
-
-def _port_limits(program: Program, needs: npt.NDArray[np.bool_]) -> None:
-    """Work done on a family is at most the share that was ported by the quarter before."""
+    Putting a share of a workload on a family takes that share of the months of porting it wholly; one row a scenario
+    and quarter, with the shares projected out (a column per share makes the programme fifty times slower).
+    """
     problem, model, scale = program.problem, program.model, program.scale
     s, q, _, _, _, _ = problem.sizes
-    rate = problem.productivity[:, None] / scale.work
-    wanted = problem.demand / (scale.work * scale.chips)
-    port, place = program.cols["port"], program.cols["place"]
-    for work, family in np.argwhere(needs):
-        inside = np.flatnonzero(problem.family == family)
-        able = (problem.can_use[:, :, inside, work] & (rate[:, :, inside, work] > 0)).any()
-        if inside.size == 0 or not able:
-            continue
-        first = np.where(np.arange(q) == 0, problem.ported[work, family], 0.0)
-        label = f"{problem.workloads[work]} on {problem.families[family]}"
-        rows = model.rows(f"ported: {label}", (problem.scenarios, problem.quarters), upper=wanted[:, :, work] * first)
-        usable = np.where(problem.can_use[:, :, inside, work], rate[:, :, inside, work], 0.0)
-        model.entries(rows[..., None], place[:, :, inside, work], usable)
-        model.entries(rows[:, 1:], np.broadcast_to(port[:-1, work, family], (s, q - 1)), -wanted[:, 1:, work])
-        program.rows[f"ported {work} {family}"] = rows
+    months = np.where(problem.ported >= 1.0, 0.0, problem.port_months)[:, problem.family].T
+    possible = np.isfinite(months)
+    place = program.cols["place"]
+    if not possible.all():
+        blocked = np.broadcast_to(~possible[None, None], place.shape)
+        model.bound(place[blocked], upper=0.0)
+    months = np.where(possible, months, 0.0)
+    if not (months > 0).any():
+        return
+    available = np.cumsum(problem.engineer_months)
+    unit = float(months.max())
+    labels = (problem.scenarios, problem.quarters)
+    spent = model.columns("porting done", labels, upper=np.broadcast_to(available / unit, (s, q)))
+    goes_on = model.rows("porting goes on", labels, lower=0.0)
+    model.entries(goes_on, spent, 1.0)
+    model.entries(goes_on[:, 1:], spent[:, :-1], -1.0)
+    wanted = problem.demand / scale.chips
+    share = problem.productivity[:, None] / np.maximum(wanted, 1e-12)[:, :, None, :]
+    able = problem.can_use & (problem.productivity > 0)[:, None] & (wanted > 0)[:, :, None, :]
+    effort = np.where(able, months[None, None] / unit * share, 0.0)
+    rows = model.rows("porting", labels, upper=0.0)
+    model.entries(rows[..., None, None], place, effort)
+    model.entries(rows[:, 1:], spent[:, :-1], -1.0)
+    discount = (1.0 + problem.discount) ** -np.arange(q)
+    step = discount - np.append(discount[1:], 0.0)
+    price = unit * problem.engineer_month_price / (scale.money * scale.chips)
+    program.charge(spent, (step * price)[None], np.arange(s)[:, None])
+    program.cols["spent"], program.rows["engineers"] = spent, rows
 
 
 def _limits(program: Program) -> None:
@@ -351,6 +336,31 @@ def _limits(program: Program) -> None:
         each = float(np.max(problem.price) / max(float(problem.life_quarters.min()), 1.0)) / scale.money
         program.charge(over, CAP_PENALTY * each * discount[None, cap.start :], np.arange(s)[:, None])
         program.cols[f"over_cap {number}"], program.rows[f"cap {number}"] = over, rows
+
+
+def _scoped_caps(program: Program) -> None:
+    """Chips that banned uses may still have: a share of those owned, or owned when the ban fell. [S, Q, C]"""
+    problem, model, scale = program.problem, program.model, program.scale
+    s, q, _, _, _, _ = problem.sizes
+    for number, cap in enumerate(problem.scoped_caps):
+        chips, work = np.flatnonzero(cap.chips), np.flatnonzero(cap.workloads)
+        after = np.arange(cap.start, q)
+        if not (chips.size and work.size and after.size):
+            continue
+        names = [problem.chips[int(k)] for k in chips]
+        share = cap.share[after][None, :, None] * problem.serviceable[:, after][:, :, chips]
+        owned = (problem.fleet.sum(axis=1)[None] * problem.survival)[after][:, chips] / scale.chips
+        rows = model.rows(f"ban: {cap.label}", (problem.scenarios, problem.quarters[cap.start :], names),
+                          upper=share * owned[None])  # fmt: skip
+        place = program.cols["place"][:, cap.start :][:, :, chips][..., work]
+        model.entries(rows[..., None], place, 1.0)
+        stock = program.cols["stock"]
+        if cap.freeze and cap.start > 0:
+            then = np.broadcast_to(stock[:, [cap.start - 1]][:, :, chips], (s, after.size, chips.size, stock.shape[3]))
+            model.entries(rows[..., None], then, -share[..., None])
+        elif not cap.freeze:
+            model.entries(rows[..., None], stock[:, after][:, :, chips], -share[..., None])
+        program.rows[f"ban {number}"] = rows
 
 
 def _objective(program: Program) -> None:

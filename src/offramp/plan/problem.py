@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from offramp.core.errors import InputError
 from offramp.core.quarters import parse_quarter
 
-F8 = npt.NDArray[np.float64]
+F8 = npt.NDArray[np.floating[Any]]
 Bool = npt.NDArray[np.bool_]
 QUARTER_S: Final = 365.25 * 86400.0 / 4.0
 
@@ -63,6 +64,27 @@ class ShareCap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScopedCap:
+    """What a ban of part of the uses leaves: some workloads may use of some chips only a share of those owned.
+
+    Attributes:
+        label: what it is called.
+        chips: which chips. [C]
+        workloads: which workloads. [W]
+        start: first quarter index in which it binds.
+        share: of the owned chips that those workloads may use. [Q]
+        freeze: count what was owned when the quarter before ``start`` ended (a ban of buying), not what is owned now.
+    """
+
+    label: str
+    chips: Bool
+    workloads: Bool
+    start: int
+    share: F8
+    freeze: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanProblem:
     """Arrays over quarters Q, chips C, workloads W, sites X, scenarios S, vendors F (families that share a port).
 
@@ -97,6 +119,7 @@ class PlanProblem:
         engineer_month_price: money.
         orders: open orders.
         share_caps: quotas and vendor caps.
+        scoped_caps: bans that touch part of the workloads.
         frozen: orders already decided: (quarter, chip, site, count).
         budget: most money spent on chips in a quarter. [Q]
         discount: per quarter.
@@ -142,6 +165,7 @@ class PlanProblem:
     engineer_month_price: float = 0.0
     orders: tuple[OpenOrder, ...] = ()
     share_caps: tuple[ShareCap, ...] = ()
+    scoped_caps: tuple[ScopedCap, ...] = ()
     frozen: tuple[tuple[int, int, int, float], ...] = ()
     budget: F8 = field(default_factory=lambda: np.empty(0))
     discount: float = 0.0
@@ -166,8 +190,9 @@ _SHAPES: Final[dict[str, str]] = {
     "running_cost": "QCX", "power_w": "CX", "site_power_w": "X", "chips_per_server": "C", "site_servers": "X",
     "family": "C", "ported": "WF", "port_months": "WF", "engineer_months": "Q", "budget": "Q",
 }  # fmt: skip
-_MAY_BE_INFINITE: Final = {"most_order", "rent", "most_rent", "site_power_w", "site_servers", "engineer_months", "budget",
-                           "port_months"}  # fmt: skip
+_MAY_BE_INFINITE: Final = {
+    "most_order", "rent", "most_rent", "site_power_w", "site_servers", "engineer_months", "budget", "port_months",
+}  # fmt: skip
 
 
 def check(problem: PlanProblem) -> PlanProblem:
@@ -209,7 +234,7 @@ _MISSING: Final = {
 
 def _check_order(quarters: Sequence[str]) -> None:
     numbers = [parse_quarter(name, where="plan:quarters") for name in quarters]
-    for before, after in zip(numbers[:-1], numbers[1:], strict=True):
+    for before, after in itertools.pairwise(numbers):
         if after != before + 1:
             raise InputError(f"quarters are out of order at {quarters[numbers.index(after)]}", where="plan:quarters")
 
@@ -254,7 +279,6 @@ def _power(value: float) -> float:
     return 2.0 ** round(math.log2(value)) if value > 0 and math.isfinite(value) else 1.0
 
 
-def replaced(problem: PlanProblem, **changes: object) -> PlanProblem:
+def replaced(problem: PlanProblem, **changes: Any) -> PlanProblem:
     """A copy with some fields replaced."""
-    values = {item.name: getattr(problem, item.name) for item in fields(problem)}
-    return PlanProblem(**{**values, **changes})
+    return replace(problem, **changes)

@@ -14,7 +14,7 @@ from offramp.plan.builder import Solution
 from offramp.plan.lp import Program, arrivals, build, money_unit
 from offramp.plan.problem import PlanProblem, check
 
-F8 = npt.NDArray[np.float64]
+F8 = npt.NDArray[np.floating[Any]]
 I8 = npt.NDArray[np.int64]
 
 
@@ -37,7 +37,7 @@ class Plan:
         short: work not done. [S, Q, W]
         spend: money for chips, as paid on arrival, not discounted. [S, Q]
         power_w: facility power. [S, Q, X]
-        ported: share of each workload ported to each family at the end of the quarter. [Q, W, F]
+        ported: largest share of each workload that has run on each family so far. [S, Q, W, F]
         deliver: chips of each open order taken in each quarter. [O, Q]
         cancel: chips of each open order cancelled. [O]
         broken: how far soft limits are broken, by name: money or chips. [S, Q]
@@ -77,11 +77,14 @@ class Plan:
         return np.tensordot(self.problem.weight, values, axes=(0, 0))
 
 
-def solve(problem: PlanProblem, *, time_limit_s: float | None = None, solver: str = "choose") -> Plan:
+def solve(
+    problem: PlanProblem, *, time_limit_s: float | None = None, solver: str = "choose", commitments: Plan | None = None
+) -> Plan:
     """The cheapest plan.
 
     Args:
         problem: arrays that fit together.
+        commitments: a plan whose committed orders and open-order decisions are taken as given.
         time_limit_s: of the solver; a plan found by then is returned with its best bound.
         solver: "choose", "simplex", "ipm" (of HiGHS).
 
@@ -91,6 +94,8 @@ def solve(problem: PlanProblem, *, time_limit_s: float | None = None, solver: st
         BackendError: no plan within the time limit.
     """
     program = build(check(problem))
+    if commitments is not None:
+        _fix(program, commitments)
     found, highs = builder.solve(program.arrays, time_limit_s=time_limit_s, solver=solver)
     if found.status == "infeasible":
         raise InfeasibleError(
@@ -103,6 +108,18 @@ def solve(problem: PlanProblem, *, time_limit_s: float | None = None, solver: st
             mend="Raise [plan] time_limit, or lower [plan] scenarios or quarters.",
         )
     return read(program, found)
+
+
+def _fix(program: Program, plan: Plan) -> None:
+    """Holds the committed decisions at those of another plan of the same chips, sites and orders."""
+    k = program.scale.chips
+    now = program.cols["order_now"]
+    values = plan.order[0, : now.shape[0]] / k
+    program.model.bound(now.ravel(), lower=values.ravel(), upper=values.ravel())
+    if "delivery" in program.cols:
+        for name, taken in (("delivery", plan.deliver), ("cancel", plan.cancel)):
+            fixed = np.maximum(taken / k, 0.0).ravel()
+            program.model.bound(program.cols[name].ravel(), lower=fixed, upper=fixed)
 
 
 def explain_conflict(program: Program, highs: Any, *, most: int = 12) -> list[str]:
@@ -124,7 +141,7 @@ def explain_conflict(program: Program, highs: Any, *, most: int = 12) -> list[st
 def read(program: Program, found: Solution) -> Plan:
     """The plan in a solved programme."""
     problem, scale, x = program.problem, program.scale, found.columns
-    s, q, c, _, sites, f = problem.sizes
+    s, q, c, _, sites, _ = problem.sizes
     k, money = scale.chips, money_unit(scale)
     cols = program.cols
     order = np.zeros((s, q, c, sites))
@@ -132,19 +149,18 @@ def read(program: Program, found: Solution) -> Plan:
     order[:, :now] = x[cols["order_now"]][None] * k
     order[:, now:] = x[cols["order_later"]] * k
     arrive, spend = _arrived(program, x)
-    scenario_cost = np.full(s, program.offset)
+    scenario_cost = np.zeros(s)
     for scenario, columns, each in program.cost_terms:
         np.add.at(scenario_cost, scenario, each * x[columns])
     base = problem.fleet[None, None] * problem.survival[None, :, :, None]
     run = x[cols["run"]] * k
-    ported = x[cols["port"]] if "port" in cols else np.broadcast_to(problem.ported, (q, *problem.ported.shape))
     empty = np.zeros((0, q))
     return Plan(
         problem=problem,
         status=found.status,
         cost=float(problem.weight @ scenario_cost) * money,
-        objective=(found.objective + program.offset) * money,
-        bound=(found.bound + program.offset) * money,
+        objective=found.objective * money,
+        bound=found.bound * money,
         scenario_cost=scenario_cost * money,
         order=order,
         arrive=arrive,
@@ -155,7 +171,7 @@ def read(program: Program, found: Solution) -> Plan:
         short=x[cols["short"]] * scale.work * k,
         spend=spend,
         power_w=np.einsum("sqcx,cx->sqx", run, problem.power_w),
-        ported=np.asarray(ported),
+        ported=_ported(problem, x[cols["place"]] * k),
         deliver=x[cols["delivery"]] * k if "delivery" in cols else empty,
         cancel=x[cols["cancel"]] * k if "cancel" in cols else np.zeros(0),
         broken=_broken(program, x),
@@ -174,6 +190,16 @@ def _arrived(program: Program, x: F8) -> tuple[F8, F8]:
         arrive[item.scenario, item.quarter, item.chip, item.site] += chips
         spend[:, item.quarter] += (chips * item.price).sum(axis=1) * scale.money
     return arrive, spend
+
+
+def _ported(problem: PlanProblem, place: F8) -> F8:
+    """Largest share of each workload that has run on each family so far. [S, Q, W, F]"""
+    s, q, _, w, _, f = problem.sizes
+    work = place * problem.productivity[:, None] / np.maximum(problem.demand, 1e-12)[:, :, None, :]
+    share = np.zeros((s, q, w, f))
+    for chip, family in enumerate(problem.family):
+        share[..., family] += work[:, :, chip]
+    return np.maximum.accumulate(np.clip(share, 0.0, 1.0), axis=1)
 
 
 def _broken(program: Program, x: F8) -> dict[str, F8]:
@@ -199,13 +225,22 @@ def _duals(program: Program, found: Solution) -> dict[str, F8]:
         return {}
     money = money_unit(scale)
     unit_of: dict[str, F8 | float] = {
-        "work": scale.work * scale.chips, "owned": scale.chips, "capacity": scale.chips, "engineers": 1.0,
+        "work": scale.work * scale.chips, "owned": scale.chips, "capacity": scale.chips,
         "power": (float(problem.power_w.max()) or 1.0) * scale.chips, "budget": money,
         "space": (float((1.0 / problem.chips_per_server).max()) or 1.0) * scale.chips,
     }  # fmt: skip
-    return {
+    duals = {
         name: found.row_duals[rows] * money / unit_of[name] for name, rows in program.rows.items() if name in unit_of
     }
+    if "spent" in program.cols:
+        duals["engineers"] = found.reduced_costs[program.cols["spent"]] * money / _months_unit(problem)
+    return duals
+
+
+def _months_unit(problem: PlanProblem) -> float:
+    """Engineer-months per unit of the porting rows."""
+    months = np.where((problem.ported < 1.0) & np.isfinite(problem.port_months), problem.port_months, 0.0)
+    return float(months.max()) or 1.0
 
 
 def residuals(plan: Plan) -> dict[str, float]:
