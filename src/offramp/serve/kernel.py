@@ -8,20 +8,26 @@ time-average of KV blocks, which is taken linear within a jump.
 
 from __future__ import annotations
 
+import hashlib
 import math
+from pathlib import Path
 from typing import Any
+
+import numba
 
 from offramp.serve.deploy import EPS_S
 from offramp.serve.lanes import (
     FOREVER,
     INDEX_BITS,
     NONE,
+    Function,
     available,
     ceil_div,
     crossings,
     forget,
     gained,
     grow,
+    hot,
     jit,
     join,
     match,
@@ -29,25 +35,29 @@ from offramp.serve.lanes import (
     pop_at,
     publish,
     refer,
-    release,
     take,
+)
+from offramp.serve.routing import (
+    BOTH,
+    PREFILL,
+    arrive,
+    duration,
+    leave,
+    push_transfer,
+    receive,
+    running,
+    set_end,
+    wake,
 )
 from offramp.serve.sketch import BUCKETS, LOG_GAMMA, LOWEST_S
 from offramp.serve.state import Batch, Memory
 
 FINISHED, NEEDS_REQUESTS, NEEDS_SLOTS = 0, 1, 2
-BOTH, PREFILL, DECODE = 0, 1, 2
 
 # -- scheduling a step
 
 
-@jit
-def running(lane: Any) -> int:
-    """Sequences admitted and not finished."""
-    return lane.n + lane.n_chunks + (lane.partial != NONE)
-
-
-@jit
+@hot
 def add_chunk(lane: Any, which: int, m: Memory, ids: Any, budget: int) -> int:
     """Schedules the next chunk of a prefill; its tokens."""
     slot = m.slots[which]
@@ -62,7 +72,7 @@ def add_chunk(lane: Any, which: int, m: Memory, ids: Any, budget: int) -> int:
     return size
 
 
-@jit
+@hot
 def admit(lane: Any, slot: Any, pool: Any, m: Memory, ids: Any) -> bool:
     """Takes the blocks of its prompt (of all its tokens where nothing may be dropped later), if it can."""
     matched, waking = 0, 0
@@ -97,7 +107,7 @@ def admit(lane: Any, slot: Any, pool: Any, m: Memory, ids: Any) -> bool:
     return True
 
 
-@jit
+@hot
 def prefill(lane: Any, pool: Any, m: Memory, ids: Any, budget: int, admits: bool) -> None:
     """Puts prefill chunks into the step: the unfinished one, then new ones in order of arrival."""
     if lane.partial != NONE and budget > 0:
@@ -125,7 +135,7 @@ def prefill(lane: Any, pool: Any, m: Memory, ids: Any, budget: int, admits: bool
             budget -= add_chunk(lane, which, m, ids, budget)
 
 
-@jit
+@hot
 def schedule(lane: Any, pool: Any, m: Memory, ids: Any, since: float) -> int:
     """Fills the next step; the number of sequences that decode in it, NONE where there is nothing to do."""
     lane.n_chunks = 0
@@ -147,7 +157,7 @@ def schedule(lane: Any, pool: Any, m: Memory, ids: Any, since: float) -> int:
     return NONE if lane.n == 0 else lane.n
 
 
-@jit
+@hot
 def price(lane: Any, pool: Any, m: Memory, decodes: int) -> None:
     """Duration of the lane's next step, growth per further decode-only step, and how many may follow in one run."""
     chunks = lane.n_chunks
@@ -170,7 +180,7 @@ def price(lane: Any, pool: Any, m: Memory, decodes: int) -> None:
     lane.step_limit = 1 if chunks else decode_limit(lane, pool, m)
 
 
-@jit
+@hot
 def decode_limit(lane: Any, pool: Any, m: Memory) -> int:
     """Decode-only steps until a sequence finishes or blocks run out, this one included."""
     finish = m.ints[lane.heap_at] >> INDEX_BITS
@@ -193,18 +203,7 @@ def decode_limit(lane: Any, pool: Any, m: Memory) -> int:
 # -- groups
 
 
-@jit
-def set_end(m: Memory, group: int, end_s: float) -> None:
-    """Sets when a group's run ends, and keeps the tree of minima in order."""
-    m.groups[group].end_s = end_s
-    at = m.control[0].tree_size + group
-    m.tree[at] = end_s
-    while at > 1:
-        at >>= 1
-        m.tree[at] = min(m.tree[2 * at], m.tree[2 * at + 1])
-
-
-@jit
+@hot
 def start(m: Memory, group: int, ids: Any, since: float) -> None:
     """Schedules and prices the next run of a group, if there is work."""
     g = m.groups[group]
@@ -218,6 +217,7 @@ def start(m: Memory, group: int, ids: Any, since: float) -> None:
         decodes = schedule(lane, pool, m, ids, since)
         lane.step_limit = FOREVER
         lane.decodes = max(0, decodes)
+        lane.held_at_start = lane.held
         if decodes == NONE:
             continue
         price(lane, pool, m, decodes)
@@ -244,33 +244,7 @@ def dominance(m: Memory, g: Any, limit: int) -> int:
     return max(1, limit)
 
 
-@jit
-def duration(g: Any, steps: int) -> float:
-    """Seconds of the first steps of a run."""
-    return steps * g.cost_s + g.slope_s * (0.5 * steps * (steps - 1))
-
-
-@jit
-def cut(m: Memory, group: int, now: float) -> None:
-    """Ends a run at its first step boundary from now on, so that something new can be scheduled."""
-    g = m.groups[group]
-    if g.steps <= 1:
-        return
-    target = now - EPS_S - g.start_s
-    b = g.cost_s - 0.5 * g.slope_s
-    steps = 1
-    if target > 0:
-        steps = max(1, min(g.steps, int(2.0 * target / (b + math.sqrt(b * b + 2.0 * g.slope_s * target)))))
-    while steps > 1 and duration(g, steps - 1) >= target:
-        steps -= 1
-    while steps < g.steps and duration(g, steps) < target:
-        steps += 1
-    if steps < g.steps:
-        g.steps = steps
-        set_end(m, group, g.start_s + duration(g, steps))
-
-
-@jit
+@hot
 def finish_run(m: Memory, batch: Batch, group: int) -> None:
     """Ends a group's run: tokens are out, sequences finish, prefills turn into decodes."""
     g = m.groups[group]
@@ -280,15 +254,15 @@ def finish_run(m: Memory, batch: Batch, group: int) -> None:
     set_end(m, group, math.inf)
     pool.busy_s += span
     pool.steps += steps
-    ids = batch.hash_ids
     for i in range(g.first_lane, g.first_lane + g.lanes):
         lane = m.lanes[i]
         pool.batch_s += (lane.decodes + lane.n_chunks) * span
         before = lane.held
         if lane.decodes:
             advance(lane, pool, m, g, steps)
-        pool.kv_block_s += 0.5 * (before + lane.held) * span
-        pool.kv_peak = max(pool.kv_peak, lane.held)
+        growth = lane.held - before
+        pool.kv_block_s += (lane.held_at_start + 0.5 * growth) * span
+        pool.kv_peak = max(pool.kv_peak, lane.held_at_start + growth)
         if lane.decodes:
             lane.last_end_s = now
             pop_finished(i, lane, pool, m, batch, now)
@@ -305,7 +279,7 @@ def finish_run(m: Memory, batch: Batch, group: int) -> None:
     return
 
 
-@jit
+@hot
 def advance(lane: Any, pool: Any, m: Memory, g: Any, steps: int) -> None:
     """Takes a lane's decodes through a run: gaps between tokens, blocks, position."""
     control = m.control[0]
@@ -327,7 +301,7 @@ def advance(lane: Any, pool: Any, m: Memory, g: Any, steps: int) -> None:
     lane.d += steps
 
 
-@jit
+@hot
 def note_gaps(m: Memory, control: Any, first_s: float, growth_s: float, steps: int, n: int) -> None:
     """Adds n gaps of each of the durations first, first + growth ... to the sketch."""
     if n == 0:
@@ -349,7 +323,7 @@ def note_gaps(m: Memory, control: Any, first_s: float, growth_s: float, steps: i
     m.itl_counts[bucket] += n * (steps - done)
 
 
-@jit
+@hot
 def pop_finished(index: int, lane: Any, pool: Any, m: Memory, batch: Batch, now: float) -> None:
     """Finishes the decoding sequences that have all their tokens."""
     gain = gained(lane, pool, 0)
@@ -360,7 +334,7 @@ def pop_finished(index: int, lane: Any, pool: Any, m: Memory, batch: Batch, now:
         finish(lane, which, pool, m, batch, now)
 
 
-@jit
+@hot
 def end_prefill(index: int, lane: Any, which: int, pool: Any, m: Memory, batch: Batch, now: float) -> None:
     """A prefill is complete: one more token is out, and the sequence decodes, moves on or finishes."""
     slot = m.slots[which]
@@ -382,7 +356,7 @@ def end_prefill(index: int, lane: Any, which: int, pool: Any, m: Memory, batch: 
         join(lane, slot, which, pool, m.ints, m.control[0])
 
 
-@jit
+@hot
 def finish(lane: Any, which: int, pool: Any, m: Memory, batch: Batch, now: float) -> None:
     """A request is complete and reported; in closed loop the next one starts."""
     slot = m.slots[which]
@@ -399,208 +373,10 @@ def finish(lane: Any, which: int, pool: Any, m: Memory, batch: Batch, now: float
         control.sent += 1
 
 
-@jit
-def leave(lane: Any, slot: Any, pool: Any, m: Memory, ids: Any) -> None:
-    """A sequence leaves a lane with all it held."""
-    release(lane, slot, pool, m, ids)
-    lane.load_requests -= 1
-    lane.load_tokens -= slot.isl + slot.osl
-
-
-# -- transfers: a binary heap by time of arrival, then request
-
-
-@jit
-def is_before(m: Memory, a: int, b: int) -> bool:
-    """Whether the transfer at place a arrives before that at b."""
-    if m.transfer_key[a] != m.transfer_key[b]:
-        return m.transfer_key[a] < m.transfer_key[b]
-    return m.slots[m.transfer_slot[a]].index < m.slots[m.transfer_slot[b]].index
-
-
-@jit
-def swap(m: Memory, a: int, b: int) -> None:
-    """Exchanges two transfers."""
-    m.transfer_key[a], m.transfer_key[b] = m.transfer_key[b], m.transfer_key[a]
-    m.transfer_slot[a], m.transfer_slot[b] = m.transfer_slot[b], m.transfer_slot[a]
-
-
-@jit
-def push_transfer(m: Memory, arrives_s: float, which: int) -> None:
-    """Adds a transfer."""
-    at = m.control[0].n_transfers
-    m.control[0].n_transfers += 1
-    m.transfer_key[at], m.transfer_slot[at] = arrives_s, which
-    while at > 0 and is_before(m, at, (at - 1) >> 1):
-        swap(m, at, (at - 1) >> 1)
-        at = (at - 1) >> 1
-
-
-@jit
-def pop_transfer(m: Memory) -> int:
-    """Takes the first transfer; its slot."""
-    which = m.transfer_slot[0]
-    m.control[0].n_transfers -= 1
-    n = m.control[0].n_transfers
-    swap(m, 0, n)
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= n:
-            return which
-        if child + 1 < n and is_before(m, child + 1, child):
-            child += 1
-        if not is_before(m, child, at):
-            return which
-        swap(m, at, child)
-        at = child
-
-
-@jit
-def receive(m: Memory, ids: Any) -> None:
-    """The first transfer arrives: the user has the first token, a decode lane the sequence."""
-    control = m.control[0]
-    now = m.transfer_key[0]
-    which = pop_transfer(m)
-    slot = m.slots[which]
-    source = m.lanes[slot.lane]
-    leave(source, slot, m.pools[source.pool], m, ids)
-    slot.first_s = now
-    slot.emit_s = now
-    slot.plen = 0
-    slot.hashes = 0
-    enqueue(m, which, route(m, slot, slot.decode_mask, ids))
-    wake(m, source.group, control.now_s)
-
-
-# -- arrivals and routing
-
-
-@jit
-def wake(m: Memory, group: int, since: float) -> None:
-    """Notes that a group may have work when this moment's events are through."""
-    g = m.groups[group]
-    if not g.awake:
-        control = m.control[0]
-        g.awake = 1
-        m.awake[control.n_awake] = group
-        m.awake_s[control.n_awake] = since
-        control.n_awake += 1
-
-
-@jit
-def enqueue(m: Memory, which: int, index: int) -> None:
-    """Puts a sequence at the end of a lane's queue; a run that could take it in is cut short."""
-    lane = m.lanes[index]
-    slot = m.slots[which]
-    control = m.control[0]
-    slot.next = NONE
-    if lane.wait_tail == NONE:
-        lane.wait_head = which
-    else:
-        m.slots[lane.wait_tail].next = which
-    lane.wait_tail = which
-    lane.waiting += 1
-    control.waiting += 1
-    lane.load_requests += 1
-    lane.load_tokens += slot.isl + slot.osl
-    group = lane.group
-    if m.groups[group].end_s == math.inf:
-        wake(m, group, control.now_s)
-    elif lane.waiting == 1 and running(lane) < m.pools[lane.pool].max_seqs:
-        cut(m, group, control.now_s)
-
-
-@jit
-def arrive(m: Memory, batch: Batch, ids: Any) -> None:
-    """The next request arrives: into a slot, to a lane."""
-    control = m.control[0]
-    at = control.head
-    control.head += 1
-    which = control.free_slot
-    slot = m.slots[which]
-    control.free_slot = slot.next
-    slot.index = control.index_base + at
-    slot.isl, slot.osl, slot.slo = batch.isl[at], batch.osl[at], batch.slo[at]
-    slot.decode_mask = batch.decode_mask[at]
-    slot.gen, slot.plen, slot.done, slot.refs, slot.blocks, slot.binned = 0, slot.isl, 0, 0, 0, 0
-    slot.start_s = batch.start_s[at]
-    slot.hash_at = 0
-    slot.hashes = 0
-    if control.has_prefix:
-        slot.hash_at = batch.hash_offsets[at]
-        slot.hashes = batch.hash_offsets[at + 1] - batch.hash_offsets[at]
-    target = route(m, slot, batch.entry_mask[at], ids)
-    slot.pool = m.lanes[target].pool
-    if m.pools[slot.pool].role == DECODE:  # a decode pool alone: the KV is there already
-        slot.gen, slot.plen = 1, 0
-        slot.emit_s = control.now_s
-        slot.first_s = control.now_s
-    enqueue(m, which, target)
-
-
-@jit
-def route(m: Memory, slot: Any, mask: int, ids: Any) -> int:
-    """The lane for a sequence: a replica by the router's rule, then its lane with the fewest requests."""
-    control = m.control[0]
-    if len(m.lanes) == 1:
-        return 0
-    if control.router == 3 and slot.plen and slot.hashes:
-        target = route_by_prefix(m, slot, mask, ids)
-        if target != NONE:
-            return target
-    best, least = NONE, math.inf
-    for r in range(len(m.replicas)):
-        replica = m.replicas[r]
-        if not (mask >> replica.pool) & 1:
-            continue
-        burden = replica.assigned + 1.0
-        if control.router:
-            load = 0
-            for i in range(replica.first_lane, replica.last_lane):
-                load += m.lanes[i].load_tokens if control.router == 2 else m.lanes[i].load_requests
-            burden = float(load)
-        burden /= m.pools[replica.pool].weight
-        if burden < least:
-            best, least = r, burden
-    replica = m.replicas[best]
-    replica.assigned += 1.0
-    target = replica.first_lane
-    for i in range(replica.first_lane + 1, replica.last_lane):
-        if m.lanes[i].load_requests < m.lanes[target].load_requests:
-            target = i
-    return target
-
-
-@jit
-def route_by_prefix(m: Memory, slot: Any, mask: int, ids: Any) -> int:
-    """The lane with the longest cached prefix (fewest requests among equals), or NONE where load decides."""
-    control = m.control[0]
-    low, high = FOREVER, 0
-    for i in range(len(m.lanes)):
-        if (mask >> m.lanes[i].pool) & 1:
-            low = min(low, m.lanes[i].load_requests)
-            high = max(high, m.lanes[i].load_requests)
-    if high - low > control.balance_abs and high > control.balance_rel * low:
-        return NONE
-    target, longest = NONE, 0
-    for i in range(len(m.lanes)):
-        lane = m.lanes[i]
-        if (mask >> lane.pool) & 1:
-            found = match(lane, slot, m.cache, ids)
-            if found > longest or (
-                found == longest and target != NONE and lane.load_requests < m.lanes[target].load_requests
-            ):
-                target, longest = i, found
-    if longest == 0 or longest * control.hash_tokens < control.match_share * slot.isl:
-        return NONE
-    return target
-
-
 # -- the loop
 
 
-@jit
+@hot
 def sample_queue(control: Any, now: float, index: int) -> None:
     """Takes the number of waiting requests into the trend of the second half."""
     if now < control.middle_s and index != control.last_index:
@@ -615,7 +391,7 @@ def sample_queue(control: Any, now: float, index: int) -> None:
         control.queue_at_end = control.waiting
 
 
-@jit
+@hot
 def first_ending(m: Memory) -> int:
     """The first group, by number, whose run ends at this moment; NONE if there is none."""
     control = m.control[0]
@@ -629,8 +405,8 @@ def first_ending(m: Memory) -> int:
     return at - control.tree_size
 
 
-@jit
-def run(m: Memory, batch: Batch) -> int:
+@hot
+def loop(m: Memory, batch: Batch) -> int:
     """Runs until nothing happens any more, or more requests or slots are needed; which of these.
 
     Can be called again with the same memory (grown where asked for) and the same or the next batch.
@@ -677,3 +453,34 @@ def run(m: Memory, batch: Batch) -> int:
                 start(m, group, ids, m.awake_s[i])
         control.n_awake = 0
         control.in_pass = 0
+
+
+SOURCES = ("kernel.py", "lanes.py", "routing.py", "state.py", "sketch.py", "deploy.py")
+
+
+def _digest() -> int:
+    """A number that changes with any source that the compiled code was made from."""
+    here = Path(__file__).parent
+    text = b"".join((here / name).read_bytes() for name in SOURCES)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+
+
+def _cached_njit(function: Function) -> Function:
+    njit: Any = numba.njit
+    return njit(cache=True, error_model="numpy", nogil=True, _nrt=False)(function)
+
+
+def _cached(digest: int) -> Any:
+    """The loop, compiled when first called; numba keeps it on disk under the value of the enclosed digest."""
+
+    @_cached_njit
+    def run(m: Memory, batch: Batch) -> int:
+        if digest < 0:
+            return FINISHED
+        return loop(m, batch)
+
+    return run
+
+
+run: Any = _cached(_digest())
+"""``run(memory, batch)``: see :func:`loop`."""

@@ -8,13 +8,30 @@ their positions within KV blocks as counts by phase ("bins"), so a step or a run
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numba
 
 from offramp.serve.state import Memory
 
-jit: Any = numba.njit(cache=True, error_model="numpy", nogil=True)
+_njit: Any = numba.njit
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def jit(function: Function) -> Function:
+    """Compiles a kernel function.
+
+    Kernel functions allocate nothing, so they run without numba's reference counting, which took three quarters of
+    the time. None of them is cached on disk alone: see :mod:`offramp.serve.kernel`.
+    """
+    return _njit(error_model="numpy", nogil=True, _nrt=False)(function)
+
+
+def hot(function: Function) -> Function:
+    """Compiles a kernel function into its callers; passing the arrays along costs more than most of them do."""
+    return _njit(error_model="numpy", nogil=True, _nrt=False, forceinline=True)(function)
+
 
 NONE = -1
 FOREVER = 1 << 40
@@ -23,23 +40,23 @@ INDEX_BITS = 31
 INDEX_MASK = (1 << INDEX_BITS) - 1
 
 
-@jit
+@hot
 def gained(lane: Any, pool: Any, steps: int) -> int:
     """Tokens gained by a sequence that decodes from the lane's start to so many steps from now."""
     return ((lane.d + steps) * pool.gain) >> 16
 
 
-@jit
+@hot
 def ceil_div(a: int, b: int) -> int:
-    """a / b rounded up, for a >= 0."""
+    """A / b rounded up, for a >= 0."""
     return (a + b - 1) // b
 
 
-# -- KV blocks and prefix cache. Per hash block the cache keeps users (-1: not cached), and its neighbours in the list of
-# unused ones.
+# -- KV blocks and prefix cache. Per hash block the cache keeps its users (-1: not cached) and its neighbours in the
+# list of unused ones.
 
 
-@jit
+@hot
 def available(lane: Any) -> int:
     """Blocks that can be had: free ones, and cached ones that nobody uses."""
     return lane.free + lane.unused * lane.hash_blocks
@@ -60,7 +77,7 @@ def unlink(lane: Any, cache: Any, at: int) -> None:
     lane.unused -= 1
 
 
-@jit
+@hot
 def take(lane: Any, cache: Any, blocks: int) -> None:
     """Takes blocks, dropping the longest unused cached ones where free blocks run out."""
     lane.free -= blocks
@@ -72,7 +89,7 @@ def take(lane: Any, cache: Any, blocks: int) -> None:
         lane.free += lane.hash_blocks
 
 
-@jit
+@hot
 def refer(lane: Any, cache: Any, at: int) -> None:
     """Holds a cached block by reference."""
     if cache[at] == 0:
@@ -81,7 +98,7 @@ def refer(lane: Any, cache: Any, at: int) -> None:
     cache[at] += 1
 
 
-@jit
+@hot
 def unrefer(lane: Any, cache: Any, at: int) -> None:
     """Gives a reference back; an unused block becomes the newest of the unused list."""
     cache[at] -= 1
@@ -97,7 +114,7 @@ def unrefer(lane: Any, cache: Any, at: int) -> None:
         lane.held -= lane.hash_blocks
 
 
-@jit
+@hot
 def match(lane: Any, slot: Any, cache: Any, ids: Any) -> int:
     """Leading hash blocks of its prompt that are cached; its last token is always computed."""
     most = min(slot.hashes, (slot.plen - 1) // lane.hash_tokens)
@@ -123,7 +140,7 @@ def publish(lane: Any, slot: Any, cache: Any, ids: Any) -> None:
             refer(lane, cache, at)
 
 
-@jit
+@hot
 def release(lane: Any, slot: Any, pool: Any, m: Memory, ids: Any) -> None:
     """Gives back all its blocks; cached ones stay findable, the end of the prompt to be dropped first."""
     if slot.binned:
@@ -141,7 +158,7 @@ def release(lane: Any, slot: Any, pool: Any, m: Memory, ids: Any) -> None:
 # -- the heap of decoding sequences, by (gain at which they finish, index)
 
 
-@jit
+@hot
 def sift_up(ints: Any, keys: int, slots: int, at: int) -> None:
     """Moves an entry towards the root."""
     key, which = ints[keys + at], ints[slots + at]
@@ -154,7 +171,7 @@ def sift_up(ints: Any, keys: int, slots: int, at: int) -> None:
     ints[keys + at], ints[slots + at] = key, which
 
 
-@jit
+@hot
 def sift_down(ints: Any, keys: int, slots: int, at: int, n: int) -> None:
     """Moves an entry away from the root."""
     key, which = ints[keys + at], ints[slots + at]
@@ -171,7 +188,7 @@ def sift_down(ints: Any, keys: int, slots: int, at: int, n: int) -> None:
     ints[keys + at], ints[slots + at] = key, which
 
 
-@jit
+@hot
 def pop_at(lane: Any, ints: Any, stride: int, at: int) -> int:
     """Takes the entry at a place out of the heap; its slot."""
     keys, slots = lane.heap_at, lane.heap_at + stride
@@ -185,7 +202,7 @@ def pop_at(lane: Any, ints: Any, stride: int, at: int) -> int:
     return which
 
 
-@jit
+@hot
 def join(lane: Any, slot: Any, which: int, pool: Any, ints: Any, control: Any) -> None:
     """A sequence begins to decode: into the heap, the context sum, and the list of those not yet binned."""
     gain = gained(lane, pool, 0)
@@ -202,7 +219,7 @@ def join(lane: Any, slot: Any, which: int, pool: Any, ints: Any, control: Any) -
         lane.n_joined += 1
 
 
-@jit
+@hot
 def forget(lane: Any, slot: Any, which: int, pool: Any, ints: Any) -> None:
     """Undoes :func:`join` outside the heap."""
     lane.context -= slot.key - (pool.decode_tokens - 1)
@@ -217,7 +234,7 @@ def forget(lane: Any, slot: Any, which: int, pool: Any, ints: Any) -> None:
 # -- growth
 
 
-@jit
+@hot
 def crossings(lane: Any, ints: Any, block_tokens: int, gain: int) -> int:
     """Blocks that the binned sequences need to go from the gain granted to this one."""
     more = gain - lane.granted
@@ -226,12 +243,16 @@ def crossings(lane: Any, ints: Any, block_tokens: int, gain: int) -> int:
     total = 0
     if more >= block_tokens:
         total = (more // block_tokens) * (lane.n - lane.n_joined)
-    for x in range(lane.granted, lane.granted + more % block_tokens):
-        total += ints[lane.bins_at + (-x) % block_tokens]
+        more %= block_tokens
+    bins = lane.bins_at
+    phase = (-lane.granted) % block_tokens
+    for _ in range(more):
+        total += ints[bins + phase]
+        phase = phase - 1 if phase else block_tokens - 1
     return total
 
 
-@jit
+@hot
 def grow(lane: Any, pool: Any, m: Memory, ids: Any, since: float) -> bool:
     """Gives every decoding sequence the blocks of its next tokens; drops the latest where there are too few."""
     if m.control[0].guarded or lane.n == 0:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
+from typing import Any
 
 import numpy as np
 
 from offramp.serve.deploy import EPS_S, GAIN_UNIT, Blocks, Deployment, PoolPlan
-from offramp.serve.records import F8, I8, Outcome, Requests, ServeConfig
+from offramp.serve.records import I8, Outcome, Requests, ServeConfig
 from offramp.serve.sketch import Sketch
 
 
@@ -284,7 +285,7 @@ class Oracle:
         """Queues the arrivals: all of them (open loop), or the first ones in flight (closed loop)."""
         n = len(self.requests)
         if self.config.mode == "open":
-            times: F8 = self.requests.arrival_s
+            times: Any = self.requests.arrival_s
             count = n
         else:
             count = min(n, self.config.concurrency)

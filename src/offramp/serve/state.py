@@ -7,7 +7,7 @@ integer array, found by the lane's offsets.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,10 @@ from offramp.serve.deploy import Blocks, Deployment
 from offramp.serve.records import F8, I8, ServeConfig
 from offramp.serve.sketch import BUCKETS
 
-Rec = npt.NDArray[np.void]
+Rec = Any
+"""An array of records; compiled code reads and writes their fields as attributes, which numpy's types do not know."""
+Ints = Any
+"""An integer array whose elements compiled code takes for plain integers."""
 
 
 def _fields(ints: str, floats: str) -> np.dtype[np.void]:
@@ -32,10 +35,10 @@ POOL = _fields(
 LANE = _fields(
     # scheduler: decodes in the heap, the unfinished prefill (-1: none), this step's chunks and tokens
     "pool group replica n decodes partial n_chunks tokens step_limit admissions waiting wait_head wait_tail"
-    # decode steps so far; sum of (isl + tokens at joining - gain at joining) over decodes; gain that bins have blocks for
+    # decode steps so far; sum of (isl + tokens at joining - gain at joining) over decodes; gain that has its blocks
     " d context granted n_joined n_pending pending_total load_requests load_tokens"
     # KV blocks; hash blocks cached and unused, oldest first
-    " free held unused oldest newest hash_tokens hash_blocks"
+    " free held held_at_start unused oldest newest hash_tokens hash_blocks"
     # where its lists begin
     " heap_at bins_at chunks_at joined_at pending_at gaps_at cache_at",
     "pairs cost_s slope_s last_end_s",
@@ -65,16 +68,16 @@ class Memory(NamedTuple):
     replicas: Rec
     slots: Rec
     control: Rec
-    ints: I8
+    ints: Ints
     floats: F8
     pending_s: F8
-    cache: npt.NDArray[np.int32]
-    awake: I8
+    cache: Ints
+    awake: Ints
     awake_s: F8
     tree: F8
     transfer_key: F8
-    transfer_slot: I8
-    itl_counts: I8
+    transfer_slot: Ints
+    itl_counts: Ints
     edges: F8
     done: Rec
 
@@ -83,13 +86,13 @@ class Batch(NamedTuple):
     """One batch of requests, in order of arrival."""
 
     start_s: F8
-    isl: I8
-    osl: I8
-    slo: I8
-    entry_mask: I8
-    decode_mask: I8
-    hash_ids: I8
-    hash_offsets: I8
+    isl: Ints
+    osl: Ints
+    slo: Ints
+    entry_mask: Ints
+    decode_mask: Ints
+    hash_ids: Ints
+    hash_offsets: Ints
 
 
 def _link(slots: Rec, first: int) -> None:
