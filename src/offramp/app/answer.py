@@ -132,7 +132,7 @@ def _alternatives(row: Row) -> list[dict[str, Any]]:
 
 
 def recommend(rows: list[Row]) -> Row | None:
-    """The chip, not the baseline, that carries the workload at the lowest cost; fewest watts where prices are missing."""
+    """The chip, not the baseline, that carries the workload at the lowest cost (fewest watts without prices)."""
     able = [row for row in rows if row.status == "carries" and not row.is_baseline and not _stopped(row)]
     if not able:
         return None

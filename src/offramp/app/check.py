@@ -12,12 +12,13 @@ from typing import Any, Final
 import msgspec
 
 from offramp import __version__
+from offramp.app.study import Synthetic
 from offramp.app.studyfile import Draft, read_study
 from offramp.core import units
 from offramp.core.document import Problem
 from offramp.core.errors import InputError, OfframpError, near_miss_hint
 from offramp.core.quarters import parse_quarter, quarter_of
-from offramp.core.result import FigureLog, Result, hash_inputs, table_of
+from offramp.core.result import Result, hash_inputs, table_of
 
 SERVE_ONLY: Final = ("trace", "synthetic", "demand", "peak_to_mean", "slo", "spec_accept", "availability")
 TRAIN_ONLY: Final = ("tokens", "deadline", "sequence_tokens", "batch_tokens", "chips", "dtype", "start")
@@ -313,7 +314,8 @@ def _patterns(data: dict[str, Any], known: list[str]) -> Iterator[Problem]:
 
 def _files(draft: Draft, path: str, work: dict[str, Any]) -> Iterator[Problem]:
     """Loads the model and the traffic, which name their own problems."""
-    from offramp.app.workload import load_model, load_trace
+    from offramp.app.workload import load_model, synthetic_trace
+    from offramp.traffic import load
 
     if isinstance(work.get("model"), str) and work["model"]:
         problem = _try(f"{path}.model", lambda: load_model(work["model"]))
@@ -321,17 +323,18 @@ def _files(draft: Draft, path: str, work: dict[str, Any]) -> Iterator[Problem]:
             yield problem
     if work.get("kind") != "serve":
         return
-    log = FigureLog()
-    key = "trace" if work.get("trace") else "synthetic"
-    if work.get(key):
-        problem = _try(f"{path}.{key}", lambda: load_trace(work, seed=0, log=log))
-        if problem is not None:
-            yield problem
-
-
-def as_text(problem: Problem) -> str:
-    """One problem as one line."""
-    return f"{problem.path}: {problem.what}. {problem.mend}".strip()
+    trace, settings = work.get("trace"), work.get("synthetic")
+    if isinstance(trace, str) and trace:
+        problem = _try(f"{path}.trace", lambda: load(trace))
+    elif isinstance(settings, dict):
+        problem = _try(
+            f"{path}.synthetic",
+            lambda: synthetic_trace(msgspec.convert({**settings, "requests": 1}, Synthetic), seed=0),
+        )
+    else:
+        problem = None
+    if problem is not None:
+        yield problem
 
 
 def require_sound(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Draft, list[Problem]]:
@@ -350,8 +353,3 @@ def require_sound(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Draf
     if errors:
         raise problem_error(Path(path), errors)
     return draft, problems
-
-
-def problems_json(problems: Sequence[Problem]) -> bytes:
-    """Problems as JSON text."""
-    return msgspec.json.encode(list(problems))

@@ -140,7 +140,7 @@ class Synthetic(Record):
     """[workload.synthetic]: traffic made from published statistics instead of a trace.
 
     Attributes:
-        preset: named set of lengths and arrivals ("offramp check" lists those that exist); keys below override it.
+        preset: named set of lengths and arrivals (an unknown name lists those that exist); keys below override it.
         requests: how many to generate.
         arrivals: poisson, gamma bursts, or uniform.
         cv: coefficient of variation of gaps between arrivals (gamma).
@@ -150,7 +150,7 @@ class Synthetic(Record):
     """
 
     preset: str = ""
-    requests: Annotated[int, Meta(ge=1, le=50_000_000)] = 4000
+    requests: Annotated[int, Meta(ge=1, le=50_000_000)] = 8000
     arrivals: Literal["poisson", "gamma", "uniform"] | None = None
     cv: Annotated[float, Meta(gt=0.0, le=20.0)] | None = None
     isl_mean: Annotated[float, Meta(ge=1.0)] | None = None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Final
 
 import msgspec
 
 from offramp import arch, traffic
 from offramp.app.study import Synthetic, Workload
 from offramp.arch.record import Model
-from offramp.core.result import FigureLog
 from offramp.serve import Requests
+from offramp.traffic.synthetic import params_of, synthetic
 from offramp.traffic.trace import Trace
+
+SYNTHETIC_RATE: Final = 20.0
+"""Requests per second at which traffic is made; streams of other rates are shares or copies of it."""
 
 
 def load_model(spec: str) -> Model:
@@ -25,6 +28,14 @@ def load_trace(work: Workload, *, seed: int) -> Trace:
     if work.trace:
         return traffic.load(work.trace)
     return synthetic_trace(work.synthetic or Synthetic(), seed=seed)
+
+
+def synthetic_trace(settings: Synthetic, *, seed: int, where: str = "synthetic") -> Trace:
+    """Generated traffic: a preset, with what the study changes in it."""
+    own = msgspec.structs.asdict(settings)
+    overrides = {key: value for key, value in own.items() if key not in ("preset", "requests") and value is not None}
+    params = params_of(settings.preset, overrides, where=where)
+    return synthetic(params, SYNTHETIC_RATE, settings.requests, seed, where=where)
 
 
 def requests_of(trace: Trace) -> Requests:
