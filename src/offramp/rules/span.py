@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from offramp.core.record import Record
 
 Truth = bool | None
 """Kleene logic: None is unknown."""
+_SAME: Final = 1e-12
+"""Relative difference below which a quantity counts as equal to a threshold: 2400 / 5.92 mm2 has a PD of 5.92."""
 
 
 class Span(Record):
@@ -30,17 +33,19 @@ class Span(Record):
 
     def at_least(self, limit: float) -> Truth:
         """Whether the quantity is ``>= limit``."""
-        if self.low >= limit:
+        slack = _SAME * abs(limit)
+        if self.low >= limit - slack:
             return True
-        if self.high < limit or (self.open_high and self.high <= limit):
+        if self.high < limit - slack or (self.open_high and self.high <= limit + slack):
             return False
         return None
 
     def more_than(self, limit: float) -> Truth:
         """Whether the quantity is ``> limit``."""
-        if self.low > limit:
+        slack = _SAME * abs(limit)
+        if self.low > limit + slack:
             return True
-        return False if self.high <= limit else None
+        return False if self.high <= limit + slack else None
 
     def holds(self, value: float) -> bool:
         """Whether the quantity may be ``value``."""
