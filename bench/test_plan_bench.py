@@ -1,4 +1,4 @@
-"""Budgets of the plan and the supply model: 16 quarters x 10 chips x 20 workloads x 50 scenarios; 1,000 supply draws."""
+"""Budgets of the plan and the supply model: 16 quarters x 10 chips x 20 workloads x 50 scenarios; 1,000 draws."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def large_problem(q: int = 16, c: int = 10, w: int = 20, s: int = 50) -> PlanPro
         lead=rng.integers(1, 3, c), lot=np.full(c, 8.0), fill=rng.uniform(0.3, 1.0, (s, q, c)),
         most_order=np.full((q, c), 3000.0), can_arrive=can_arrive, can_use=np.ones((s, q, c, w), dtype=bool),
         serviceable=np.ones((s, q, c)), rent=np.full((q, c), np.inf), most_rent=np.zeros((s, q, c)),
-        running_cost=np.full((q, c, 1), 900.0), power_w=np.full((c, 1), 800.0), site_power_w=np.array([12e6]),
-        chips_per_server=np.full(c, 8.0), site_servers=np.array([np.inf]), family=np.arange(c) % families,
+        running_cost=np.full((q, c, 1), 900.0), power_w=np.full((c, 1), 800.0), site_power_w=np.full((q, 1), 12e6),
+        chips_per_server=np.full(c, 8.0), site_servers=np.full((q, 1), np.inf), family=np.arange(c) % families,
         ported=ported, port_months=months, engineer_months=np.full(q, 30.0), engineer_month_price=5e4, discount=0.02,
     )  # fmt: skip
 

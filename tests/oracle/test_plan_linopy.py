@@ -45,7 +45,7 @@ def random_problem(seed: int) -> PlanProblem:
         fill=rng.uniform(0.3, 1.0, (s, q, c)), most_order=np.full((q, c), 90.0), can_arrive=can_arrive,
         can_use=can_use, serviceable=serviceable, rent=rent, most_rent=most_rent,
         running_cost=rng.uniform(500, 1500, (q, c, x)), power_w=rng.uniform(300, 900, (c, x)),
-        site_power_w=np.array([9e4, 6e4]), chips_per_server=np.full(c, 8.0), site_servers=np.array([30.0, np.inf]),
+        site_power_w=np.broadcast_to(np.array([9e4, 6e4]), (q, x)), chips_per_server=np.full(c, 8.0), site_servers=np.broadcast_to(np.array([30.0, np.inf]), (q, x)),
         family=np.array([0, 1, 1, 2]), ported=np.array([[1.0, 0, 0], [1, 0, 0], [1, 1, 0]]),
         port_months=np.array([[0.0, 9, 14], [0, 5, 8], [0, 0, 20]]), engineer_months=np.full(q, 4.0),
         engineer_month_price=4e4, orders=(order,),
@@ -150,8 +150,10 @@ def _linopy(p: PlanProblem) -> float:
     m.add_constraints(place.sum("w") - run.sum("x") - rent <= 0)
     work = place * da(np.broadcast_to(p.productivity[:, None], (s, q, c, w)), "sqcw")
     m.add_constraints(work.sum("c") + short >= da(p.demand, "sqw"))
-    m.add_constraints((run * da(p.power_w, "cx")).sum("c") <= da(np.broadcast_to(p.site_power_w, (s, q, x)), "sqx"))
-    m.add_constraints((run.isel(x=0) * (1 / 8)).sum("c") <= p.site_servers[0])
+    m.add_constraints(
+        (run * da(p.power_w, "cx")).sum("c") <= da(np.broadcast_to(p.site_power_w[None], (s, q, x)), "sqx")
+    )
+    m.add_constraints((run.isel(x=0) * (1 / 8)).sum("c") <= p.site_servers[0, 0])
     months = np.where(p.ported >= 1, 0.0, p.port_months)[:, p.family].T
     spent = (place * da(months[None, None] * p.productivity[:, None] / p.demand[:, :, None, :], "sqcw")).sum(["c", "w"])
     m.add_constraints(spent.isel(q=0) <= 0)

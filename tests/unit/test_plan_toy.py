@@ -27,8 +27,8 @@ def toy(shortage_price: float = 400.0, **changes: object) -> PlanProblem:
         "most_order": np.full((3, 2), np.inf), "can_arrive": can_arrive, "can_use": np.ones((2, 3, 2, 1), dtype=bool),
         "serviceable": np.ones((2, 3, 2)), "rent": np.full((3, 2), np.inf), "most_rent": np.zeros((2, 3, 2)),
         "running_cost": np.zeros((3, 2, 1)), "power_w": np.array([[400.0], [350.0]]),
-        "site_power_w": np.array([np.inf]),
-        "chips_per_server": np.array([8.0, 8.0]), "site_servers": np.array([np.inf]), "family": np.array([0, 1]),
+        "site_power_w": np.full((3, 1), np.inf),
+        "chips_per_server": np.array([8.0, 8.0]), "site_servers": np.full((3, 1), np.inf), "family": np.array([0, 1]),
         "ported": np.array([[1.0, 0.0]]), "port_months": np.array([[0.0, 0.0]]), "engineer_months": np.zeros(3),
         "commit": 1,
     }  # fmt: skip
@@ -142,7 +142,7 @@ def test_share_cap_buys_the_other_vendor():
 
 
 def test_a_site_without_power_runs_nothing():
-    plan = solve(toy(400.0, site_power_w=np.array([2000.0])))
+    plan = solve(toy(400.0, site_power_w=np.full((3, 1), 2000.0)))
     assert plan.power_w.max() <= 2000.0 + 1e-6
     assert plan.short.min() > 0
 

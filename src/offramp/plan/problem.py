@@ -109,9 +109,9 @@ class PlanProblem:
         most_rent: most chips rented. [S, Q, C]
         running_cost: of a chip that runs: power, space, staff. [Q, C, X]
         power_w: facility power of one running chip with its share of server and network. [C, X]
-        site_power_w: most facility power. [X]
+        site_power_w: most facility power. [Q, X]
         chips_per_server: for space. [C]
-        site_servers: most servers. [X]
+        site_servers: most servers. [Q, X]
         family: vendor index of each chip. [C]
         ported: share of a workload that already runs on a family. [W, F]
         port_months: engineer-months to port a workload wholly to a family. [W, F]
@@ -187,7 +187,7 @@ _SHAPES: Final[dict[str, str]] = {
     "weight": "S", "productivity": "SCW", "demand": "SQW", "shortage_price": "QW", "fleet": "CX", "survival": "QC",
     "life_quarters": "C", "price": "SQC", "lead": "C", "lot": "C", "fill": "SQC", "most_order": "QC",
     "can_arrive": "SQC", "can_use": "SQCW", "serviceable": "SQC", "rent": "QC", "most_rent": "SQC",
-    "running_cost": "QCX", "power_w": "CX", "site_power_w": "X", "chips_per_server": "C", "site_servers": "X",
+    "running_cost": "QCX", "power_w": "CX", "site_power_w": "QX", "chips_per_server": "C", "site_servers": "QX",
     "family": "C", "ported": "WF", "port_months": "WF", "engineer_months": "Q", "budget": "Q",
 }  # fmt: skip
 _MAY_BE_INFINITE: Final = {

@@ -266,7 +266,7 @@ def residuals(plan: Plan) -> dict[str, float]:
     unit = np.maximum(problem.demand.max(axis=(0, 1)), 1e-12)
     used = np.where(problem.can_use, 0.0, plan.place)
     power = (plan.power_w - problem.site_power_w) / np.where(
-        np.isfinite(problem.site_power_w), problem.site_power_w, 1.0
+        np.isfinite(problem.site_power_w), np.maximum(problem.site_power_w, 1.0), 1.0
     )
     return {
         "stock": float(np.abs(flow).max() / size),
