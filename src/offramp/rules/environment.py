@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
-from offramp.core import units
 from offramp.core.figure import Figure
 from offramp.core.record import Record
 from offramp.rules.expr import Compare, Flag, Group, Member, Node, Not
 from offramp.rules.facts import BUYERS, ROUTES, USES, ChipFacts, Context, Settings, gb_per_s
 from offramp.rules.formulas import DERIVED, combine, performance_density, total_processing_performance
-from offramp.rules.span import UNKNOWN, Span, Truth, all_of, any_of, exactly, opposite
+from offramp.rules.span import UNKNOWN, Span, Truth, exactly, opposite
 
 Value = Span | str | tuple[str, ...] | dt.date | bool | None
 Values = Mapping[str, Value]
@@ -169,10 +169,9 @@ def _ownership(context: Context) -> float:
 
 
 def truth(node: Node, values: Values, unsure: set[str] | None = None) -> Truth:
-    """Kleene value of a condition; names of attributes behind an unknown part are added to ``unsure``."""
+    """Kleene value of a condition; where it is unknown, ``unsure`` gets the attributes that it hangs on."""
     if isinstance(node, Group):
-        parts = [truth(part, values, unsure) for part in node.parts]
-        return all_of(parts) if node.kind == "all" else any_of(parts)
+        return _group(node, values, unsure)
     if isinstance(node, Not):
         return opposite(truth(node.inner, values, unsure))
     if isinstance(node, Member):
@@ -180,6 +179,21 @@ def truth(node: Node, values: Values, unsure: set[str] | None = None) -> Truth:
     found = _flag(node, values) if isinstance(node, Flag) else compare(node, values)
     if found is None and unsure is not None:
         unsure.add(node.attribute)
+    return found
+
+
+def _group(node: Group, values: Values, unsure: set[str] | None) -> Truth:
+    decisive = node.kind == "any"
+    own: set[str] = set()
+    found: Truth = not decisive
+    for part in node.parts:
+        here = truth(part, values, own)
+        if here is decisive:
+            return decisive
+        if here is None:
+            found = None
+    if found is None and unsure is not None:
+        unsure |= own
     return found
 
 
@@ -191,7 +205,16 @@ def _flag(node: Flag, values: Values) -> Truth:
 def _member(node: Member, values: Values) -> bool:
     value = values[node.attribute]
     words = value if isinstance(value, tuple) else (value,)
-    return any(isinstance(word, str) and fnmatchcase(word, pattern) for word in words for pattern in node.patterns)
+    exact, globs = _patterns(node.patterns)
+    return any(
+        word in exact or any(fnmatchcase(word, glob) for glob in globs) for word in words if isinstance(word, str)
+    )
+
+
+@functools.cache
+def _patterns(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Plain words, and patterns with an asterisk."""
+    return frozenset(patterns), tuple(pattern for pattern in patterns if "*" in pattern)
 
 
 def compare(node: Compare, values: Values) -> Truth:
@@ -237,8 +260,3 @@ def shares_in_range(context: Context) -> str:
         if value is not None and not 0.0 <= value <= 1.0:
             return name
     return ""
-
-
-def operations(value: float) -> float:
-    """TOPS to operations per second."""
-    return value * units.TERA

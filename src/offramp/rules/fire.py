@@ -42,6 +42,10 @@ class Test(Record):
             unsure |= own
         return None
 
+    def is_impossible(self, values: Values) -> bool:
+        """Whether it is false however the missing facts turn out."""
+        return all_of([truth(self.applies, values), truth(self.when, values)]) is False
+
     def is_open(self, values: Values) -> bool:
         """Whether a missing fact was waved through by ``when_unknown = "condition"``."""
         if self.clause.when_unknown != "condition":

@@ -67,13 +67,6 @@ def all_of(truths: list[Truth]) -> Truth:
     return None if any(truth is None for truth in truths) else True
 
 
-def any_of(truths: list[Truth]) -> Truth:
-    """Kleene "or"."""
-    if any(truth is True for truth in truths):
-        return True
-    return None if any(truth is None for truth in truths) else False
-
-
 def opposite(truth: Truth) -> Truth:
     """Kleene "not"."""
     return None if truth is None else not truth

@@ -180,7 +180,8 @@ def explore(tests: Sequence[Test], values: dict[str, Value], doubtful: frozenset
         values: attributes of the question.
         doubtful: ids of rules of which no source says whether they are in force.
     """
-    search = _Search(tests, doubtful)
+    live = [test for test in tests if not test.is_impossible(values)]
+    search = _Search(live, doubtful)
     search.walk(values, {}, {})
     missing = [fact for fact, found in search.nodes.items() if any(found)]
     switches: list[Switch] = []
