@@ -132,23 +132,26 @@ def workload_digest(workload: Workload) -> str:
 
 
 def effect_groups(runs: list[RunRecord]) -> list[tuple[str, list[RunRecord], list[RunRecord], str]]:
-    """Condition, its runs, its reference runs and their condition, for every comparison that makes sense."""
-    out: list[tuple[str, list[RunRecord], list[RunRecord], str]] = []
+    """Condition, its runs, its reference runs and their condition, for every comparison that makes sense.
+
+    The reference is the baseline where the workload works in it, else the sink that accepts; for a moved clock it is
+    the same machinery with a shift of zero.
+    """
     timed = [run for run in runs if run.condition.watching == "odd"]
     baseline = [run for run in timed if run.condition.id == "baseline"]
+    accept = [run for run in timed if run.condition.id == "accept"]
     control = [run for run in runs if run.condition.id == "clock+0d"]
-    seen: list[str] = []
-    for run in runs:
-        name = run.condition.id
-        if name in seen or name in ("baseline", "clock+0d"):
-            continue
-        seen.append(name)
-        if run.condition.clock:
-            mine = [other for other in runs if other.condition.id == name]
-            out.append((name, mine, control or baseline, "clock+0d" if control else "baseline"))
+    plain = baseline if any(map(effects.works, baseline)) or not any(map(effects.works, accept)) else accept
+    out: list[tuple[str, list[RunRecord], list[RunRecord], str]] = []
+    for name in sorted({run.condition.id for run in runs}):
+        mine = [run for run in runs if run.condition.id == name]
+        if mine[0].condition.clock:
+            reference = plain if name == "clock+0d" or not control else control
         else:
-            out.append((name, [other for other in timed if other.condition.id == name], baseline, "baseline"))
-    return sorted(out, key=lambda item: item[0])
+            mine, reference = [run for run in mine if run.condition.watching == "odd"], plain
+        if mine and mine is not reference and mine != reference:
+            out.append((name, mine, reference, reference[0].condition.id if reference else ""))
+    return out
 
 
 def assess_effects(runs: list[RunRecord], workload: Workload, seed: int) -> list[effects.Effect]:

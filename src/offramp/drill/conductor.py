@@ -99,8 +99,8 @@ class Conductor:
         self.wall_s = time.monotonic() - self.began
         if not early and self.outcome != "too-many-processes":
             self._plant()
+        self.virtual_s = self._now_virtual()
         self._await_canaries()
-        self.virtual_s = self.clock.virtual_s() if self.clock else time.monotonic() - self.began
         self._stop_command()
 
     def _environment(self) -> dict[str, str]:
@@ -371,7 +371,7 @@ class Conductor:
             replies=tuple(sorted(self.replies, key=lambda reply: reply.index)), flows=flows, calls=calls,
             processes=processes, stacks=tuple(self.stacks), mapped=tuple(sorted(self.mapped)), lost=lost,
             canaries=self._judge_canaries(flows, calls, processes),
-            counters=counters | {"peak_processes": self._peak},
+            counters=counters | {"peak_processes": self._peak}, facts={"began_unix_s": time.time() - time.monotonic() + self.began},
         )  # fmt: skip
 
     def _judge_canaries(

@@ -121,7 +121,9 @@ def compare(condition: str, runs: list[RunRecord], reference: list[RunRecord], *
         verdicts.append("CHANGES OUTPUT")
         reasons.append(output)
     if not verdicts:
-        verdicts, reasons = ["NO CHANGE"], ["nothing beyond the noise between runs"]
+        judged = any(change.low is not None for change in changes)
+        verdicts, reasons = ["NO CHANGE"], ["nothing beyond the noise between runs" if judged else
+                                            "it works; too few runs to judge its speed"]  # fmt: skip
     return Effect(condition=condition, verdicts=tuple(verdicts), against=against, reason="; ".join(reasons),
                   changes=tuple(changes), outcomes=outcomes)  # fmt: skip
 

@@ -48,6 +48,14 @@ class Owners:
         self._known[path] = answer
         return answer
 
+    def sites(self) -> tuple[str, ...]:
+        """The site-packages directories looked into so far."""
+        return tuple(self._pip)
+
+    def all_of(self, site: str) -> set[str]:
+        """Every distribution of a site-packages directory."""
+        return set(self._distributions(site).values())
+
     def of_module(self, module: str, interpreter: str) -> str:
         """Owner of ``python -m module``: a distribution with that top-level name beside the interpreter."""
         folder = Path(interpreter).parent.parent
