@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from offramp.cost.parameters import PARAMETER_NAMES, Parameters
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
+Sparse = Any
+"""A scipy.sparse CSR matrix; its stubs do not know that products stay sparse."""
 
 STEP = 0.02
 """Finite-difference step of a log parameter."""
@@ -69,7 +72,7 @@ class Problem:
     keys: tuple[str, ...]
     mean: F8
     sd: F8
-    design: sparse.csr_matrix
+    design: Sparse
     entries: int
 
 
@@ -208,10 +211,10 @@ def _student(z: F8) -> F8:
     return (STUDENT_DF + 1.0) / (STUDENT_DF + np.minimum(z * z, 1e6))
 
 
-def _design_rows(problem: Problem, slopes: F8, kind: I8, entry: I8) -> sparse.csr_matrix:
+def _design_rows(problem: Problem, slopes: F8, kind: I8, entry: I8) -> Sparse:
     """Derivative of each observation by each effect, sparse ``[m, c]``."""
     m, n = entry.size, problem.entries
-    parts = sparse.csr_matrix((m, problem.design.shape[1]))
+    parts: Sparse = sparse.csr_matrix((m, problem.design.shape[1]))
     for p in range(len(PARAMETER_NAMES)):
         slope = slopes[p, kind, entry]
         if not np.any(slope):
@@ -248,18 +251,18 @@ def _objective(problem: Problem, data: _Data, effects: F8, residual: F8, weights
 
 
 def _solve(
-    problem: Problem, rows: sparse.csr_matrix, target: F8, *, weights: F8, data: _Data, effects: F8, damping: float
+    problem: Problem, rows: Sparse, target: F8, *, weights: F8, data: _Data, effects: F8, damping: float
 ) -> tuple[F8, F8]:
     """One damped linear step: effects, and their precision with deployment errors integrated out."""
-    weighted = sparse.diags(weights) @ rows
-    normal = np.asarray((rows.T @ weighted).todense())
+    weighted: Sparse = sparse.diags(weights) @ rows
+    normal = (rows.T @ weighted).toarray()
     right = np.asarray(weighted.T @ target) + problem.mean / problem.sd**2
     size = data.group_prior.size
-    member = sparse.csr_matrix(
+    member: Sparse = sparse.csr_matrix(
         (np.ones(data.group_of.size), (data.group_of, np.arange(data.group_of.size))), shape=(size, data.group_of.size)
     )
     inner = np.bincount(data.group_of, weights, size) + 1.0 / data.group_prior**2
-    cross = np.asarray((member @ weighted).todense())  # [groups, c]
+    cross = (member @ weighted).toarray()  # [groups, c]
     pooled = np.bincount(data.group_of, weights * target, size)
     reduced = normal - cross.T @ (cross / inner[:, None])
     reduced[np.diag_indices_from(reduced)] += 1.0 / problem.sd**2

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from offramp.cost.calibration import RELEASE_PARAMETERS, Calibration, Prior
+from offramp.cost.calibration import LEVEL_PARAMETERS, PARAMETER_SET, Calibration, Prior
 
 LEVEL_SHARES: Final = {
     "population": 0.30,
@@ -17,9 +17,9 @@ LEVEL_SHARES: Final = {
     "engine": 0.16,
     "engine-family": 0.12,
     "release": 0.15,
+    "path": 0.15,
 }
-"""Share of a parameter's prior variance that each level of effects carries. Assumed; residuals of left-out groups judge it."""
-ENGINE_LEVEL: Final = {"deployment": 0.0}
+"""Share of a parameter's prior variance that each level of effects carries. Assumed; left-out groups judge it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Beliefs:
     def effect(self, name: str, key: str) -> tuple[float, float]:
         """Mean and sd of the log effect ``key`` of parameter ``name``."""
         level = key.split(":", 1)[0]
-        if level == "release" and name not in RELEASE_PARAMETERS:
+        if name not in LEVEL_PARAMETERS.get(level, PARAMETER_SET):
             return 0.0, 0.0
         entry = self.prior.population[name]
         share = self.deployment_share if level == "deployment" else LEVEL_SHARES[level]

@@ -21,10 +21,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from offramp.arch.record import Model
 from offramp.core.errors import CatalogError, InputError
 from offramp.core.record import Record
 from offramp.core.seeds import derive_seed
 from offramp.cost.parameters import PARAMETER_NAMES, Parameters, from_table
+from offramp.cost.precision import Precision
 
 F8 = npt.NDArray[np.float64]
 DATA: Final = Path(__file__).resolve().parents[1] / "data" / "calibration"
@@ -42,6 +44,26 @@ RELEASE_PARAMETERS: Final = frozenset(
      "grouped_floor_s", "attention_floor_s", "link_latency_s", "grouped_memory", "gemm_memory"}
 )  # fmt: skip
 """Parameters that a release of an engine moves: overheads, fusion, kernels. The silicon's limits stay."""
+
+
+PATH_PARAMETERS: Final = frozenset(
+    {"gemm_compute", "gemm_compute_8", "gemm_compute_4", "gemm_memory", "gemm_floor_s", "grouped_compute",
+     "grouped_memory", "grouped_floor_s", "decode_memory", "decode_mla_memory", "decode_mla_compute", "vector_floor_s",
+     "attention_floor_s", "prefill_compute", "prefill_mla_compute", "prefill_layer_s"}
+)  # fmt: skip
+"""Parameters that a kernel path (an engine's kernels for one dtype, attention kind and dense or expert layers) moves."""
+LEVEL_PARAMETERS: Final = {"release": RELEASE_PARAMETERS, "path": PATH_PARAMETERS}
+PARAMETER_SET: Final = frozenset(PARAMETER_NAMES)
+
+
+def path_of(model: Model, precision: Precision) -> str:
+    """The kernel path of a model in a precision: "fp8-moe-mla", "bf16-dense-gqa"."""
+    moe = any(group.mlp.kind == "moe" for group in model.layers)
+    kinds = {group.attention.kind for group in model.layers}
+    attention = "mla" if "mla" in kinds else "hybrid" if kinds & {"linear", "ssm"} else "gqa"
+    if any(group.attention.index_heads for group in model.layers):
+        attention = "dsa"
+    return f"{precision.experts if moe else precision.dense}-{'moe' if moe else 'dense'}-{attention}"
 
 
 def release_of(version: str, date: str = "") -> str:
@@ -93,6 +115,17 @@ class Residual(Record):
     rows: int = 0
 
 
+class Offset(Record):
+    """What a deployment that was measured differs by, in logs of measured over predicted.
+
+    Attributes:
+        mean, sd: shrunken mean and its standard deviation.
+    """
+
+    mean: float
+    sd: float
+
+
 class Calibration(Record):
     """A parameter file.
 
@@ -104,6 +137,7 @@ class Calibration(Record):
             "engine:sglang", "engine-family:sglang/nvidia-hopper", "deployment:..."): the draws of the log effect.
         spreads: by parameter, by level: standard deviation of unseen effects of that level.
         residuals: by metric.
+        offsets: by measured deployment (source, chip, model, engine, version, dtype), by metric family.
         row_ids: ids of the rows used, or a digest and a count where there are many.
         note: what was used and left out.
     """
@@ -114,8 +148,13 @@ class Calibration(Record):
     effects: dict[str, dict[str, list[float]]]
     spreads: dict[str, dict[str, float]]
     residuals: dict[str, Residual] = {}
+    offsets: dict[str, dict[str, Offset]] = {}
     row_ids: tuple[str, ...] = ()
     note: str = ""
+
+    def is_measured(self, stack: Stack) -> bool:
+        """Whether the user's own rows of this chip and engine are in it, so that only row errors remain."""
+        return any(stack.deployment in effects for effects in self.effects.values())
 
 
 class Stack(NamedTuple):
@@ -126,7 +165,12 @@ class Stack(NamedTuple):
     vendor: str
     engine: str
     release: str = ""
-    deployment: str = ""
+    path: str = ""
+
+    @property
+    def deployment(self) -> str:
+        """Effect key of a user's own measurements of this chip and engine."""
+        return f"deployment:{self.chip}/{self.engine}"
 
     def keys(self) -> dict[str, str]:
         """Effect key by level."""
@@ -136,8 +180,9 @@ class Stack(NamedTuple):
         }  # fmt: skip
         if self.release:
             found["release"] = f"release:{self.engine}@{self.release}"
-        if self.deployment:
-            found["deployment"] = f"deployment:{self.deployment}"
+        if self.path:
+            found["path"] = f"path:{self.engine}/{self.path}"
+        found["deployment"] = self.deployment
         return found
 
 
@@ -174,7 +219,8 @@ def from_prior(prior: Prior, *, draws: int = 64, seed: int = 0) -> Calibration:
             level: sd * math.sqrt(share) for level, share in VARIANCE_SHARES.items() if level != "population"
         }
         spreads[name]["deployment"] = 0.0
-        spreads[name]["release"] = sd * math.sqrt(0.15) if name in RELEASE_PARAMETERS else 0.0
+        for level, members in LEVEL_PARAMETERS.items():
+            spreads[name][level] = sd * math.sqrt(0.15) if name in members else 0.0
         centre = math.log(entry.median) + spreads_noise(seed, name, "population", draws) * sd * math.sqrt(0.10)
         effects[name] = {"population": centre.tolist()}
         for family, own in prior.family.items():
@@ -210,7 +256,7 @@ def parameters_for(calibration: Calibration, stack: Stack, *, seed: int = 0) -> 
         for level, key in stack.keys().items():
             if key in effects:
                 total = total + np.asarray(effects[key])
-            elif spreads.get(level, 0.0) > 0.0 and (level != "release" or name in RELEASE_PARAMETERS):
+            elif spreads.get(level, 0.0) > 0.0 and name in LEVEL_PARAMETERS.get(level, PARAMETER_SET):
                 total = total + spreads[level] * spreads_noise(seed, name, key, calibration.draws)
         values = np.exp(total)
         table[name] = np.minimum(values, SHARE_CAP) if name in SHARES else values

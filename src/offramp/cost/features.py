@@ -267,3 +267,8 @@ def stack(parts: Sequence[Features]) -> Features:
         curve=np.concatenate([pad_curve(part) for part in parts], axis=1),
         **{name: join(name) for name in rest},
     )
+
+
+def take(features: Features, order: I8) -> Features:
+    """The same features with entries in another order (or only some of them)."""
+    return Features(**{name: getattr(features, name)[..., order] for name in Features.__dataclass_fields__})

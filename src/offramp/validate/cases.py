@@ -12,7 +12,7 @@ import numpy as np
 from offramp.arch.record import Model
 from offramp.catalog import Catalog
 from offramp.core.errors import OfframpError
-from offramp.cost.calibration import Stack, release_of
+from offramp.cost.calibration import Stack, path_of, release_of
 from offramp.cost.device import Device
 from offramp.cost.hardware import device_of, system_of
 from offramp.cost.memory import memory_table
@@ -30,8 +30,8 @@ MAX_SEQS: Final = {
     "sglang": 1024.0,
     "chitu": 512.0,
 }
-"""Most sequences in a step. Source: engines' defaults (vLLM max_num_seqs 256 before 0.10, TensorRT-LLM max_batch_size 2048);
-SGLang derives it from memory, 1024 is where its captured graphs end."""
+"""Most sequences in a step. Source: defaults of vLLM (max_num_seqs 256 before 0.10) and TensorRT-LLM
+(max_batch_size 2048); SGLang derives it from memory, 1024 is where its captured graphs end."""
 SEPARATE_PREFILL: Final = frozenset({"sglang"})
 """Engines whose steps hold either prefill or decode by default. Source: SGLang enable_mixed_chunk = False."""
 NO_GRAPH: Final = frozenset({"transformers"})
@@ -140,7 +140,7 @@ def build_case(row: Row, *, catalog: Catalog, resolve: Resolver) -> Case | Probl
     kept = tuple(replace(variants[i], weight=variants[i].weight / total) for i in keep)
     stack = Stack(
         chip=chip.id, family=chip.family, vendor=chip.vendor, engine=row.engine,
-        release=release_of(row.engine_version, row.date),
+        release=release_of(row.engine_version, row.date), path=path_of(model, precision),
     )  # fmt: skip
     return Case(
         row=row, model=model, device=device, precision=precision, stack=stack, variants=kept,

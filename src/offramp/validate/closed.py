@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from offramp.cost.features import Features, StepTime, seconds, stack
+from offramp.cost.features import Features, StepTime, seconds, stack, take
 from offramp.cost.operators import Shard, Steps, Traffic
 from offramp.cost.parameters import Parameters
 from offramp.cost.step import step_features
@@ -81,30 +81,47 @@ def make_batch(cases: Sequence[Case], *, seqs: F8 | None = None) -> Batch:
         cases: what to price.
         seqs: running batch of each entry, from an earlier solution; None takes the concurrency.
     """
-    rows: list[tuple[float, ...]] = []
-    decode: list[Features] = []
-    mixed: list[Features] = []
-    prefill: list[Features] = []
-    index = 0
+    entries: list[_Entry] = []
     for number, case in enumerate(cases):
         for variant, tokens in zip(case.variants, case.kv_tokens, strict=True):
-            entry = _numbers(case, variant, tokens)
-            guess = min(entry["inflight"], entry["slots"])
-            n = float(seqs[index]) if seqs is not None else guess
+            numbers = _numbers(case, variant, tokens)
+            guess = min(numbers["inflight"], numbers["slots"])
+            n = float(seqs[len(entries)]) if seqs is not None else guess
             n = float(np.clip(n, min(1.0, guess), max(guess, 1e-3)))
-            chunk = entry["chunk"]
-            decode.append(_features(case, variant, n=n, chunk=0.0, pool="decode"))
-            mixed.append(_features(case, variant, n=n, chunk=chunk, pool="decode"))
-            prefill.append(_features(case, variant, n=0.0, chunk=chunk, pool="prefill"))
-            rows.append((number, variant.weight, n, *(entry[key] for key in _FIELDS), *variant.accept))
-            index += 1
-    table = np.array(rows, dtype=np.float64)
+            entries.append(_Entry(number=number, case=case, variant=variant, seqs=n, numbers=numbers))
+    table = np.array(
+        [(e.number, e.variant.weight, e.seqs, *(e.numbers[key] for key in _FIELDS), *e.variant.accept) for e in entries]
+    )
     columns = dict(zip(("case", "weight", "seqs", *_FIELDS), table.T, strict=False))
     return Batch(
         case=columns.pop("case").astype(np.int64), is_mixed=columns.pop("is_mixed") > 0,
-        mode=columns.pop("mode").astype(np.int64), accept=table[:, -3:], decode=stack(decode), mixed=stack(mixed),
-        prefill=stack(prefill), **columns,
+        mode=columns.pop("mode").astype(np.int64), accept=table[:, -3:],
+        decode=_grouped(entries, chunked=False, pool="decode"), mixed=_grouped(entries, chunked=True, pool="decode"),
+        prefill=_grouped(entries, chunked=True, pool="prefill"), **columns,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One (case, variant) pair and its numbers."""
+
+    number: int
+    case: Case
+    variant: Variant
+    seqs: float
+    numbers: dict[str, float]
+
+
+def _grouped(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Features:
+    """Features of one step of every entry; entries of one model on one device are priced in one call."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, entry in enumerate(entries):
+        case = entry.case
+        key = (case.model.id, case.device.chip, case.precision, entry.variant.draft, case.graph and not chunked)
+        groups.setdefault(key, []).append(i)
+    order = np.concatenate([np.array(members) for members in groups.values()])
+    parts = [_features([entries[i] for i in members], chunked=chunked, pool=pool) for members in groups.values()]
+    return take(stack(parts), np.argsort(order))
 
 
 _FIELDS = (
@@ -133,21 +150,29 @@ def _numbers(case: Case, variant: Variant, kv_tokens: float) -> dict[str, float]
     }  # fmt: skip
 
 
-def _features(case: Case, variant: Variant, *, n: float, chunk: float, pool: str) -> Features:
-    """Features of one step: ``n`` sequences decoding in mid-answer and, if any, a chunk of a prompt."""
-    row, one = case.row, np.ones(1)
-    queries = 1.0 + variant.draft
-    separate = pool == "prefill" and variant.prefill_replicas > 0
-    shard: Shard = variant.prefill_shard() if separate else variant.shard()
-    context = row.isl + row.osl / 2.0
-    cached = row.isl * row.prefix_hit
+def _features(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Features:
+    """One step of each entry: ``n`` sequences decoding in mid-answer and, if ``chunked``, a chunk of a prompt."""
+    case = entries[0].case
+    queries = 1.0 + entries[0].variant.draft
+    rows = [entry.case.row for entry in entries]
+    shards = [
+        e.variant.prefill_shard() if pool == "prefill" and e.variant.prefill_replicas > 0 else e.variant.shard()
+        for e in entries
+    ]
+    shard = Shard(**{name: np.concatenate([getattr(s, name) for s in shards]) for name in ("tp", "pp", "dp", "ep")})
+    n = np.array([entry.seqs for entry in entries]) * (pool == "decode")
+    chunk = np.array([entry.numbers["chunk"] for entry in entries]) * chunked
+    isl, osl = np.array([row.isl for row in rows]), np.array([row.osl for row in rows])
+    cached = isl * np.array([row.prefix_hit for row in rows])
+    fresh = np.maximum(isl - cached, 1.0)
     steps = Steps(
-        tokens=one * (n * queries + chunk), decode_seqs=one * n, decode_context=one * n * context,
-        prefill_pairs=one * chunk * (cached + max(row.isl - cached, 1.0) / 2.0),
-        chunks=one * (max(chunk / max(row.isl - cached, 1.0), 1.0) if chunk else 0.0), decode_tokens=queries,
+        tokens=n * queries + chunk, decode_seqs=n, decode_context=n * (isl + osl / 2.0),
+        prefill_pairs=chunk * (cached + fresh / 2.0), chunks=np.where(chunk > 0, np.maximum(chunk / fresh, 1.0), 0.0),
+        decode_tokens=queries,
     )  # fmt: skip
-    graph = case.graph and not chunk
-    return step_features(case.model, case.device, case.precision, ROUTING, shard=shard, steps=steps, graph=graph)
+    return step_features(
+        case.model, case.device, case.precision, ROUTING, shard=shard, steps=steps, graph=case.graph and not chunked
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,15 +20,16 @@ F8 = npt.NDArray[np.float64]
 
 KIND: Final = {
     "ttft_ms_mean": "ttft", "ttft_ms_median": "ttft", "ttft_ms_p99": "ttft_p99", "tpot_ms_mean": "tpot",
-    "tpot_ms_median": "tpot", "tpot_ms_p99": "tpot_p99", "itl_ms_mean": "tpot", "itl_ms_median": "tpot",
-    "itl_ms_p99": "tpot_p99", "e2e_ms_mean": "e2e", "e2e_ms_median": "e2e", "e2e_ms_p99": "e2e_p99",
+    "tpot_ms_median": "tpot", "tpot_ms_p99": "tpot_p99", "itl_ms_mean": "itl", "itl_ms_median": "itl",
+    "itl_ms_p99": "itl_p99", "e2e_ms_mean": "e2e", "e2e_ms_median": "e2e", "e2e_ms_p99": "e2e_p99",
     "power_w_per_chip": "power", "joules_per_output_token": "power", "input_tok_s": "output",
     "prefill_tok_s_per_chip": "prefill", "decode_tok_s_per_chip": "output",
 }  # fmt: skip
 """Residual family of a metric; throughputs are "output"."""
 DEFAULT_RESIDUAL: Final = {
     "output": Residual(group_sd=0.25, row_sd=0.10), "tpot": Residual(group_sd=0.25, row_sd=0.10),
-    "ttft": Residual(group_sd=0.45, row_sd=0.30), "e2e": Residual(group_sd=0.25, row_sd=0.12),
+    "ttft": Residual(group_sd=0.45, row_sd=0.30), "itl": Residual(group_sd=0.5, row_sd=0.3),
+    "itl_p99": Residual(group_sd=0.8, row_sd=0.5), "e2e": Residual(group_sd=0.25, row_sd=0.12),
     "tpot_p99": Residual(group_sd=0.45, row_sd=0.30), "ttft_p99": Residual(group_sd=0.6, row_sd=0.4),
     "e2e_p99": Residual(group_sd=0.35, row_sd=0.2), "prefill": Residual(group_sd=0.3, row_sd=0.15),
     "power": Residual(group_sd=0.2, row_sd=0.1),
@@ -138,7 +139,11 @@ def _throughput(case: Case, batch: Batch, solution: Solution, entry: int, metric
         tokens = solution.seqs[:, entry] * batch.engines[entry] / solution.tpot_s[:, entry]
     if not metric.endswith("per_chip"):
         return tokens
-    chips = row.decode_chips if row.disaggregated and metric.startswith(("output", "decode")) else row.chips
+    chips = row.chips
+    if row.disaggregated:  # a rate per chip counts the pool that makes it
+        chips = {"output": row.decode_chips, "decode": row.decode_chips, "input": row.prefill_chips}.get(
+            metric.split("_", 1)[0], row.prefill_chips + row.decode_chips
+        )
     if chips <= 0:
         variant = case.variants[0]
         chips = variant.tp * variant.pp * variant.dp * variant.replicas / packages
@@ -151,22 +156,35 @@ def residual_of(calibration: Calibration, metric: str) -> Residual:
     return calibration.residuals.get(kind, DEFAULT_RESIDUAL[kind])
 
 
-def quantiles(draws: F8, weights: F8, residual: Residual, *, known_group: bool = False) -> tuple[float, float, float]:
-    """p10, p50, p90 of weighted draws, widened by the residual.
+def quantiles(draws: F8, weights: F8, *, shift: float, sd: float) -> tuple[float, float, float]:
+    """p10, p50, p90 of weighted draws, moved and widened on the log scale.
 
     Args:
         draws: positive values. [k]
         weights: their weights. [k]
-        residual: group and row part, log scale.
-        known_group: the deployment was measured, so that only the row part counts.
+        shift, sd: mean and standard deviation of the residual's logarithm.
     """
-    sd = residual.row_sd if known_group else float(np.hypot(residual.group_sd, residual.row_sd))
-    spread = np.log(draws)[:, None] + residual.bias * (not known_group) + sd * NOISE[None, :]
+    spread = np.log(draws)[:, None] + shift + sd * NOISE[None, :]
     order = np.argsort(spread, axis=None)
     values = spread.ravel()[order]
     mass = np.cumsum(np.repeat(weights, NOISE.size)[order])
     p10, p50, p90 = np.interp(np.array([0.1, 0.5, 0.9]) * mass[-1], mass, values)
     return float(np.exp(p10)), float(np.exp(p50)), float(np.exp(p90))
+
+
+def residual_shift(calibration: Calibration, case: Case, metric: str) -> tuple[float, float]:
+    """Mean and sd of a metric's log residual: of its measured deployment, else of an unseen one.
+
+    A deployment that the fit saw has an offset of its own and only row errors left; one that a user calibrated has
+    none left but row errors; an unseen one carries both parts.
+    """
+    residual = residual_of(calibration, metric)
+    offset = calibration.offsets.get(case.row.deployment, {}).get(KIND.get(metric, "output"))
+    if offset is not None:
+        return offset.mean, float(np.hypot(offset.sd, residual.row_sd))
+    if calibration.is_measured(case.stack):
+        return 0.0, residual.row_sd
+    return residual.bias, float(np.hypot(residual.group_sd, residual.row_sd))
 
 
 def predict(cases: Sequence[Case], calibration: Calibration) -> list[Prediction]:
@@ -217,7 +235,8 @@ def _predict_case(
                 weights.append(np.full(values.shape, batch.weight[entry] / values.shape[0]))
         if not draws:
             continue
-        p10, p50, p90 = quantiles(np.concatenate(draws), np.concatenate(weights), residual_of(calibration, metric))
+        shift, sd = residual_shift(calibration, case, metric)
+        p10, p50, p90 = quantiles(np.concatenate(draws), np.concatenate(weights), shift=shift, sd=sd)
         baseline = metric_values(case, batch, roof, entries[0], metric)
         found.append(
             Prediction(

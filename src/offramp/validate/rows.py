@@ -50,6 +50,7 @@ class Row:
         spec: "none", "unknown" or "on"; ``accept`` tokens per step where printed.
         prefix_hit: share of prompt tokens found in the cache.
         metrics: measured values by column.
+        per_chunk_itl: ITL columns were left out, because they are per streamed chunk of several tokens.
         raw: the row as read.
     """
 
@@ -85,6 +86,7 @@ class Row:
     draft_tokens: int
     prefix_hit: float
     metrics: dict[str, float]
+    per_chunk_itl: bool
     raw: dict[str, str] = field(repr=False)
 
     @property
@@ -163,7 +165,7 @@ def dtype_id(text: str) -> str:
     return ""
 
 
-def read_rows(path: Path) -> Iterator[dict[str, str]]:
+def read_rows(path: Path, *, chip_stated: bool = True) -> Iterator[dict[str, str]]:
     """Rows of a CSV file in the serving schema, as text.
 
     Raises:
@@ -174,7 +176,7 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle)
             header = reader.fieldnames or []
-            missing = [name for name in REQUIRED if name not in header]
+            missing = [name for name in REQUIRED if name not in header and (chip_stated or name != "chip")]
             if missing:
                 hint = near_miss_hint(missing[0], header)
                 raise InputError(
@@ -283,7 +285,9 @@ def _build(
     requests = number(raw.get("concurrency")) if "prompts at once" in raw.get("concurrency", "") else 0.0
     rate = number(raw.get("rate"))
     hit = number(raw.get("prefix_hit"))
+    metrics, per_chunk = _itl_per_token(metrics, accept=accept)
     return Row(
+        per_chunk_itl=per_chunk,
         id=row_id, chip=raw.get("chip", "").strip(), model=raw.get("model", "").strip(),
         engine=engine_id(raw.get("engine", "")), engine_version=raw.get("engine_version", "").strip(),
         date=raw.get("date", "").strip(), source=raw.get("source", ""), grade=raw.get("grade", "").strip() or "unstated",
@@ -295,6 +299,18 @@ def _build(
         concurrency=concurrency, rate=rate if rate > 0 else 0.0, requests=int(requests) if requests > 0 else 0, spec=spec,
         accept=accept, draft_tokens=draft, prefix_hit=hit / 100.0 if hit > 0 else 0.0, metrics=metrics, raw=raw,
     )  # fmt: skip
+
+
+def _itl_per_token(metrics: dict[str, float], *, accept: float) -> tuple[dict[str, float], bool]:
+    """Metrics without ITL columns that cannot be per token: their median is several times the TPOT.
+
+    Streams that send several tokens at once report the gap between chunks.
+    """
+    itl = metrics.get("itl_ms_median") or metrics.get("itl_ms_mean")
+    tpot = metrics.get("tpot_ms_median") or metrics.get("tpot_ms_mean")
+    if itl and tpot and itl > 2.0 * tpot * max(accept, 1.0):
+        return {name: value for name, value in metrics.items() if not name.startswith("itl")}, True
+    return metrics, False
 
 
 def _zero(value: float) -> float:

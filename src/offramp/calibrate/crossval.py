@@ -1,0 +1,137 @@
+"""Left-out predictions: three splits apart, and the residuals that make 80 % intervals hold on groups never seen."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.calibrate.posterior import Fitted, to_calibration
+from offramp.core.record import Record
+from offramp.cost.calibration import Residual
+from offramp.validate.cases import Case
+from offramp.validate.predict import DEFAULT_RESIDUAL, KIND, Prediction, predict
+from offramp.validate.rows import source_key
+
+F8 = npt.NDArray[np.float64]
+
+FOLDS: Final = 5
+FOLD_DRAWS: Final = 24
+FOLD_ITERATIONS: Final = 4
+TARGET: Final = 0.80
+
+
+class Split(Record):
+    """Left-out predictions of one way to split.
+
+    Attributes:
+        name: "same series", "new model", "new source or chip".
+        predictions: of rows that their fold's fit did not see; intervals without residuals.
+    """
+
+    name: str
+    predictions: tuple[Prediction, ...]
+
+
+def _series_key(case: Case) -> str:
+    return case.row.id
+
+
+def _model_key(case: Case) -> str:
+    return case.model.id
+
+
+def _source_key(case: Case) -> str:
+    return f"{source_key(case.row)}|{case.stack.chip}"
+
+
+def _chip_key(case: Case) -> str:
+    return case.stack.chip
+
+
+SPLITS: Final[dict[str, Callable[[Case], str]]] = {
+    "same series": _series_key, "new model": _model_key, "new source or chip": _source_key, "new chip": _chip_key,
+}  # fmt: skip
+"""Split name -> what is left out together."""
+
+
+def folds_of(cases: Sequence[Case], key: Callable[[Case], str], *, seed: int) -> npt.NDArray[np.int64]:
+    """Fold of each case; cases with one key share a fold, folds are filled evenly. [cases]"""
+    sizes: dict[str, int] = {}
+    for case in cases:
+        sizes[key(case)] = sizes.get(key(case), 0) + 1
+    rng = np.random.default_rng(seed)
+    order = sorted(sizes, key=lambda name: (-sizes[name], rng.random()))
+    load = [0] * FOLDS
+    fold_by_key: dict[str, int] = {}
+    for name in order:
+        fold = int(np.argmin(load))
+        fold_by_key[name] = fold
+        load[fold] += sizes[name]
+    return np.array([fold_by_key[key(case)] for case in cases], dtype=np.int64)
+
+
+def left_out(fitted: Fitted, name: str, *, seed: int, progress: Callable[[str], None]) -> Split:
+    """Predictions of every case by a fit that did not see its group.
+
+    Args:
+        fitted: all cases.
+        name: one of :data:`SPLITS`.
+        seed: of the assignment to folds.
+        progress: told what is being done.
+    """
+    folds = folds_of(fitted.cases, SPLITS[name], seed=seed)
+    found: list[Prediction] = []
+    none = {kind: Residual(group_sd=0.0, row_sd=0.0) for kind in DEFAULT_RESIDUAL}
+    for fold in range(FOLDS):
+        progress(f"{name}: fold {fold + 1} of {FOLDS}")
+        inside = folds != fold
+        posterior = fitted.fit(inside[fitted.observed.entry], iterations=FOLD_ITERATIONS + 2)
+        calibration = to_calibration(
+            fitted, posterior, draws=FOLD_DRAWS, seed=seed, residuals=none, row_ids=(), note="fold",
+            created=dt.date(2000, 1, 1), keep_entries=inside,
+        )  # fmt: skip
+        found += predict([case for case, keep in zip(fitted.cases, inside, strict=True) if not keep], calibration)
+    return Split(name=name, predictions=tuple(found))
+
+
+def residuals_from(split: Split) -> dict[str, Residual]:
+    """Residuals by metric family that make 80 % intervals of left-out groups hold, macro-averaged over groups.
+
+    The row part is the spread within a deployment, the group part what is left; the group part is then scaled until
+    the mean coverage over deployments is the target.
+    """
+    found: dict[str, Residual] = {}
+    by_kind: dict[str, list[Prediction]] = {}
+    for prediction in split.predictions:
+        if prediction.grade in ("A", "B"):
+            by_kind.setdefault(KIND.get(prediction.metric, "output"), []).append(prediction)
+    for kind, predictions in by_kind.items():
+        if len(predictions) >= 40:
+            found[kind] = _residual(predictions)
+    return found
+
+
+def _residual(predictions: Sequence[Prediction]) -> Residual:
+    groups: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        groups.setdefault(prediction.deployment, []).append(prediction)
+    errors = {name: np.array([np.log(p.measured / p.p50) for p in group]) for name, group in groups.items()}
+    within = np.concatenate([e - np.median(e) for e in errors.values() if e.size >= 3] or [np.array([0.1])])
+    row_sd = float(np.clip(np.quantile(np.abs(within), TARGET) / 1.2816, 0.03, 0.6))
+    own = {name: np.array([(np.log(p.p90) - np.log(p.p10)) / 2.5631 for p in group]) for name, group in groups.items()}
+    scales = np.linspace(0.02, 1.5, 149)
+    coverage = [
+        np.mean([np.mean(np.abs(errors[n]) <= 1.2816 * np.sqrt(own[n] ** 2 + row_sd**2 + s**2)) for n in groups])
+        for s in scales
+    ]
+    group_sd = float(scales[int(np.argmin(np.abs(np.array(coverage) - TARGET)))])
+    medians = np.array([np.median(e) for e in errors.values()])
+    bias = float(np.median(medians)) if medians.size >= 10 else 0.0
+    return Residual(
+        group_sd=round(group_sd, 4), row_sd=round(row_sd, 4), bias=round(0.5 * bias, 4), groups=len(groups),
+        rows=len(predictions),
+    )  # fmt: skip
