@@ -1,0 +1,311 @@
+"""C, C++ and CUDA by a lexer of our own: comments and strings are masked, lines keep their numbers."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from typing import Final, NamedTuple
+
+import msgspec
+
+from offramp.scan.finding import FileScan, Hit, Role
+from offramp.scan.pyfile import line_starts
+from offramp.scan.pyscan import merge_lines, snippets
+from offramp.scan.symbols import needed
+from offramp.scan.target import Target
+from offramp.scan.words import ALL_WORDS, CUDA_WORDS, words_of
+
+TRIGGER: Final = re.compile(
+    r"cuda|nccl|cublas|cudnn|cufile|nvml|nvtx|nvrtc|nvshmem|nvlink|__global__|__device__|USE_|ENABLE_|WITH_|kCUDA|gpu|GPU|HIP|ROCM|mma"
+)
+_MASK: Final = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'", re.DOTALL)
+_INCLUDE: Final = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"\n]+)[>\"]", re.MULTILINE)
+_CUDA_INCLUDE: Final = re.compile(
+    r"(?:^|/)(?:cuda|nccl|cublas|cudnn|cufft|curand|cusparse|cusolver|cufile|nvml|nvtx|nvrtc|nvshmem|cub/|thrust/|cutlass|cute/|cooperative_groups|mma\.h)"
+)
+_API: Final = re.compile(
+    r"\b(?:cuda[A-Z]\w*|cu(?:Mem|Launch|Module|Ctx|Device|Stream|Event|Func|Init|Graph|TensorMap|Get|Pointer)[A-Z]?\w*|CU(?:deviceptr|stream|context"
+    r"|device|result|memGenericAllocationHandle)|nccl[A-Z]\w*|cublas\w+|cudnn\w+|cufft\w+|curand\w+|cusparse\w+|cusolver\w+|nvrtc\w+|nvml[A-Z]\w*"
+    r"|nvtx\w+|cuFile\w+|nvshmem\w+|c10::cuda|at::cuda|torch::kCUDA|at::kCUDA|kCUDA|kDLCUDA|CUDAGuard|OptionalCUDAGuard|CUDAStream|"
+    r"getCurrentCUDAStream|AT_CUDA_CHECK|C10_CUDA_CHECK|TORCH_CUDA_CHECK|DeviceType::CUDA|is_cuda)\b"
+)
+_DEVICE: Final = (
+    ("ptx", re.compile(r"\basm\s*(?:volatile)?\s*(?:\(|\{)")),
+    (
+        "mma",
+        re.compile(
+            r"\b(?:wmma::|mma_sync|ldmatrix|wgmma|tcgen05|cp_async\w*|cuTensorMap\w*|CUtensorMap|MMA_\w+|GMMA)\b"
+        ),
+    ),
+    (
+        "warp",
+        re.compile(r"\b__(?:shfl\w*|ballot\w*|any_sync|all_sync|activemask|syncwarp|match_\w+|reduce_\w+_sync)\b"),
+    ),
+)
+_KERNEL: Final = re.compile(r"\b__global__\b")
+_LAUNCH: Final = re.compile(r"<<<")
+_IF: Final = re.compile(r"^[ \t]*#[ \t]*(if|ifdef|ifndef|elif|else|endif)\b([^\n]*(?:\\\n[^\n]*)*)", re.MULTILINE)
+_CHOICE: Final = re.compile(r"(?:==|equals?\(|compare\()\s*\"([\w-]+)\"|\"([\w-]+)\"\s*==")
+TRANSPORTS: Final = frozenset(
+    {
+        "nvlink",
+        "mnnvl",
+        "nvmeof",
+        "rdma",
+        "tcp",
+        "cxl",
+        "gdr",
+        "gds",
+        "cufile",
+        "efa",
+        "ucx",
+        "shm",
+        "infiniband",
+        "ib",
+        "nccl",
+        "gpudirect",
+    }
+)
+_DEVICE_WORDS: Final = ALL_WORDS | {"mnnvl", "nvlink", "nvmeof", "gds", "cufile", "gdr", "efa"}
+NEAR: Final = 3
+SHORT: Final = 6
+"""Preprocessor blocks up to this many lines are one place; longer ones have two, the head and the end."""
+
+
+class Source(NamedTuple):
+    """A C or C++ file: text, text with comments and strings blanked, offsets of lines."""
+
+    path: str
+    text: str
+    masked: str
+    starts: list[int]
+
+    def line(self, offset: int) -> int:
+        """1-based line of an offset."""
+        return bisect.bisect_right(self.starts, offset)
+
+
+def mask(text: str) -> str:
+    """The text with comments and the inside of strings replaced by blanks, newlines kept."""
+
+    def blank(match: re.Match[str]) -> str:
+        return re.sub(r"[^\n]", " ", match.group())
+
+    return _MASK.sub(blank, text)
+
+
+def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
+    """What one C, C++ or CUDA file holds."""
+    lines = text.count("\n") + 1
+    is_cuda = path.endswith((".cu", ".cuh"))
+    if not is_cuda and not TRIGGER.search(text):
+        return FileScan(path=path, kind="cpp", role=role, lines=lines)
+    source = Source(path, text, mask(text), line_starts(text))
+    census = _census(source, is_cuda=is_cuda)
+    hits, guards = _preprocessor(source, target)
+    hits += _includes(source, guards)
+    hits += _kernels(source, guards, is_cuda=is_cuda)
+    if not is_cuda:
+        hits += _calls(source, guards)
+        hits += _choices(source, target)
+    hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target)]
+    return FileScan(
+        path=path, kind="cuda" if is_cuda else "cpp", role=role, lines=lines, hits=tuple(hits),
+        snippets=snippets(text, hits), census=census,
+    )  # fmt: skip
+
+
+def _census(source: Source, *, is_cuda: bool) -> dict[str, int]:
+    counts = {name: len(pattern.findall(source.masked)) for name, pattern in _DEVICE}
+    counts["kernels"] = len(_KERNEL.findall(source.masked))
+    counts["launches"] = len(_LAUNCH.findall(source.masked))
+    if is_cuda:
+        counts["cuda_files"] = 1
+        counts["cuda_lines"] = source.text.count("\n") + 1
+    libraries = {
+        match.group()[:5]
+        for match in re.finditer(r"\b(?:cublas|cudnn|cufft|curand|cusparse|cusolver)\w+", source.masked)
+    }
+    counts["libraries"] = len(libraries)
+    return {name: count for name, count in counts.items() if count}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word for name in re.findall(r"\w+", text) for word in words_of(name)) & _DEVICE_WORDS
+
+
+def _preprocessor(source: Source, target: Target) -> tuple[list[Hit], list[tuple[int, int]]]:
+    """Device conditionals without the target, and the line ranges that they guard."""
+    hits: list[Hit] = []
+    guards: list[tuple[int, int]] = []
+    stack: list[tuple[list[int], frozenset[str]]] = []
+    for match in _IF.finditer(source.masked):
+        word, rest = match.group(1), match.group(2)
+        line = source.line(match.start(1))
+        if word in ("if", "ifdef", "ifndef"):
+            stack.append(([line], _words(rest)))
+        elif not stack:
+            continue
+        elif word in ("elif", "else"):
+            spots, words = stack[-1]
+            stack[-1] = ([*spots, line], words | _words(rest))
+        else:
+            spots, words = stack.pop()
+            if not words:
+                continue
+            guards.append((spots[0], line))
+            if not _knows(target, words):
+                hits += _conditional(spots, line, words)
+    return hits, guards
+
+
+def _knows(target: Target, words: frozenset[str]) -> bool:
+    upper = target.words | {target.device}
+    return bool(words & upper) or (target.torch_cuda_api and bool(words & {"hip", "rocm"}))
+
+
+def _conditional(spots: list[int], end: int, words: frozenset[str]) -> list[Hit]:
+    symbol = "#if " + "/".join(sorted(words))
+    if end - spots[0] <= SHORT:
+        return [Hit(line=spots[0], end_line=end, column=0, kind="branch.missing", symbol=symbol)]
+    places = [*spots, end]
+    return [
+        Hit(
+            line=line, end_line=line, column=0, kind="branch.missing", symbol=symbol, note=note, related=(spots[0], end)
+        )
+        for line, note in [(places[0], "head"), *[(line, "branch") for line in places[1:-1]], (places[-1], "end")]
+    ]
+
+
+def _is_guarded(line: int, guards: list[tuple[int, int]]) -> bool:
+    return any(first < line < last for first, last in guards)
+
+
+def _includes(source: Source, guards: list[tuple[int, int]]) -> list[Hit]:
+    hits: list[Hit] = []
+    for match in _INCLUDE.finditer(source.text):
+        if _CUDA_INCLUDE.search(match.group(1)) or "/cuda/" in match.group(1):
+            line = source.line(match.start(1))
+            hits.append(_hit(line, "cpp.include", match.group(1), guards))
+    return hits
+
+
+def _kernels(source: Source, guards: list[tuple[int, int]], *, is_cuda: bool) -> list[Hit]:
+    """One hit a kernel, with what its body uses; device code outside kernels by place."""
+    hits: list[Hit] = []
+    starts = [match.start() for match in _KERNEL.finditer(source.masked)]
+    features = sorted(
+        (match.start(), label, match.group().strip())
+        for label, pattern in _DEVICE
+        for match in pattern.finditer(source.masked)
+    )
+    for at, following in zip(starts, [*starts, len(source.masked)][1:], strict=True):
+        head = re.sub(r"__launch_bounds__\s*\([^)]*\)", "", source.masked[at + 10 : at + 400])
+        name = re.search(r"\b(\w+)\s*\(", head)
+        inside = [label for spot, label, _ in features if at < spot < following]
+        uses = ", ".join(
+            {"ptx": "inline PTX", "mma": "matrix instructions", "warp": "warp intrinsics"}[label]
+            for label in dict.fromkeys(inside)
+        )
+        hint = "L4" if "ptx" in inside else "L3"
+        hits.append(
+            _hit(
+                source.line(at), "cuda.source", f"kernel {name.group(1) if name else '?'}", guards, note=uses, hint=hint
+            )
+        )
+    first = starts[0] if starts else len(source.masked)
+    for spot, label, text in features:
+        if spot < first or not is_cuda:
+            hint = "L4" if label == "ptx" else "L3"
+            hits.append(
+                _hit(source.line(spot), "cuda.source", "inline PTX" if label == "ptx" else text, guards, hint=hint)
+            )
+    return hits
+
+
+def merge_near(hits: list[Hit]) -> list[Hit]:
+    """Joins runs of API lines of one kind, at most three lines apart, into one place with its span."""
+    merged: list[Hit] = []
+    for hit in hits:
+        last = merged[-1] if merged else None
+        joins = (
+            last is not None
+            and hit.kind.startswith("cpp.")
+            and last.kind.startswith("cpp.")
+            and last.guarded == hit.guarded
+        )
+        if last is not None and joins and hit.line - last.end_line <= NEAR and hit.line - last.line <= 40:
+            also = tuple(dict.fromkeys([*last.also, *([hit.symbol] if hit.symbol != last.symbol else []), *hit.also]))
+            merged[-1] = msgspec.structs.replace(last, end_line=max(last.end_line, hit.end_line), also=also)
+        else:
+            merged.append(hit)
+    return merged
+
+
+def _calls(source: Source, guards: list[tuple[int, int]]) -> list[Hit]:
+    hits: list[Hit] = []
+    for match in _API.finditer(source.masked):
+        name = match.group()
+        low = name.lower()
+        kind = (
+            "cpp.nccl"
+            if low.startswith("nccl")
+            else "cpp.library"
+            if low.startswith(("cublas", "cudnn", "cufft", "curand", "cusparse", "cusolver"))
+            else "cpp.runtime"
+        )
+        hits.append(_hit(source.line(match.start()), kind, name, guards))
+    return hits
+
+
+def _hit(line: int, kind: str, symbol: str, guards: list[tuple[int, int]], *, note: str = "", hint: str = "") -> Hit:
+    return Hit(
+        line=line,
+        end_line=line,
+        column=0,
+        kind=kind,
+        symbol=symbol,
+        guarded=_is_guarded(line, guards),
+        note=note,
+        hint=hint,
+    )
+
+
+def _choices(source: Source, target: Target) -> list[Hit]:
+    """Chains that compare a device or transport name with strings and leave the target out."""
+    found: list[tuple[int, str]] = []
+    for number, text in enumerate(source.text.split("\n"), start=1):
+        if '"' not in text or ("==" not in text and "compare" not in text):
+            continue
+        for match in _CHOICE.finditer(text):
+            name = (match.group(1) or match.group(2)).lower()
+            if name in TRANSPORTS or name in _DEVICE_WORDS:
+                found.append((number, name))
+    hits: list[Hit] = []
+    group: list[tuple[int, str]] = []
+    for item in [*found, (10**9, "")]:
+        if group and item[0] - group[-1][0] > 60:
+            hits += _choice_group(group, target)
+            group = []
+        group.append(item)
+    return hits
+
+
+def _choice_group(group: list[tuple[int, str]], target: Target) -> list[Hit]:
+    names = {name for _, name in group}
+    if names & target.words or target.device in names or (len(names) < 2 and not names & (CUDA_WORDS | {"gpu"})):
+        return []
+    symbol = "choice of " + "/".join(sorted(names))
+    last = group[-1][0]
+    return [
+        Hit(
+            line=line,
+            end_line=line,
+            column=0,
+            kind="branch.missing",
+            symbol=symbol,
+            note="string chain",
+            related=(group[0][0], last),
+        )
+        for line in sorted({line for line, _ in group})
+    ]

@@ -1,0 +1,509 @@
+"""Walks one Python tree and records what ties it to CUDA. Iterative: nesting depth is no limit here."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from typing import Final
+
+from offramp.scan import pybranch, symbols
+from offramp.scan.pyfile import Ctx, PyFile, dotted, resolve
+from offramp.scan.words import CUDA_WORDS, device_name, device_words, is_cuda_name
+
+Push = list[tuple[ast.AST, Ctx]]
+_NCCL: Final = re.compile(r"^(?:cpu:gloo,)?(?:cuda:)?nccl(?:,.*)?$", re.IGNORECASE)
+_SM: Final = re.compile(r"(?:^|[\s=,])(?:sm|compute)_\d{2,3}a?\b|-gencode|arch=compute|\bTORCH_CUDA_ARCH")
+_OOM: Final = re.compile(r"CUDA out of memory|CUDNN_STATUS|CUDA error|cuDNN error|CUBLAS_STATUS|NCCL error")
+_METHODS: Final = frozenset({"cuda"})
+_SKIP_NAMES: Final = frozenset({"cuda_graph", "cudagraph"})
+
+
+def walk(file: PyFile) -> None:
+    """Records every hit of the tree in ``file.hits``."""
+    stack: Push = []
+    push_body(file, file.tree.body, Ctx(), stack=stack)
+    while stack:
+        node, ctx = stack.pop()
+        handler = HANDLERS.get(type(node))
+        if handler is None or not handler(file, node, ctx, stack):
+            push_children(file, node, ctx, stack=stack)
+    _import_site(file)
+
+
+def push_children(file: PyFile, node: ast.AST, ctx: Ctx, *, stack: Push) -> None:
+    """Pushes the children that touch a line worth a look."""
+    if ctx.role:
+        ctx = ctx._replace(role="")
+    for field in node._fields:
+        value = getattr(node, field, None)
+        if isinstance(value, list):
+            if value and isinstance(value[0], ast.stmt):
+                push_body(file, value, ctx, stack=stack)
+            else:
+                for item in value:
+                    push(file, item, ctx, stack=stack)
+        elif isinstance(value, ast.AST):
+            push(file, value, ctx, stack=stack)
+
+
+def push(file: PyFile, node: object, ctx: Ctx, *, stack: Push) -> None:
+    """Pushes one node if a line worth a look lies in it."""
+    if not isinstance(node, ast.AST):
+        return
+    first = getattr(node, "lineno", 0)
+    if first:
+        for decorator in getattr(node, "decorator_list", ()):
+            first = min(first, decorator.lineno)
+        if not file.touches(first, getattr(node, "end_lineno", None) or first):
+            return
+    stack.append((node, ctx))
+
+
+def push_body(file: PyFile, body: list[ast.stmt], ctx: Ctx, *, stack: Push) -> None:
+    """Pushes statements; what follows ``if not torch.cuda.is_available(): return`` counts as guarded."""
+    for stmt in body:
+        push(file, stmt, ctx, stack=stack)
+        if isinstance(stmt, ast.If) and not stmt.orelse and not ctx.guard and _leaves(stmt.body):
+            words = pybranch.expression_words(file, stmt.test)
+            if words:
+                ctx = ctx._replace(guard=True)
+
+
+def _leaves(body: list[ast.stmt]) -> bool:
+    last = body[-1]
+    if isinstance(last, ast.Expr) and isinstance(last.value, ast.Call):
+        return dotted(last.value.func).split(".")[-1] in ("skip", "exit", "skipTest")
+    return isinstance(last, (ast.Return, ast.Raise, ast.Continue))
+
+
+def on_import(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """``import x``: CUDA-only packages and other vendors' plugins."""
+    assert isinstance(node, ast.Import)
+    for alias in node.names:
+        _imported(file, node, alias.name, ctx=ctx)
+    return True
+
+
+def on_import_from(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """``from x import y``: packages, torch.cuda names, device predicates."""
+    assert isinstance(node, ast.ImportFrom)
+    module = node.module or ""
+    if not node.level:
+        for alias in node.names:
+            if _imported(file, node, f"{module}.{alias.name}", ctx=ctx):
+                break
+    if not pybranch.check_import(file, node, ctx) and not module.startswith("torch"):
+        for alias in node.names:
+            if is_cuda_name(alias.name):
+                file.add(alias, "name.cuda", alias.name, ctx=ctx)
+    return True
+
+
+def _imported(file: PyFile, node: ast.AST, path: str, *, ctx: Ctx) -> bool:
+    kind = symbols.kind_of(path)
+    root = path.split(".")[0]
+    package = "" if root == "torch" or root in file.local else symbols.package_of(path)
+    optional = ctx.trying or ctx.guard
+    if package == "triton":
+        package = ""
+    if package:
+        file.add(node, "lib.import", package, ctx=ctx._replace(guard=optional), note="optional" if ctx.trying else "")
+        return True
+    if kind:
+        file.add(node, kind, path, ctx=ctx)
+        return True
+    if path.split(".")[0] in symbols.PLUGINS and not ctx.covered:
+        if file.target.plugin and not file.has_word(file.target.plugin.split(".")[0]):
+            file.add(
+                node, "branch.missing", f"import {path.split('.')[0]}", ctx=ctx._replace(guard=False), note="plugin"
+            )
+        return True
+    return False
+
+
+def on_attribute(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Attribute chains: torch.cuda.*, x.is_cuda, enum members."""
+    assert isinstance(node, ast.Attribute)
+    path = resolve(file, node)
+    kind = symbols.kind_of(path) if path else ""
+    if kind:
+        file.add(node, kind, path, ctx=ctx)
+        return True
+    if node.attr in ("is_cuda", "is_nccl_available"):
+        file.add(node, "device.compare", node.attr, ctx=ctx)
+        return path != ""
+    if path:
+        return _named(file, node, path, ctx=ctx)
+    if ctx.role == "compare" and not ctx.covered and node.attr.isupper() and device_words(node.attr):
+        if not file.target.covers(device_words(node.attr)):
+            file.add(node, "device.compare", dotted(node) or node.attr, ctx=ctx)
+    return False
+
+
+def _named(file: PyFile, node: ast.Attribute, path: str, *, ctx: Ctx) -> bool:
+    if ctx.role == "compare" and not ctx.covered and node.attr.isupper():
+        words = device_words(node.attr)
+        if words and not file.target.covers(words):
+            file.add(node, "device.compare", path.rsplit(".", 2)[-2] + "." + node.attr, ctx=ctx)
+    return True
+
+
+def on_name(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Bare names bound to CUDA symbols (``from torch.cuda import synchronize``)."""
+    assert isinstance(node, ast.Name)
+    path = file.aliases.get(node.id, "")
+    kind = symbols.kind_of(path) if path else ""
+    if kind and path not in ("numba.cuda",) and isinstance(node.ctx, ast.Load):
+        file.add(node, kind, path, ctx=ctx)
+    return True
+
+
+def on_call(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Calls: ``x.cuda()``, getattr, ray resources, argparse options."""
+    assert isinstance(node, ast.Call)
+    func = node.func
+    if isinstance(func, ast.Attribute) and func.attr in _METHODS and not resolve(file, func):
+        line = func.end_lineno or node.lineno
+        file.add(node, "device.method", ".cuda()", ctx=ctx, span=(line, line))
+    path = resolve(file, node)
+    kind = symbols.kind_of(path) if path else ""
+    if kind:
+        file.add(node, kind, path, ctx=ctx)
+        return True
+    name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    if name == "double" and not node.args and isinstance(func, ast.Attribute) and file.target.no_fp64:
+        file.add(func, "numerics", ".double()", ctx=ctx)
+    if name == "compile" and isinstance(func, ast.Attribute) and resolve(file, func) == "torch.compile":
+        file.add(func, "compile", "torch.compile", ctx=ctx)
+    if file.has_word("ray"):
+        for keyword in node.keywords:
+            if keyword.arg in ("num_gpus", "use_gpu"):
+                file.add(keyword, "infra.ray", keyword.arg, ctx=ctx)
+    return False
+
+
+def on_constant(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """String literals."""
+    assert isinstance(node, ast.Constant)
+    text = node.value
+    if not isinstance(text, str) or ctx.role == "docstring" or not text:
+        return True
+    if len(text) > 400:
+        _long_string(file, node, text, ctx=ctx)
+        return True
+    found = string_hit(file, text, ctx=ctx)
+    if found:
+        file.add(node, found[0], found[1], ctx=ctx, note=found[2])
+    return True
+
+
+def string_hit(file: PyFile, text: str, *, ctx: Ctx) -> tuple[str, str, str] | None:
+    """Class, symbol and note of one string; None when it is harmless."""
+    name = device_name(text)
+    if name == "cuda":
+        if ctx.covered and ctx.role == "compare":
+            return None
+        return ("device.compare" if ctx.role == "compare" else "device.string", f'"{text}"', "")
+    if _NCCL.match(text):
+        return ("dist.backend", f'"{text}"', "comparison" if ctx.role == "compare" else "")
+    if name in ("gpu", "multi-gpu") and not ctx.covered and (ctx.role in ("compare", "key") or file.has_word("ray")):
+        return ("infra.ray" if file.has_word("ray") else "device.compare", f'"{text}"', "")
+    if ENV(text):
+        return ("env", text, "")
+    low = text.lower()
+    if low in symbols.OPTIONS and text not in file.imports:
+        kind, symbol = symbols.OPTIONS[low]
+        return (kind, f'"{text}"', symbol)
+    if "nvidia-smi" in low or "dcgmi" in low:
+        return ("monitor", "nvidia-smi", "")
+    if "nvidia.com/" in low:
+        return ("infra.k8s", text.strip()[:60], "")
+    if _OOM.search(text):
+        return ("memory.message", f'"{text.strip()[:40]}"', "")
+    if _SM.search(text):
+        return ("build.arch", text.strip()[:40], "")
+    if low in symbols.GPU_MODELS and ctx.role in ("compare", "key"):
+        return ("monitor.name", f'"{text}"', "")
+    if text.isidentifier() and is_cuda_name(text) and not text.isupper() and not ctx.covered:
+        return ("name.cuda", f'"{text}"', "")
+    if text.startswith("--") and device_words(text) & CUDA_WORDS:
+        return ("device.option", text[:40], "")
+    return None
+
+
+def ENV(text: str) -> bool:
+    """True for an environment variable of CUDA, NCCL or their libraries."""
+    return (text in symbols.table_for("huawei") and text.isupper()) or bool(symbols.ENV_NAME.match(text))
+
+
+def _long_string(file: PyFile, node: ast.Constant, text: str, *, ctx: Ctx) -> None:
+    """CUDA source inside a Python string (load_inline, cupy.RawKernel, NVRTC)."""
+    if "__global__" in text or "cuda_runtime.h" in text:
+        file.add(node, "cuda.source", "CUDA source in a string", ctx=ctx)
+
+
+def on_joined(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """f-strings: ``f"cuda:{rank}"``."""
+    assert isinstance(node, ast.JoinedStr)
+    text = "".join(
+        part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "{}" for part in node.values
+    )
+    if device_name(text) == "cuda":
+        file.add(node, "device.string", f'f"{text}"', ctx=ctx)
+    elif "nvidia-smi" in text:
+        file.add(node, "monitor", "nvidia-smi", ctx=ctx)
+    elif "CUDA_VISIBLE_DEVICES" in text:
+        file.add(node, "env", "CUDA_VISIBLE_DEVICES", ctx=ctx)
+    for part in node.values:
+        if isinstance(part, ast.FormattedValue):
+            push(file, part.value, ctx, stack=stack)
+    return True
+
+
+def on_expr(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Docstrings are no code."""
+    assert isinstance(node, ast.Expr)
+    return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def on_compare(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Comparisons with device names."""
+    assert isinstance(node, ast.Compare)
+    covered = ctx.covered
+    if not covered:
+        words = pybranch.expression_words(file, node)
+        covered = bool(words) and file.target.covers(words)
+    inner = ctx._replace(role="compare", covered=covered)
+    for child in (node.left, *node.comparators):
+        if isinstance(child, (ast.Tuple, ast.List, ast.Set)):
+            pybranch.check_collection(file, child, inner, compared=True)
+            for item in child.elts:
+                push(file, item, inner._replace(covered=True), stack=stack)
+        else:
+            push(file, child, inner, stack=stack)
+    return True
+
+
+def on_collection(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Lists of devices."""
+    assert isinstance(node, (ast.Tuple, ast.List, ast.Set))
+    listed = pybranch.check_collection(file, node, ctx, compared=False)
+    inner = ctx._replace(covered=ctx.covered or listed)
+    for item in node.elts:
+        push(file, item, inner, stack=stack)
+    return True
+
+
+def on_dict(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Dispatch tables keyed by device."""
+    assert isinstance(node, ast.Dict)
+    listed = pybranch.check_dict(file, node, ctx)
+    for key in node.keys:
+        if key is not None:
+            push(file, key, ctx._replace(role="key", covered=ctx.covered or listed), stack=stack)
+    for value in node.values:
+        push(file, value, ctx._replace(role=""), stack=stack)
+    return True
+
+
+def on_if(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """if/elif chains: the whole chain is judged once, its bodies are guarded."""
+    assert isinstance(node, ast.If)
+    chain = pybranch.chain_of(node)
+    words, listed = pybranch.check_chain(file, chain, ctx)
+    inner = ctx._replace(guard=True, covered=False) if words else ctx
+    for link in chain:
+        push(file, link.test, ctx._replace(role="test", covered=ctx.covered or listed), stack=stack)
+        push_body(file, link.body, inner, stack=stack)
+    if chain[-1].orelse:
+        push_body(file, chain[-1].orelse, inner, stack=stack)
+    return True
+
+
+def on_if_exp(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """``"cuda" if torch.cuda.is_available() else "cpu"``."""
+    assert isinstance(node, ast.IfExp)
+    words = pybranch.expression_words(file, node.test)
+    known = words | pybranch.expression_words(file, node.body) | pybranch.expression_words(file, node.orelse)
+    listed = False
+    if words and not ctx.covered and not ctx.guard:
+        listed = pybranch.report(file, node, known, ctx=ctx)
+    inner = ctx._replace(guard=ctx.guard or bool(words), covered=ctx.covered)
+    push(file, node.test, ctx._replace(covered=ctx.covered or listed), stack=stack)
+    push(file, node.body, inner, stack=stack)
+    push(file, node.orelse, inner, stack=stack)
+    return True
+
+
+def on_bool(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """``torch.cuda.is_available() and ...``: what follows the check is guarded by it."""
+    assert isinstance(node, ast.BoolOp)
+    words = pybranch.expression_words(file, node)
+    listed = False
+    if words and ctx.role != "test" and not ctx.covered and pybranch.has_predicate(file, node):
+        listed = pybranch.report(file, node, words, ctx=ctx)
+    inner = ctx._replace(covered=ctx.covered or listed or (bool(words) and file.target.covers(words)))
+    for value in node.values:
+        push(file, value, inner, stack=stack)
+        if isinstance(node.op, ast.And) and pybranch.expression_words(file, value):
+            inner = inner._replace(guard=True)
+    return True
+
+
+def on_assert(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """``assert torch.cuda.is_available()`` stops the target at once."""
+    assert isinstance(node, ast.Assert)
+    words = pybranch.expression_words(file, node.test)
+    if words and not ctx.covered and not file.target.covers(words):
+        pybranch.report(file, node, words, ctx=ctx)
+        return True
+    return False
+
+
+def on_try(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """try/except ImportError makes an import optional."""
+    assert isinstance(node, ast.Try)
+    catches = any(
+        handler.type is None
+        or any(word in ast.dump(handler.type) for word in ("ImportError", "ModuleNotFound", "'Exception'", "OSError"))
+        for handler in node.handlers
+    )
+    imports = any(isinstance(stmt, (ast.Import, ast.ImportFrom)) for stmt in node.body)
+    push_body(file, node.body, ctx._replace(trying=ctx.trying or (catches and imports)), stack=stack)
+    for handler in node.handlers:
+        push_body(file, handler.body, ctx, stack=stack)
+    push_body(file, node.orelse, ctx, stack=stack)
+    push_body(file, node.finalbody, ctx, stack=stack)
+    return True
+
+
+def on_function(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Functions: decorators may guard, names may speak of CUDA."""
+    assert isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    guard = ctx.guard
+    for decorator in node.decorator_list:
+        words = pybranch.expression_words(file, decorator)
+        if words:
+            guard = True
+            if not file.target.covers(words):
+                file.add(decorator, "device.mark", "@" + "/".join(sorted(words)), ctx=ctx)
+        push(file, decorator, ctx._replace(covered=bool(words)), stack=stack)
+    scope = f"{ctx.scope}.{node.name}" if ctx.scope else node.name
+    if is_cuda_name(node.name) and node.name not in _METHODS and not ctx.covered:
+        file.add(node, "name.cuda", node.name, ctx=ctx, span=(node.lineno, node.lineno))
+    inner = Ctx(guard=guard, scope=scope)
+    push(file, node.args, inner, stack=stack)
+    push_body(file, node.body, inner, stack=stack)
+    return True
+
+
+def on_class(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Classes: enums of devices, movers (``def cuda``), CUDA-named classes."""
+    assert isinstance(node, ast.ClassDef)
+    pybranch.check_class(file, node, ctx)
+    for decorator in node.decorator_list:
+        push(file, decorator, ctx, stack=stack)
+    for base in node.bases:
+        push(file, base, ctx, stack=stack)
+    scope = f"{ctx.scope}.{node.name}" if ctx.scope else node.name
+    push_body(file, node.body, ctx._replace(scope=scope, guard=ctx.guard or is_cuda_name(node.name)), stack=stack)
+    return True
+
+
+def on_assign(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Module-level registries named after NCCL or CUDA."""
+    assert isinstance(node, ast.Assign)
+    if not ctx.scope and not ctx.guard:
+        for target in node.targets:
+            if isinstance(target, ast.Name) and is_cuda_name(target.id):
+                file.add(target, "name.cuda", target.id, ctx=ctx)
+    return False
+
+
+def on_arg(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Parameters named after CUDA, or that count GPUs for Ray."""
+    assert isinstance(node, ast.arg)
+    if is_cuda_name(node.arg):
+        file.add(node, "name.cuda", node.arg, ctx=ctx)
+    elif file.has_word("ray") and node.arg in ("num_gpus", "use_gpu"):
+        file.add(node, "infra.ray", node.arg, ctx=ctx)
+    return False
+
+
+def on_keyword(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """Keyword arguments named after CUDA."""
+    assert isinstance(node, ast.keyword)
+    if node.arg and is_cuda_name(node.arg):
+        file.add(node, "name.cuda", node.arg, ctx=ctx)
+    return False
+
+
+def on_global(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
+    """``global nccl_backend``."""
+    assert isinstance(node, ast.Global)
+    for name in node.names:
+        if is_cuda_name(name):
+            file.add(node, "name.cuda", name, ctx=ctx)
+            break
+    return True
+
+
+def _import_site(file: PyFile) -> None:
+    """The last import of a module whose device calls need a helper: a port adds its import there."""
+    if not file.last_import or file.target.torch_cuda_api:
+        return
+    needs = (
+        "branch.missing",
+        "torch.cuda",
+        "torch.memory",
+        "torch.stream",
+        "device.string",
+        "device.method",
+        "torch.amp",
+        "dist.backend",
+    )
+    if any(hit.kind in needs and not hit.guarded for hit in file.hits):
+        first, line = _local_imports(file)
+        if not any(hit.line <= line <= hit.end_line or hit.kind == "branch.import" for hit in file.hits):
+            file.add(ast.Pass(), "import.site", "import of the device helper", ctx=Ctx(), span=(first, line))
+
+
+def _local_imports(file: PyFile) -> tuple[int, int]:
+    """The block at the end of the imports that takes from the tree itself; its last line when there is none."""
+    first = file.last_import
+    for stmt in reversed(file.tree.body):
+        if isinstance(stmt, ast.ImportFrom) and stmt.lineno <= first + 1:
+            root = (stmt.module or "").split(".")[0]
+            if stmt.level or root in file.local:
+                first = min(first, stmt.lineno)
+    return first, file.last_import
+
+
+HANDLERS: Final[dict[type, Callable[[PyFile, ast.AST, Ctx, Push], bool]]] = {
+    ast.Import: on_import,
+    ast.ImportFrom: on_import_from,
+    ast.Attribute: on_attribute,
+    ast.Name: on_name,
+    ast.Call: on_call,
+    ast.Constant: on_constant,
+    ast.JoinedStr: on_joined,
+    ast.Expr: on_expr,
+    ast.Compare: on_compare,
+    ast.Tuple: on_collection,
+    ast.List: on_collection,
+    ast.Set: on_collection,
+    ast.Dict: on_dict,
+    ast.If: on_if,
+    ast.IfExp: on_if_exp,
+    ast.BoolOp: on_bool,
+    ast.Assert: on_assert,
+    ast.Try: on_try,
+    ast.FunctionDef: on_function,
+    ast.AsyncFunctionDef: on_function,
+    ast.ClassDef: on_class,
+    ast.Assign: on_assign,
+    ast.Global: on_global,
+    ast.arg: on_arg,
+    ast.keyword: on_keyword,
+}

@@ -1,0 +1,205 @@
+"""Symbol tables: what a dotted path, an environment variable or a string means for a port."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from offramp.core.record import Record
+from offramp.scan.target import Target, read_rows
+
+PLUGINS: Final = frozenset(
+    {
+        "torch_npu", "torch_mlu", "torch_musa", "torch_xla", "intel_extension_for_pytorch", "habana_frameworks", "torch_neuronx",
+        "torch_gcu", "torch_dipu", "torch_sdaa", "torch_directml", "oneccl_bindings_for_pytorch", "torch_ccl",
+    }
+)  # fmt: skip
+"""Device plugins of other vendors: code that imports one has a place where the target's belongs."""
+
+ENV_NAME: Final = re.compile(
+    r"^(?:(?:TORCH_)?NCCL|CUDA|CUDNN|CUBLAS(?:LT)?|NVIDIA|NVTE|NVSHMEM|PYTORCH_CUDA|TORCH_CUDA|PYTORCH_NVML)_[A-Z0-9_]+$"
+)
+GPU_MODEL: Final = re.compile(
+    r"^(?:nvidia[ _-])?(?:tesla[ _-]|geforce )?(?:rtx ?)?[ABHVTLP]\d{1,3}0?(?:S|X|[ -].*)?$", re.IGNORECASE
+)
+GPU_MODELS: Final = frozenset(
+    {"a100", "h100", "h200", "h20", "h800", "a800", "v100", "t4", "l40", "l40s", "l4", "b200", "b100", "gb200", "p100", "a10", "a10g"}
+)  # fmt: skip
+OPTIONS: Final = {
+    "flash_attention_2": ("lib.option", "flash_attn"),
+    "flash_attention_3": ("lib.option", "flash_attn_interface"),
+    "flash_attn": ("lib.option", "flash_attn"),
+    "flashinfer": ("lib.option", "flashinfer"),
+    "flash_attn_3": ("lib.option", "flash_attn_interface"),
+    "xformers": ("lib.option", "xformers"),
+    "transformer_engine": ("lib.option", "transformer_engine"),
+    "bitsandbytes": ("lib.option", "bitsandbytes"),
+    "cudaexecutionprovider": ("lib.option", "onnxruntime_gpu"),
+    "tensorrtexecutionprovider": ("lib.option", "tensorrt"),
+    "cudagraphs": ("compile", "torch.compile"),
+    "inductor": ("compile", "torch.compile"),
+}  # fmt: skip
+"""Whole strings that choose a CUDA-only implementation."""
+
+LIMITED: Final = {
+    "torch.nn.DataParallel": ("op.limited", "L1", "torch.nn.parallel.DistributedDataParallel"),
+    "torch.nn.parallel.DataParallel": ("op.limited", "L1", "torch.nn.parallel.DistributedDataParallel"),
+    "torch.nn.RNN": ("op.limited", "L2", "compose it from supported operators"),
+    "torch.nn.RNNCell": ("op.limited", "L2", "compose it from supported operators"),
+    "torch.nn.GRUCell": ("op.limited", "L2", "compose it from supported operators"),
+    "torch.nn.Transformer": ("op.limited", "L2", "compose it from supported operators"),
+    "torch.nn.TransformerDecoderLayer": ("op.limited", "L2", "compose it from supported operators"),
+    "torch.nn.functional.embedding_bag": ("op.limited", "L2", "gather and segment sum, or run it on the host"),
+    "torch.nn.functional.gumbel_softmax": ("op.limited", "L2", "compose it from supported operators"),
+    "torch.nn.functional.pdist": ("op.limited", "L2", "compose it from supported operators"),
+    "torch.func": ("op.limited", "L3", "avoid functional transforms on the device"),
+    "torch.from_dlpack": ("op.limited", "L2", "copy through the host"),
+    "torch.utils.dlpack": ("op.limited", "L2", "copy through the host"),
+    "torch.distributed.ReduceOp.AVG": ("op.limited", "L1", "ReduceOp.SUM, then divide by the world size"),
+}  # fmt: skip
+"""Operators that the Ascend list calls unsupported or limited."""
+
+NUMERICS: Final = {
+    "torch.float64": ("L2", "torch.float32 on the device, or keep the computation on the host"),
+    "torch.double": ("L2", "torch.float32 on the device, or keep the computation on the host"),
+    "torch.complex64": ("L2", "real and imaginary parts apart"),
+    "torch.complex128": ("L2", "real and imaginary parts apart"),
+    "torch.view_as_complex": ("L2", "real arithmetic on the two halves"),
+    "torch.polar": ("L2", "cos and sin apart"),
+    "torch.set_float32_matmul_precision": ("L1", "the target's own switch (HF32 differs from TF32); compare results"),
+    "torch.channels_last": ("L1", "torch.contiguous_format"),
+    "torch.channels_last_3d": ("L1", "torch.contiguous_format"),
+}  # fmt: skip
+
+KINDS: Final = (
+    ("torch.cuda.amp", "torch.amp"),
+    ("torch.cuda.nvtx", "monitor.profile"),
+    ("torch.cuda.profiler", "monitor.profile"),
+    ("torch.cuda.memory", "torch.memory"),
+    ("torch.cuda.comm", "dist.backend"),
+    ("torch.cuda.nccl", "dist.backend"),
+    ("torch.cuda", "torch.cuda"),
+    ("torch.version.cuda", "torch.cuda"),
+    ("torch.backends.cuda", "torch.backends"),
+    ("torch.backends.cudnn", "torch.backends"),
+    ("torch.distributed.ProcessGroupNCCL", "dist.backend"),
+    ("torch.distributed.is_nccl_available", "dist.backend"),
+    ("torch.distributed.Backend.NCCL", "dist.backend"),
+    ("torch.profiler.ProfilerActivity.CUDA", "monitor.profile"),
+    ("torch.autograd.profiler.emit_nvtx", "monitor.profile"),
+    ("torch.get_autocast_gpu_dtype", "torch.amp"),
+    ("torch.set_autocast_gpu_dtype", "torch.amp"),
+    ("torch.utils.cpp_extension.CUDAExtension", "build.ext"),
+    ("torch.utils.cpp_extension.load", "build.ext"),
+    ("torch.utils.cpp_extension.CUDA_HOME", "build.ext"),
+    ("torch.utils.cpp_extension.BuildExtension", "build.ext"),
+    ("torch._C._cuda", "torch.cuda"),
+    ("torch.jit.script", "compile"),
+    ("numba.cuda", "lib.import"),
+    ("ray.get_gpu_ids", "infra.ray"),
+    ("ray.util.collective", "lib.import"),
+)
+
+
+class Row(Record):
+    """One row of the symbol table."""
+
+    symbol: str
+    kind: str
+    effort: str
+    replacement: str
+    agnostic: str
+    since_torch: str
+    support: str
+    verified: bool
+    source: str
+
+
+@lru_cache(maxsize=16)
+def table_for(column: str) -> dict[str, Row]:
+    """The symbol table with one vendor's replacements; ``column`` may be ""."""
+    rows: dict[str, Row] = {}
+    for row in read_rows("symbols.csv"):
+        support = row["huawei_support"] if column == "huawei" else ""
+        rows[row["symbol"]] = Row(
+            symbol=row["symbol"],
+            kind=row["class"],
+            effort=row["effort"],
+            replacement=row.get(column, "") if column else "",
+            agnostic=row["agnostic"],
+            since_torch=row["since_torch"],
+            support=support,
+            verified=row["verified"] == "yes" if column == "huawei" else "unverified" not in row.get(column, ""),
+            source=row["source"],
+        )
+    return rows
+
+
+@lru_cache(maxsize=1)
+def packages() -> dict[str, dict[str, str]]:
+    """CUDA-only packages by import name."""
+    return {row["import"]: row for row in read_rows("packages.csv")}
+
+
+@lru_cache(maxsize=1)
+def distributions() -> dict[str, dict[str, str]]:
+    """CUDA-only packages by distribution name, normalised."""
+    found: dict[str, dict[str, str]] = {}
+    for row in read_rows("packages.csv"):
+        for name in filter(None, row["dist"].split("|")):
+            found[normal(name)] = row
+    return found
+
+
+def normal(dist: str) -> str:
+    """A distribution name in its normal form (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", dist).lower()
+
+
+@lru_cache(maxsize=65536)
+def kind_of(path: str) -> str:
+    """Detection class of a resolved dotted path; "" when it is no obstacle."""
+    for prefix, kind in KINDS:
+        if path == prefix or path.startswith(prefix + ".") or (prefix.endswith("_cuda") and path.startswith(prefix)):
+            if path.endswith("allow_tf32"):
+                return "numerics"
+            return _refine(path) if kind == "torch.cuda" else kind
+    if path in LIMITED or path.startswith("torch.func."):
+        return "op.limited"
+    if path in NUMERICS or path.startswith("torch.float8"):
+        return "numerics"
+    return ""
+
+
+def _refine(path: str) -> str:
+    row = table_for("huawei").get(path)
+    if row:
+        return row.kind
+    leaf = path.rsplit(".", 1)[-1].lower()
+    if "memory" in leaf or "alloc" in leaf:
+        return "torch.memory"
+    if "stream" in leaf or "event" in leaf or "graph" in leaf:
+        return "torch.stream"
+    return "torch.cuda"
+
+
+def package_of(path: str) -> str:
+    """The CUDA-only package that an imported module belongs to; ""."""
+    known = packages()
+    parts = path.split(".")
+    for size in (3, 2, 1):
+        name = ".".join(parts[:size])
+        if name in known:
+            return name
+    return ""
+
+
+def needed(kind: str, target: Target) -> bool:
+    """False for classes that are no obstacle on this target (torch.cuda names on a CUDA-compatible stack)."""
+    if not target.torch_cuda_api:
+        return True
+    return kind not in (
+        "torch.cuda", "torch.memory", "torch.stream", "torch.amp", "device.string", "device.method", "device.compare",
+        "dist.backend", "import.site", "name.cuda", "device.option",
+    )  # fmt: skip
