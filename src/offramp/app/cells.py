@@ -36,6 +36,7 @@ from offramp.search import (
     fleet_for,
 )
 from offramp.search.candidate import binding, stacks_of
+from offramp.search.uncertain import at_quantile
 from offramp.serve import Requests
 
 QUANTILES: Final = (0.1, 0.5, 0.9)
@@ -266,10 +267,9 @@ def _load(
 ) -> Loaded | None:  # fmt: skip
     """The fleet of the median draw at peak and mean demand."""
     system = system_of(catalog, chip)
-    rates = np.asarray(found.rates)
-    order = np.argsort(rates, kind="stable")
+    order = np.array(found.slow_to_fast)
     fleet = fleet_for(
-        float(rates[_draw(order, 0.5)]) if rates.size else 0.0, packages=found.packages,
+        found.rates[at_quantile(order, 0.5)] if found.rates else 0.0, packages=found.packages,
         per_server=system.packages_per_node if system else 1, mean=job.demand.mean, peak=job.demand.peak,
         spares=job.demand.spares, least=job.demand.least,
     )  # fmt: skip
@@ -284,7 +284,7 @@ def _load(
     most = min(job.most_requests, LOAD_REQUESTS)
 
     def at(quantile: float, rate: float) -> tuple[Felt, Setting]:
-        one = replace(setting, parameters=setting.parameters.take([_draw(order, quantile)]))
+        one = replace(setting, parameters=setting.parameters.take([at_quantile(order, quantile)]))
         return feel(Replica(setting=one, **common).table(), question.stream, rate, most=most, prefix=job.prefix), one
 
     peak = {f"p{q * 100:.0f}": at(q, fleet.peak_load)[0] for q in QUANTILES} if fleet.peak_load > 0 else {}
@@ -292,11 +292,6 @@ def _load(
         return Loaded(fleet=fleet, peak=peak, mean=None)
     mean, one = at(0.5, fleet.mean_load)
     return Loaded(fleet=fleet, peak=peak, mean=mean, mean_shares=binding(one, found.pool, question, mean))
-
-
-def _draw(order: np.ndarray, quantile: float) -> int:
-    """The draw at a quantile of the rates."""
-    return int(order[round(quantile * (len(order) - 1))])
 
 
 def closed_per_chip(job: Job, chip_id: str, values: Mapping[str, float], *, slo: Mapping[str, float]) -> float:

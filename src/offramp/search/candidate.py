@@ -124,6 +124,7 @@ class Candidate(Record):
         floor: lowest reachable value of each limit that no layout keeps, and what binds there.
         devices_per_package: torch devices in one chip as sold.
         layouts: how many (layout, batch) pairs were priced.
+        slow_to_fast: the draws in order of speed.
     """
 
     chip: str
@@ -140,6 +141,7 @@ class Candidate(Record):
     floor: tuple[str, ...] = ()
     devices_per_package: int = 1
     layouts: int = 0
+    slow_to_fast: tuple[int, ...] = ()
 
     @property
     def per_chip(self) -> float:
@@ -316,7 +318,7 @@ def _answer(question: Question, catalog: Catalog, best: _Try, tried: list[_Try],
     pool, stack = best.pool, best.stack
     chip = catalog.chip(pool.chip)
     assert best.felt is not None
-    rates = rates_by_draw(
+    rates, order = rates_by_draw(
         question, stack.setting, stack.middle, pool, rate=best.rate, felt=best.felt,
         most=min(question.most_requests, EXPLORE),
     )  # fmt: skip
@@ -326,7 +328,7 @@ def _answer(question: Question, catalog: Catalog, best: _Try, tried: list[_Try],
         packages=pool.devices / chip.devices, felt=best.felt, shares=binding(stack.middle, pool, question, best.felt),
         memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found,
         tried=tuple(row.record() for row in tried), fallback=stack.middle.precision.fallback,
-        devices_per_package=chip.devices, layouts=priced,
+        devices_per_package=chip.devices, layouts=priced, slow_to_fast=tuple(int(draw) for draw in order),
     )  # fmt: skip
 
 

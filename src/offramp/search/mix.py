@@ -101,20 +101,23 @@ class Stream:
 
     def _share(self, rate: float, most: int) -> Requests:
         source, n, span = self.requests, len(self.requests), self.span_s
-        rng = np.random.default_rng(derive_seed(self.seed, "stream"))
-        total = most + 8
-        epochs = max(1, int(np.ceil(total / (rate * span))))
+        epochs = max(1, int(np.ceil((most + 8) / (rate * span))))
         jitter = JITTER_S if max(self.demand, rate) > 1.01 * self.rate else 0.0
         original = source.arrival_s - source.arrival_s[0]
         times: list[F8] = []
         picks: list[npt.NDArray[np.int64]] = []
         for epoch in range(epochs):
-            # a Poisson number of copies of each request is a random share of very many
-            each = rng.poisson(rate / self.rate, n) if jitter else (rng.random(n) < rate / self.rate).astype(np.int64)
-            pick = np.repeat(np.arange(n), each)
-            shift = rng.uniform(-0.5 * jitter, 0.5 * jitter, len(pick)) if jitter else 0.0
-            times.append((original[pick] + shift) % span + epoch * span)
-            picks.append(pick)
+            chance = np.random.default_rng(derive_seed(self.seed, "share", epoch)).random(n)
+            # a Poisson number of copies of each request is a random share of very many; the same chance at every
+            # rate, so that a higher rate only adds requests and two rates can be compared
+            each = _poisson(rate / self.rate, chance) if jitter else (chance < rate / self.rate).astype(np.int64)
+            for copy in range(int(each.max(initial=0))):
+                pick = np.flatnonzero(each > copy)
+                shift = np.random.default_rng(derive_seed(self.seed, "shift", epoch, copy)).random(n)[pick] - 0.5
+                times.append((original[pick] + shift * jitter) % span + epoch * span)
+                picks.append(pick)
+        if not times:
+            return source.take(np.zeros(0, dtype=np.int64))
         when, which = np.concatenate(times), np.concatenate(picks)
         order = np.argsort(when, kind="stable")[: max(most, 1)]
         pick, when = which[order], when[order]
@@ -122,6 +125,15 @@ class Stream:
             arrival_s=when - (when[0] if len(when) else 0.0), isl_tokens=source.isl_tokens[pick],
             osl_tokens=source.osl_tokens[pick],
         )  # fmt: skip
+
+
+def _poisson(mean: float, chance: F8) -> npt.NDArray[np.int64]:
+    """Poisson counts with a mean, by inversion of uniform numbers; they grow with the mean."""
+    most = int(mean + 10.0 * np.sqrt(mean) + 20.0)
+    log_terms = (
+        np.arange(most + 1) * np.log(max(mean, 1e-300)) - mean - np.cumsum(np.log(np.maximum(np.arange(most + 1), 1)))
+    )
+    return np.searchsorted(np.cumsum(np.exp(log_terms)), chance).astype(np.int64)
 
 
 def peak_to_mean(requests: Requests, *, window_s: float = 60.0) -> float:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from offramp.search.candidate import Question
 
 F8 = npt.NDArray[np.float64]
-ANCHORS: Final = (0.04, 0.27, 0.5, 0.73, 0.96)
+ANCHORS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Quantiles of speed at which a draw is simulated; between them the rate is interpolated."""
 
 
@@ -47,8 +47,8 @@ def speeds(question: Question, setting: Setting, mid: Setting, pool: Pool, felt:
 
 def rates_by_draw(
     question: Question, setting: Setting, mid: Setting, pool: Pool, *, rate: float, felt: Felt, most: int
-) -> F8:  # fmt: skip
-    """Highest rate of one replica within the SLO for each joint draw. [draws]
+) -> tuple[F8, npt.NDArray[np.int64]]:  # fmt: skip
+    """Highest rate of one replica within the SLO for each joint draw, and the draws from slow to fast. [draws] each
 
     A few draws, spread over the range of speeds, are simulated; the others lie on the line between them, because the
     rate depends on a draw through little else than the speed of the step at the operating point.
@@ -60,9 +60,9 @@ def rates_by_draw(
     """
     speed = speeds(question, setting, mid, pool, felt)
     order = np.argsort(speed, kind="stable")
-    points: dict[float, float] = {1.0: rate}
+    points: dict[float, float] = {}
     for quantile in ANCHORS:
-        draw = int(order[round(quantile * (len(order) - 1))])
+        draw = at_quantile(order, quantile)
         one = replace(setting, parameters=setting.parameters.take([draw]))
         replica = Replica(
             setting=one, pool=pool, mix=question.mix, context_limit=question.model.max_context_tokens,
@@ -74,8 +74,13 @@ def rates_by_draw(
         )  # fmt: skip
         points[float(speed[draw])] = found
     x = np.array(sorted(points))
-    y = np.maximum.accumulate(np.array([points[value] for value in x]))
+    y = np.array([points[value] for value in x])
     inside = np.interp(speed, x, y)
     # beyond the outermost anchors the rate goes on in proportion to the speed
     inside = np.where(speed < x[0], y[0] * speed / x[0], inside)
-    return np.where(speed > x[-1], y[-1] * speed / x[-1], inside)
+    return np.where(speed > x[-1], y[-1] * speed / x[-1], inside), order
+
+
+def at_quantile(order: npt.NDArray[np.int64], quantile: float) -> int:
+    """The draw at a quantile of an order."""
+    return int(order[round(quantile * (len(order) - 1))])
