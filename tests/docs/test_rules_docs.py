@@ -55,3 +55,9 @@ def test_the_example_rule_loads_and_speaks(tmp_path: Path) -> None:
     assert [(item.kind, item.value) for item in found[1].conditions if item.rule == "CN-EXAMPLE-2027"] == [
         ("registration", 30)
     ]
+
+
+def test_the_python_example_runs() -> None:
+    match = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert match
+    exec(compile(match[1], "docs/rules.md", "exec"), {})

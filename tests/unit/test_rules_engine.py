@@ -354,3 +354,24 @@ def test_the_test_of_computers_never_catches_a_card() -> None:
     assert "US-4A003-APP-2024" not in {hit.rule for hit in ask("nvidia/h20", "2024-06-01").rules}
     computer = ChipFacts(item="computer", app_wt=given(71, "", SOURCE, DAY))
     assert ask(computer, "2024-06-01", jurisdiction="US").verdict == "licence"
+
+
+def test_operating_without_a_known_completion_switches_at_thirty_percent() -> None:
+    answer = ask("nvidia/h20", "2026-01-01", jurisdiction="CN", use="operate", buyer="state-funded")
+    assert answer.possible == ("conditional", "prohibited")
+    assert [(item.fact, item.at, item.below, item.above, item.included) for item in answer.switches] == [
+        ("project_complete", 0.3, ("prohibited",), ("conditional",), True)
+    ]
+
+
+def test_an_unstated_foreign_share_is_a_quota_or_a_condition() -> None:
+    city = ask("nvidia/h20", "2028-01-01", jurisdiction="CN", site="Shanghai")
+    assert city.verdict == "quota"
+    reported = ask("nvidia/h20", "2025-08-20", jurisdiction="CN", buyer="state-funded")
+    assert reported.verdict == "discouraged"
+    assert {item.kind for item in reported.conditions} >= {"unless-quota", "domestic-share"}
+
+
+def test_classification_is_open_while_a_deciding_fact_is_missing() -> None:
+    assert ask(chip(300.0), "2024-06-01", jurisdiction="US").control == ""
+    assert ask(chip(700.0), "2024-06-01", jurisdiction="US").control == "3A090.a"

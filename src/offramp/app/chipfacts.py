@@ -121,12 +121,18 @@ def launch_date(text: str) -> dt.date | None:
         return dt.date(int(match["year"]), month, 1)
 
 
+_CATALOGUE_NAMES: Final = {"dram_bandwidth": "memory_bandwidth", "io_bandwidth": "scaleup_bandwidth"}
+
+
 def log_facts(facts: ChipFacts, log: FigureLog) -> None:
-    """Notes every figure of the facts as used."""
-    name = facts.id or facts.name
-    for part in _PARTS:
-        figure: Figure | None = getattr(facts, part)
-        if figure is not None:
-            log.use(f"chips/{name}#{part}", figure)
-    for peak in facts.peaks:
-        log.use(f"chips/{name}#peak_{peak.dtype}", peak.figure)
+    """Notes every figure of the facts as used: under ``chips/`` what the catalogue holds, else under ``rules/``."""
+    entry = _entry(facts.id)
+    own = entry.figures if entry else {}
+    named = [(part, getattr(facts, part)) for part in _PARTS]
+    named += [(f"peak_{peak.dtype}", peak.figure) for peak in facts.peaks]
+    for part, figure in named:
+        if figure is None:
+            continue
+        name = _CATALOGUE_NAMES.get(part, part)
+        held = part != "io_bandwidth" and figure in own.get(name, ())
+        log.use(f"chips/{facts.id}#{name}" if held else f"rules/{facts.id or facts.name}#{part}", figure)

@@ -242,7 +242,7 @@ def _moved(book: Rulebook, days: tuple[dt.date, dt.date]) -> list[dict[str, Any]
 
 
 def _study_chips(path: str, book: Rulebook) -> tuple[list[str], dict[str, str]]:
-    """Chips of a study's fleet, orders and candidates, and its organisation as a question."""
+    """Chips of a study's fleet, orders and candidates; its organisation and first site as a question."""
     study = load_study(path).study
     named = [entry.chip for entry in (*study.fleet, *study.order)]
     if study.candidates is not None:
@@ -250,8 +250,11 @@ def _study_chips(path: str, book: Rulebook) -> tuple[list[str], dict[str, str]]:
     chips = [chip for chip in named if chip_facts(chip, book=book) is not None]
     organisation = study.organisation
     buyer = "military" if organisation.military else organisation.kind
-    country = next((site.country for site in study.site if site.country), organisation.headquarters)
-    row = {"headquarters": organisation.headquarters, "buyer": buyer, "destination": country}
+    row = {"headquarters": organisation.headquarters, "buyer": buyer}
+    if study.site:
+        site = study.site[0]
+        row |= {"destination": site.country or organisation.headquarters, "site": site.id}
+        row |= {} if site.completion is None else {"project_complete": f"{site.completion}"}
     if organisation.owners:
         row["parent"] = organisation.owners[0]
     return chips, row

@@ -19,7 +19,7 @@ from offramp.rules.chips import ChipBook, read_chips
 from offramp.rules.consistency import check_consistency
 from offramp.rules.environment import ATTRIBUTES
 from offramp.rules.expr import ExpressionError, Node, Vocabulary, limits_used, parse
-from offramp.rules.fire import Test
+from offramp.rules.fire import ParsedClause
 from offramp.rules.places import DATA, header_line, key_line, problem_line, shown
 from offramp.rules.records import Rule
 
@@ -54,7 +54,7 @@ class Rulebook(Record):
     """
 
     rules: dict[str, Rule]
-    tests: tuple[Test, ...]
+    tests: tuple[ParsedClause, ...]
     lists: dict[str, NamedList]
     members: dict[str, tuple[str, ...]]
     chips: ChipBook
@@ -96,7 +96,7 @@ def load(extra: Path | None = None) -> Rulebook:
     members = {name: _members(name, lists, paths[_LISTS], ()) for name in lists}
     chips = read_chips(texts[_CHIPS], shown(paths[_CHIPS]))
     rules: dict[str, Rule] = {}
-    tests: list[Test] = []
+    tests: list[ParsedClause] = []
     place: dict[str, tuple[Path, str, int]] = {}
     for name, text in texts.items():
         if name in (_LISTS, _CHIPS):
@@ -160,7 +160,9 @@ def _read_rules(text: str, path: Path) -> Sequence[Rule]:
     return msgspec.convert(data, _RuleFile).rule
 
 
-def _parse_rule(rule: Rule, members: dict[str, tuple[str, ...]], path: Path, text: str, index: int) -> Iterable[Test]:
+def _parse_rule(
+    rule: Rule, members: dict[str, tuple[str, ...]], path: Path, text: str, index: int
+) -> Iterable[ParsedClause]:
     vocabulary = Vocabulary(
         kinds={name: item.kind for name, item in ATTRIBUTES.items()},
         words={name: item.words for name, item in ATTRIBUTES.items() if item.words},
@@ -169,7 +171,7 @@ def _parse_rule(rule: Rule, members: dict[str, tuple[str, ...]], path: Path, tex
     )
     applies = _parse(rule.applies, vocabulary, f"{shown(path)}", text, key_line(text, index, "applies"))
     nodes: dict[str, Node] = {"applies": applies}
-    tests: list[Test] = []
+    tests: list[ParsedClause] = []
     for number, clause in enumerate(rule.clause):
         line = key_line(text, index, "when", number)
         when = _parse(clause.when, vocabulary, shown(path), text, line)
@@ -178,7 +180,7 @@ def _parse_rule(rule: Rule, members: dict[str, tuple[str, ...]], path: Path, tex
             raise CatalogError("a clause that relieves needs a verdict", where=f"{shown(path)}:{line}")
         if clause.verdict == "indeterminate":
             raise CatalogError("a rule cannot state indeterminate", where=f"{shown(path)}:{line}")
-        tests.append(Test(key=f"{rule.id}#{number}", rule=rule, clause=clause, applies=applies, when=when))
+        tests.append(ParsedClause(key=f"{rule.id}#{number}", rule=rule, clause=clause, applies=applies, when=when))
     unused = set(rule.limits) - limits_used(nodes)
     if unused:
         line = key_line(text, index, "limits")

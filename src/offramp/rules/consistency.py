@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from offramp.core.errors import CatalogError, near_miss_hint
-from offramp.rules.fire import Test
+from offramp.rules.fire import ParsedClause
 from offramp.rules.places import key_line, shown
 from offramp.rules.records import Rule, State
 
 Place = Mapping[str, tuple[Path, str, int]]
 
 
-def check_consistency(rules: Mapping[str, Rule], tests: Sequence[Test], place: Place) -> None:
+def check_consistency(rules: Mapping[str, Rule], tests: Sequence[ParsedClause], place: Place) -> None:
     """Raises if the rules contradict themselves or one another.
 
     Raises:
@@ -114,9 +114,9 @@ def _periods(rule: Rule) -> list[tuple[dt.date, dt.date]]:
     return [(state.since, end) for state, end in zip(rule.states, ends, strict=True) if state.state == "in-force"]
 
 
-def _check_contradictions(tests: Sequence[Test], place: Place) -> None:
+def _check_contradictions(tests: Sequence[ParsedClause], place: Place) -> None:
     """Two base clauses with the same condition, in force on one day, must not say different things."""
-    seen: dict[str, Test] = {}
+    seen: dict[str, ParsedClause] = {}
     for test in tests:
         if not test.is_base or not test.clause.verdict:
             continue

@@ -16,7 +16,7 @@ from offramp.rules.book import Rulebook, load
 from offramp.rules.environment import Value, density, environment, shares_in_range, tpp_span
 from offramp.rules.evidence import inputs_of, margins_of
 from offramp.rules.facts import ChipFacts, Context, Settings
-from offramp.rules.fire import Test, conditions_of, is_active
+from offramp.rules.fire import ParsedClause, conditions_of, is_active
 from offramp.rules.records import RANK, Condition, Hit, Rule, Verdict
 from offramp.rules.unknowns import Explored, explore, ordered
 
@@ -50,7 +50,7 @@ class _Question(Record):
         """Whether a rule is in force on the day, by what was known."""
         return is_active(rule, self.as_of, self.known, include_drafts=self.context.include_drafts)
 
-    def active(self, side: str) -> tuple[list[Test], frozenset[str]]:
+    def active(self, side: str) -> tuple[list[ParsedClause], frozenset[str]]:
         """Clauses that are, or may be, in force; ids of the rules of which no source says."""
         standing = {rule.id: self.is_active(rule) for rule in self.book.rules.values() if rule.jurisdiction == side}
         tests = [test for test in self.book.tests if standing.get(test.rule.id, False) is not False]
@@ -92,7 +92,7 @@ def verdict(
         settings=settings,
     )  # fmt: skip
     values = asked.values()
-    tests: list[Test] = []
+    tests: list[ParsedClause] = []
     explored: dict[str, Explored] = {}
     for side in asked.sides:
         active, doubtful = asked.active(side)
@@ -140,7 +140,7 @@ def known_facts(facts: ChipFacts, known: dt.date | None) -> ChipFacts:
     return msgspec.structs.replace(facts, **changes)
 
 
-def _hit(asked: _Question, test: Test, relieved_by: str = "") -> Hit:
+def _hit(asked: _Question, test: ParsedClause, relieved_by: str = "") -> Hit:
     rule, clause = test.rule, test.clause
     state = rule.state_on(asked.as_of, asked.known)
     return Hit(
@@ -151,7 +151,7 @@ def _hit(asked: _Question, test: Test, relieved_by: str = "") -> Hit:
 
 
 def _hits(
-    asked: _Question, tests: Sequence[Test], explored: Iterable[Explored]
+    asked: _Question, tests: Sequence[ParsedClause], explored: Iterable[Explored]
 ) -> tuple[tuple[Hit, ...], tuple[Condition, ...]]:
     """Rules that fire in some way the missing facts may turn out, strictest first, and their conditions."""
     keys: dict[str, str] = {}
@@ -164,7 +164,7 @@ def _hits(
     return tuple(hits), conditions_of(tests, keys)
 
 
-def _open_conditions(tests: Sequence[Test], values: dict[str, Value]) -> tuple[Condition, ...]:
+def _open_conditions(tests: Sequence[ParsedClause], values: dict[str, Value]) -> tuple[Condition, ...]:
     """What clauses that wave a missing fact through ask the reader to mind."""
     out: list[Condition] = []
     for test in tests:
@@ -176,7 +176,7 @@ def _open_conditions(tests: Sequence[Test], values: dict[str, Value]) -> tuple[C
     return tuple(out)
 
 
-def _control(tests: Sequence[Test], explored: Iterable[Explored]) -> str:
+def _control(tests: Sequence[ParsedClause], explored: Iterable[Explored]) -> str:
     """The classification that the strictest rule gives; "" where missing facts leave it open."""
     by_key = {test.key: test.clause for test in tests if test.clause.control}
     found: set[str] = set()

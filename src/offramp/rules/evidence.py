@@ -8,7 +8,7 @@ from offramp.core.figure import Figure
 from offramp.rules.environment import ATTRIBUTES, Value, Values, compare, number, show, truth
 from offramp.rules.expr import attributes, compares
 from offramp.rules.facts import ChipFacts, Context, Settings
-from offramp.rules.fire import Test
+from offramp.rules.fire import ParsedClause
 from offramp.rules.formulas import DERIVED, processing_performance
 from offramp.rules.records import Input, Margin
 
@@ -20,7 +20,7 @@ _CONTEXT = ("headquarters", "parent", "destination", "buyer", "route", "use", "s
 _SHARES = ("project_complete", "foreign_share", "listed_ownership")
 
 
-def margins_of(tests: Sequence[Test], values: Values) -> tuple[Margin, ...]:
+def margins_of(tests: Sequence[ParsedClause], values: Values) -> tuple[Margin, ...]:
     """Distance to every threshold of the rules that reach this act, once each."""
     out: dict[tuple[str, str, str, float], Margin] = {}
     for test in tests:
@@ -45,7 +45,7 @@ def margins_of(tests: Sequence[Test], values: Values) -> tuple[Margin, ...]:
 
 
 def inputs_of(
-    tests: Sequence[Test], values: dict[str, Value], facts: ChipFacts, context: Context, settings: Settings
+    tests: Sequence[ParsedClause], values: dict[str, Value], facts: ChipFacts, context: Context, settings: Settings
 ) -> tuple[Input, ...]:
     """Every fact that some rule in reach read, with its source."""
     read: set[str] = {"chip", "headquarters", "destination", "buyer", "use"}
@@ -80,7 +80,9 @@ def _input(name: str, values: dict[str, Value], facts: ChipFacts, context: Conte
     if name == "listed_ownership" and context.listed_ownership is None:
         return Input(name=name, value=text, unit=unit, source="assumed from the buyer's class: not stated",
                      confidence="assumed")  # fmt: skip
-    source = "the question" if name in (*_CONTEXT, *_SHARES, "countries") else "chip facts of the rules"
+    source = (
+        "the question" if name in (*_CONTEXT, *_SHARES, "countries") else "chip facts of the catalogue and the rules"
+    )
     return Input(name=name, value=text, unit=unit, source=source)
 
 

@@ -12,7 +12,7 @@ from offramp.rules.records import RANK, VERDICTS, Clause, Condition, Rule
 from offramp.rules.span import Truth, all_of
 
 
-class Test(Record):
+class ParsedClause(Record):
     """One clause of one rule, ready to evaluate.
 
     Attributes:
@@ -77,7 +77,7 @@ def is_active(rule: Rule, day: dt.date, known: dt.date | None, *, include_drafts
     return None if state.state == "unknown" else state.state == "in-force"
 
 
-def fire(tests: Sequence[Test], values: Values, forced: Mapping[str, bool]) -> Fired:
+def fire(tests: Sequence[ParsedClause], values: Values, forced: Mapping[str, bool]) -> Fired:
     """The outcome; ``forced`` says for rules of unknown standing whether they are taken to be in force."""
     true = [test for test in tests if forced.get(test.rule.id, True) and test.truth(values) is True]
     base = _without_displaced([test for test in true if test.is_base], true)
@@ -96,7 +96,7 @@ def fire(tests: Sequence[Test], values: Values, forced: Mapping[str, bool]) -> F
     return Fired(verdict=VERDICTS[max(standing, default=0)], by_key=fired, relieved_by=relieved)
 
 
-def _without_displaced(base: list[Test], true: Iterable[Test]) -> list[Test]:
+def _without_displaced(base: list[ParsedClause], true: Iterable[ParsedClause]) -> list[ParsedClause]:
     """Base clauses whose rule no standing rule takes the place of."""
     by_rule: dict[str, set[str]] = {}
     for test in true:
@@ -108,13 +108,13 @@ def _without_displaced(base: list[Test], true: Iterable[Test]) -> list[Test]:
     return [test for test in base if test.rule.id not in gone]
 
 
-def _reliefs(true: Iterable[Test]) -> list[Test]:
+def _reliefs(true: Iterable[ParsedClause]) -> list[ParsedClause]:
     """Relieving clauses, the most favourable first: where several hold, the exporter takes the best."""
     found = [test for test in true if test.clause.relieves]
     return sorted(found, key=lambda test: (RANK.get(test.clause.verdict, 0), test.key))
 
 
-def _relieve(test: Test, base: Iterable[Test], fired: dict[str, str], relieved: dict[str, str]) -> None:
+def _relieve(test: ParsedClause, base: Iterable[ParsedClause], fired: dict[str, str], relieved: dict[str, str]) -> None:
     rank = RANK[test.clause.verdict]
     for other in base:
         worse = other.clause.verdict and RANK[other.clause.verdict] > rank
@@ -123,7 +123,7 @@ def _relieve(test: Test, base: Iterable[Test], fired: dict[str, str], relieved: 
             fired[test.key] = test.clause.verdict
 
 
-def conditions_of(tests: Iterable[Test], keys: Iterable[str]) -> tuple[Condition, ...]:
+def conditions_of(tests: Iterable[ParsedClause], keys: Iterable[str]) -> tuple[Condition, ...]:
     """Conditions that the named clauses attach, each with its rule."""
     wanted = set(keys)
     out: list[Condition] = []

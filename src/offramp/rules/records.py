@@ -6,7 +6,6 @@ import datetime as dt
 from typing import Final, Literal
 
 from offramp.core.record import Record
-from offramp.rules.expr import ALWAYS, Node
 
 VERDICTS: Final = (
     "allowed", "discouraged", "notification", "conditional", "quota", "licence", "licence-case-by-case",
@@ -132,15 +131,6 @@ class Rule(Record):
             if state.since <= day and (known is None or state.known_since <= known):
                 found = state
         return found
-
-
-class ParsedClause(Record):
-    """A clause with its condition as a tree (the rule's ``applies`` is kept apart)."""
-
-    rule: str
-    index: int
-    clause: Clause
-    when: Node = ALWAYS
 
 
 class Margin(Record):

@@ -11,7 +11,7 @@ from offramp.core.errors import ModelRangeError
 from offramp.core.record import Record
 from offramp.rules.environment import ATTRIBUTES, Value, Values, number, with_derived
 from offramp.rules.expr import Compare, compares
-from offramp.rules.fire import Fired, Test, fire
+from offramp.rules.fire import Fired, ParsedClause, fire
 from offramp.rules.formulas import DERIVED, solve
 from offramp.rules.records import RANK, Switch
 from offramp.rules.span import UNKNOWN, Span, exactly
@@ -49,7 +49,7 @@ def ordered(verdicts: Iterable[str]) -> tuple[str, ...]:
 
 
 class _Search:
-    def __init__(self, tests: Sequence[Test], doubtful: frozenset[str]) -> None:
+    def __init__(self, tests: Sequence[ParsedClause], doubtful: frozenset[str]) -> None:
         self.tests = tests
         self.doubtful = doubtful
         self.leaves: list[Leaf] = []
@@ -172,7 +172,7 @@ def _switches(fact: str, samples: Sequence[tuple[float, set[str]]], thresholds: 
     return tuple(out)
 
 
-def explore(tests: Sequence[Test], values: dict[str, Value], doubtful: frozenset[str]) -> Explored:
+def explore(tests: Sequence[ParsedClause], values: dict[str, Value], doubtful: frozenset[str]) -> Explored:
     """Every outcome that the missing facts leave open.
 
     Args:
