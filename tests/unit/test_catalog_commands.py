@@ -30,7 +30,7 @@ def test_list_counts_and_marks_what_is_missing():
     assert result.answer["count"] == len(by_id) >= 66
     assert by_id["nvidia/h20"]["computable"] and by_id["nvidia/h20"]["memory_bandwidth"]["si"] == 4e12
     assert by_id["cambricon/mlu590"]["bounds_mode"]
-    assert by_id["cambricon/mlu590"]["memory_bandwidth"]["low_si"] == pytest.approx(1.23e12)
+    assert by_id["cambricon/mlu690"]["memory_bandwidth"]["low_si"] == pytest.approx(1.6e12)
     assert by_id["enflame/s60"]["memory_bandwidth"] is None
     assert result.data_version and result.inputs_hash and result.knowledge_horizon
 
@@ -42,7 +42,7 @@ def test_one_chip_carries_every_source_and_its_disagreements():
     assert {used.id for used in result.figures} >= {"chips/nvidia/h20#tdp", "chips/nvidia/h20#tdp[1]"}
     assert any(notice.kind == "disagreement" and "tdp" in notice.text for notice in result.warnings)
     gap = chips("cambricon/mlu590")
-    assert any(notice.kind == "missing-figure" and "memory_bandwidth" in notice.text for notice in gap.warnings)
+    assert any(notice.kind == "missing-figure" and "scaleup_bandwidth" in notice.text for notice in gap.warnings)
 
 
 def test_json_is_the_result_unchanged():
@@ -73,7 +73,7 @@ def test_sources_of_a_figure_a_system_an_engine_and_a_rate():
         row["source"].startswith("vLLM Ascend release notes") for row in sources("vllm-ascend").answer["statements"]
     )
     assert sources("USD/CNY").answer["sources"] and sources("power").answer["sources"]
-    assert sources("cambricon/mlu590#memory_bandwidth").answer["statements"][0]["confidence"] == "assumed"
+    assert sources("cambricon/mlu590#scaleup_bandwidth").answer["statements"][0]["confidence"] == "assumed"
     with pytest.raises(CatalogError, match="nothing in the catalogue"):
         sources("nvidia/h21")
 

@@ -111,16 +111,16 @@ def test_lookup_takes_aliases_in_any_case_and_offers_near_misses():
 
 
 def test_require_says_what_to_do_when_a_figure_is_missing():
-    with pytest.raises(CatalogError, match=r"no sourced memory_bandwidth.*bounds mode"):
-        catalog.load().chip("cambricon/mlu590").require("memory_bandwidth")
+    with pytest.raises(CatalogError, match=r"no sourced scaleup_bandwidth.*bounds mode"):
+        catalog.load().chip("cambricon/mlu590").require("scaleup_bandwidth")
 
 
 def test_using_a_figure_is_logged_with_a_stable_address():
     log = FigureLog()
     catalog.load().chip("nvidia/h20").require("tdp", log=log)
-    catalog.load().chip("cambricon/mlu590").admissible("memory_bandwidth", log)
+    catalog.load().chip("cambricon/mlu590").admissible("scaleup_bandwidth", log)
     assert [used.id for used in log.figures] == [
-        "chips/cambricon/mlu590#memory_bandwidth~bounds", "chips/nvidia/h20#tdp",
+        "chips/cambricon/mlu590#scaleup_bandwidth~bounds", "chips/nvidia/h20#tdp",
     ]  # fmt: skip
 
 
@@ -131,9 +131,9 @@ def test_mixture_takes_the_likeliest_bin_and_the_spread_of_all():
     assert (figure.value, figure.low, figure.high) == pytest.approx((353.9, 245.8, 353.9))
     assert figure.confidence == "assumed"
     assert label.require("memory_capacity") == facts.chip("huawei/ascend-910b2").require("memory_capacity")
-    dcu = facts.chip("hygon/dcu-unstated").require("memory_bandwidth")
-    bounds = facts.chip("hygon/bw1000").bounds["memory_bandwidth"]
-    assert dcu.high == pytest.approx(bounds.si_range[1] / 1e9)
+    dcu = facts.chip("hygon/dcu-unstated").require("tdp")
+    bounds = facts.chip("hygon/bw1000").bounds["tdp"]
+    assert dcu.high == pytest.approx(bounds.si_range[1])
 
 
 def test_data_version_follows_the_data(tmp_path: Path):
