@@ -10,8 +10,11 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from offramp.core.errors import InputError
 from offramp.rules import RANK, ChipFacts, Context, Peak, Settings, load, verdict
-from offramp.rules.environment import environment
+from offramp.rules.cases import parse_performance
+from offramp.rules.environment import ATTRIBUTES, environment
+from offramp.rules.expr import ExpressionError, Vocabulary, parse
 from offramp.rules.facts import BUYERS, ROUTES, USES
 from offramp.rules.facts import given as stated
 from offramp.rules.fire import fire
@@ -189,3 +192,35 @@ def test_tpp_is_the_largest_product_and_the_sum_reading_is_never_smaller(peaks: 
     assert math.isclose(total_processing_performance(listed), best, rel_tol=1e-9)
     assert total_processing_performance(listed, aggregation="sum") >= best * (1 - 1e-9)
     assert performance_density(best, 800.0) == best / 800.0
+
+
+_PIECES = st.sampled_from(
+    ["tpp", "datacenter", "destination", "and", "or", "not", "(", ")", "[", "]", ",", ">=", "<", "is", "in", "CN",
+     "china", "limit.tpp", "4800", "2026-01-15", "as_of", "buyer", "private", '"x"', "@", "buyers"]
+)  # fmt: skip
+
+
+@given(pieces=st.lists(_PIECES, max_size=12))
+def test_any_condition_is_read_or_refused_with_a_place(pieces: list[str]) -> None:
+    vocabulary = Vocabulary(
+        kinds={name: item.kind for name, item in ATTRIBUTES.items()},
+        words={name: item.words for name, item in ATTRIBUTES.items() if item.words},
+        lists={"china": ("CN",)}, limits={"tpp": 1.0},
+    )  # fmt: skip
+    text = " ".join(pieces)
+    try:
+        parse(text, vocabulary)
+    except ExpressionError as error:
+        assert 0 <= error.offset <= len(text)
+        assert error.what
+
+
+@given(text=st.text(alphabet="INTFPB0123456789x .,()<=belowTOPSbit-", max_size=40))
+def test_any_cell_of_performance_is_read_or_refused(text: str) -> None:
+    try:
+        peaks, tpp, below = parse_performance(text.strip(), "here")
+    except InputError:
+        return
+    assert all(value >= 0 for _, value, _ in peaks)
+    assert tpp is None or tpp >= 0
+    assert below is None or below >= 0

@@ -51,6 +51,8 @@ def test_cells_of_performance(
 def test_a_cell_without_a_number_is_refused() -> None:
     with pytest.raises(InputError, match="holds no performance"):
         parse_performance("secret", "cases.csv:2")
+    with pytest.raises(InputError, match="not a number"):
+        parse_performance("FP8 1.979.0x8", "cases.csv:2")
 
 
 def test_the_row_beats_the_catalogue_and_the_catalogue_fills_its_gaps() -> None:

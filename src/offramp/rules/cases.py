@@ -240,14 +240,17 @@ def _why(wrong: list[str], expected: Mapping[str, Any], got: Mapping[str, Any], 
 
 
 def _plain(text: str) -> float:
-    return float(text.replace(",", ""))
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        raise InputError(f'"{text}" is not a number', mend='Write it as "1,979" or "989.5".') from None
 
 
 def _number(text: str, where: str) -> float:
     try:
         value = _plain(text.strip().removesuffix("%")) / (100.0 if text.strip().endswith("%") else 1.0)
-    except ValueError:
-        raise InputError(f'"{text}" is not a number', where=where) from None
+    except InputError as error:
+        raise InputError(error.what, where=where, mend=error.mend) from None
     if not 0.0 <= value < units.PETA:
         raise InputError(f"{text} is out of range", where=where)
     return value
