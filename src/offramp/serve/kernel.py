@@ -143,17 +143,19 @@ def schedule(lane: Any, pool: Any, m: Memory, ids: Any, since: float) -> int:
     lane.pairs = 0.0
     if pool.mixed:
         dropped = grow(lane, pool, m, ids, since)
+        lane.dropped = dropped
         prefill(lane, pool, m, ids, pool.max_tokens - lane.n * pool.decode_tokens, not dropped)
         if lane.n_joined:
             grow(lane, pool, m, ids, since)
         return NONE if lane.n + lane.n_chunks == 0 else lane.n
     prefill(lane, pool, m, ids, pool.max_tokens, True)
+    lane.dropped = 0
     if lane.n_chunks:
         regular = lane.n - lane.pending_total
         if regular:
             pend(lane, m, since, regular)
         return 0
-    grow(lane, pool, m, ids, since)
+    lane.dropped = grow(lane, pool, m, ids, since)
     return NONE if lane.n == 0 else lane.n
 
 
@@ -177,7 +179,8 @@ def price(lane: Any, pool: Any, m: Memory, decodes: int) -> None:
         growth = slope * decodes * pool.gain / 65536.0
     lane.cost_s = cost
     lane.slope_s = growth
-    lane.step_limit = 1 if chunks else decode_limit(lane, pool, m)
+    # After a drop the queue was not looked at, so the next step must be scheduled anew.
+    lane.step_limit = 1 if chunks or lane.dropped else decode_limit(lane, pool, m)
 
 
 @hot

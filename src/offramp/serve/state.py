@@ -34,7 +34,7 @@ POOL = _fields(
 )
 LANE = _fields(
     # scheduler: decodes in the heap, the unfinished prefill (-1: none), this step's chunks and tokens
-    "pool group replica n decodes partial n_chunks tokens step_limit admissions waiting wait_head wait_tail"
+    "pool group replica n decodes partial n_chunks tokens dropped step_limit admissions waiting wait_head wait_tail"
     # decode steps so far; sum of (isl + tokens at joining - gain at joining) over decodes; gain that has its blocks
     " d context granted n_joined n_pending pending_total load_requests load_tokens"
     # KV blocks; hash blocks cached and unused, oldest first
