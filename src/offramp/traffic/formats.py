@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from offramp.core.errors import InputError, near_misses
 
@@ -113,7 +113,9 @@ def _csv_format(first: str, where: str) -> Format:
     columns = tuple(part.strip().strip('"') for part in first.split(delimiter))
     by_fold = {fold(column): column for column in columns}
     if all(_is_number(column) for column in columns if column):
-        raise InputError("the first line holds numbers, not column names", where=where, mend=f"Add the line {_EXPECTED}.")
+        raise InputError(
+            "the first line holds numbers, not column names", where=where, mend=f"Add the line {_EXPECTED}."
+        )
     for name, arrival, isl, osl, scale in _CSV:
         if all(fold(column) in by_fold for column in (arrival, isl, osl)):
             return Format("csv", name, by_fold[fold(arrival)], by_fold[fold(isl)], by_fold[fold(osl)],
@@ -169,7 +171,7 @@ def _json_format(text: str, first: str, where: str) -> Format:
         record = None
     keys: set[str] = set(record) if isinstance(record, dict) else set()  # pyright: ignore[reportUnknownArgumentType]
     if {"timestamp", "input_length", "output_length"} <= keys:
-        return _jsonl(record, keys)
+        return _jsonl(keys)
     if "input_lens" in text or "output_lens" in text or '"num_prompts"' in text:
         return Format("bench", "vLLM bench serve", "start_times", "input_lens", "output_lens")
     known = ("timestamp", "input_length", "output_length", "hash_ids")
@@ -178,7 +180,9 @@ def _json_format(text: str, first: str, where: str) -> Format:
     if keys and len(missing) < 3:
         near = near_misses(missing[0], wrong, most=1)
         hint = f'Is "{near[0]}" meant? ' if near else ""
-        raise InputError(f"field {missing[0]} is missing in line 1", where=where, mend=f"{hint}Mooncake: {', '.join(known)}.")
+        raise InputError(
+            f"field {missing[0]} is missing in line 1", where=where, mend=f"{hint}Mooncake: {', '.join(known)}."
+        )
     raise InputError(
         "JSON of no known trace", where=where,
         mend="Known: Mooncake and Bailian JSON lines (timestamp, input_length, output_length, hash_ids), "
@@ -186,7 +190,7 @@ def _json_format(text: str, first: str, where: str) -> Format:
     )  # fmt: skip
 
 
-def _jsonl(record: Mapping[str, Any], keys: set[str]) -> Format:
+def _jsonl(keys: set[str]) -> Format:
     """Mooncake counts milliseconds and blocks of 512 tokens, Bailian seconds and blocks of 16.
 
     Sources: kvcache-ai/Mooncake FAST25-release/README.md; alibaba-edu/qwen-bailian-usagetraces-anon README.md.

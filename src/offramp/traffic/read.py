@@ -146,7 +146,7 @@ def _csv_parts(file: Path, form: Format, where: str) -> Iterator[Columns]:
                 yield part
 
 
-class _Untyped(Exception):  # noqa: N818 - a signal between two readers of this module, never seen outside
+class _Untyped(Exception):
     """A value that is not a number was met after ``done`` good batches."""
 
     def __init__(self, done: int) -> None:
@@ -203,10 +203,18 @@ def _csv_columns(batch: pa.RecordBatch, form: Format, origin: list[int]) -> Colu
     return Columns(arrival_s=times, isl=_numbers(batch.column(form.isl)), osl=_numbers(batch.column(form.osl)))
 
 
+def _compute() -> Any:
+    """Arrow's functions on columns (made at run time, so no type checker knows them)."""
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
 def _numbers(column: pa.Array) -> F8:
     """Floats; NaN where the text is no number."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = _compute()
 
     if pa.types.is_string(column.type):
         trimmed = pc.utf8_trim_whitespace(column)
@@ -219,7 +227,8 @@ def _numbers(column: pa.Array) -> F8:
 def _present(column: pa.Array) -> npt.NDArray[np.bool_]:
     """Which values are not null."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = _compute()
 
     return _flat(pc.cast(pc.is_valid(column), pa.uint8()), np.uint8).astype(bool)
 
@@ -241,7 +250,8 @@ def _dates(column: pa.Array, origin: list[int]) -> F8:
             the nanoseconds that a float of seconds since 1970 would lose.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    pc = _compute()
 
     try:
         stamps = pc.cast(column, pa.timestamp("ns"))

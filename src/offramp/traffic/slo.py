@@ -87,5 +87,6 @@ def _split(name: str, at: str) -> tuple[Metric, Statistic]:
     raise InputError(
         f'unknown SLO "{name}"',
         where=at,
-        mend=near_miss_hint(name, slo_names()) or "Write one of ttft, tpot, itl, e2e and _mean, _p50, _p90, _p95, _p99.",
+        mend=near_miss_hint(name, slo_names())
+        or "Write one of ttft, tpot, itl, e2e and _mean, _p50, _p90, _p95, _p99.",
     )
