@@ -156,3 +156,7 @@ def _by_operator(hit: Hit, verdict: dict[str, Any], target: Target) -> None:
     elif hit.symbol.startswith("torch.float8"):
         verdict["replacement"] = "BF16 or INT8 (W8A8) where the target has no FP8"
         verdict["evidence"] = "numerics: FP8 (vllm-project/vllm-ascend support matrix)"
+    elif "tf32" in hit.symbol:
+        verdict["effort"] = "L1"
+        verdict["replacement"] = "the target's own switch (HF32 differs from TF32); compare results"
+        verdict["evidence"] = f"symbols.csv: {hit.symbol}"

@@ -1,0 +1,145 @@
+"""The page of a scan: can it run, what first, where, how much work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup as Html
+
+from offramp.core.result import Result
+from offramp.report import charts
+from offramp.report.html import (
+    Cell,
+    Col,
+    Page,
+    Section,
+    badge,
+    decision,
+    join,
+    number,
+    paragraph,
+    section,
+    spread,
+    stat,
+    table,
+)
+
+Item = dict[str, Any]
+MOST_GROUPS = 200
+MOST_FINDINGS = 1500
+
+
+def page(result: Result) -> Page:
+    """The page of a scan."""
+    answer = result.answer
+    sections = [_groups(answer), _entries(answer), _files(answer), _places(answer), _notes(answer)]
+    return Page(
+        title=f"Leaving CUDA for {answer['stack']}",
+        question="What in this code ties it to CUDA, what replaces it there, and how much work is it?",
+        subtitle=f"{answer['files']} files, {answer['lines']:,} lines · {answer['target']} · torch {answer['torch']}",
+        lead=_lead(answer),
+        sections=[part for part in sections if part is not None],
+        evidence={"effort": ("Engineer-days", [figure.id for figure in result.figures])},
+    )
+
+
+def scan_html(result: Result) -> str:
+    """The page as one HTML text."""
+    from offramp.report import render
+
+    return render(result)
+
+
+def _days(part: Item) -> Html:
+    return spread(part["low"], part["mid"], part["high"], unit="days", evidence="effort")
+
+
+def _lead(answer: Item) -> Html:
+    first, speed = answer["before_first_run"], answer["for_full_speed"]
+    return decision(
+        answer["verdict"],
+        stats=[
+            stat("work", _days(answer["engineer_days"]), "engineer-days, tests and examples left out"),
+            stat("before the first run", number(first["findings"]), join([_days(first["engineer_days"])])),
+            stat("for full speed", number(speed["findings"]), join([_days(speed["engineer_days"])])),
+        ],
+        points=[*first["first"][:3], answer["engineer_days_basis"]],
+    )
+
+
+def _groups(answer: Item) -> Section | None:
+    groups = answer["groups"]
+    if not groups:
+        return None
+    columns = [Col(title="#", align="right"), Col(title="effort"), Col(title="class"), Col(title="symbol"), Col(title="places", align="right"),
+               Col(title="guarded", align="right"), Col(title="days", align="right"), Col(title="instead"), Col(title="first")]  # fmt: skip
+    rows = [_group_row(group) for group in groups[:MOST_GROUPS]]
+    top = groups[:15]
+    chart = charts.bars(
+        [{"name": group["symbol"][:38], "part": group["effort"], "value": group["days"]} for group in top if group["days"] > 0],
+        title="Where the days go, among the first groups", x_title="engineer-days",
+    ) if any(group["days"] > 0 for group in top) else Html("")  # fmt: skip
+    return section("What a porter does first", chart, table(columns, rows, compact=True), anchor="groups")
+
+
+def _group_row(group: Item) -> list[Cell]:
+    effort = badge(group["effort"], {"L0": "good", "L1": "good", "L2": "warn"}.get(group["effort"], "bad"))  # type: ignore[arg-type]
+    lead = Html("") if group["verified"] else badge("unverified", "warn")
+    return [
+        group["rank"], effort, group["class"], group["symbol"], group["occurrences"], group["occurrences"] - group["unguarded"],
+        group["days"], join([group["replacement"], " ", lead]), group["first"][0] if group["first"] else "",
+    ]  # fmt: skip
+
+
+def _entries(answer: Item) -> Section | None:
+    if not answer["entry_points"]:
+        return None
+    columns = [Col(title="entry point"), Col(title="files", align="right"), Col(title="places", align="right"),
+               Col(title="before the first run", align="right"), Col(title="hardest"), Col(title="days", align="right")]  # fmt: skip
+    rows: list[list[Cell]] = [
+        [row["entry"], row["files"], row["findings"], row["before_first_run"], row["hardest"], row["engineer_days"]]
+        for row in answer["entry_points"][:50]
+    ]
+    return section(
+        "By entry point",
+        "What the imports of each script, command or package reach.",
+        table(columns, rows, compact=True),
+    )
+
+
+def _files(answer: Item) -> Section | None:
+    counts: dict[str, list[int]] = {}
+    for finding in answer["findings"]:
+        row = counts.setdefault(finding["path"], [0, 0])
+        row[0] += 1
+        row[1] += not finding["guarded"]
+    if not counts:
+        return None
+    columns = [Col(title="file"), Col(title="places", align="right"), Col(title="unguarded", align="right")]
+    ordered = sorted(counts.items(), key=lambda item: (-item[1][1], item[0]))[:100]
+    return section("By file", table(columns, [[path, *pair] for path, pair in ordered], compact=True))
+
+
+def _places(answer: Item) -> Section | None:
+    found = answer["findings"]
+    if not found:
+        return None
+    columns = [Col(title="place"), Col(title="class"), Col(title="what"), Col(title="instead"), Col(title="source")]
+    rows: list[list[Cell]] = [
+        [f"{item['path']}:{item['line']}", join([item["class"], " ", badge("guarded") if item["guarded"] else ""]), item["message"],
+         item["replacement"], Html("<code>{}</code>").format(item["snippet"])]
+        for item in found[:MOST_FINDINGS]
+    ]  # fmt: skip
+    left = len(found) - MOST_FINDINGS
+    tail = paragraph(f"{left} more places are in the JSON form.") if left > 0 else Html("")
+    return section("Every place", table(columns, rows, compact=True), tail, anchor="places")
+
+
+def _notes(answer: Item) -> Section | None:
+    if not answer["files_noted"]:
+        return None
+    rows: list[list[Cell]] = [[note["path"], note["kind"], note["text"]] for note in answer["files_noted"][:200]]
+    return section(
+        "Files that were not read in full",
+        table([Col(title="file"), Col(title="kind"), Col(title="why")], rows, compact=True),
+    )
