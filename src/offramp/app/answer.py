@@ -8,6 +8,7 @@ import msgspec
 
 from offramp.app.cells import BreakEven, Job
 from offramp.app.flips import Flip
+from offramp.app.permits import Permit
 from offramp.app.rollup import Row, as_dict, chips_for, span_of
 from offramp.app.study import Workload
 from offramp.catalog import Catalog
@@ -31,10 +32,12 @@ def layout_words(pool: Pool) -> str:
 
 
 def workload_answer(
-    work: Workload, job: Job, rows: list[Row], best: Row | None, breaks: dict[str, list[BreakEven]], quarter: str
-) -> dict[str, Any]:
+    work: Workload, job: Job, rows: list[Row], breaks: dict[str, list[BreakEven]], quarter: str,
+    permits: dict[str, Permit],
+) -> dict[str, Any]:  # fmt: skip
     """One workload's part of the answer."""
     baseline = next((row for row in rows if row.is_baseline), None)
+    best, cheapest = recommend(rows, permits), recommend(rows, {})
     return {
         "id": work.id, "model": job.model.id, "quarter": quarter,
         "demand": {"mean_requests_per_s": job.demand.mean, "peak_requests_per_s": job.demand.peak,
@@ -43,7 +46,11 @@ def workload_answer(
         "slo_s": dict(job.slo),
         "baseline": baseline.chip.id if baseline else None,
         "recommended": best.chip.id if best else None,
-        "chips": [_chip_answer(row, job, breaks.get(row.chip.id, [])) for row in rows],
+        "cheapest": cheapest.chip.id if cheapest else None,
+        "chips": [
+            {**_chip_answer(row, job, breaks.get(row.chip.id, [])), "rules": msgspec.to_builtins(permits[row.chip.id])}
+            for row in rows
+        ],
     }  # fmt: skip
 
 
@@ -131,11 +138,15 @@ def _alternatives(row: Row) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def recommend(rows: list[Row]) -> Row | None:
-    """The chip, not the baseline, that carries the workload at the lowest cost (fewest watts without prices)."""
+def recommend(rows: list[Row], permits: dict[str, Permit]) -> Row | None:
+    """The chip, not the baseline, that carries the workload at the lowest cost (fewest watts without prices).
+
+    Chips that need no licence come first; where none of them carries it, the others are taken.
+    """
     able = [row for row in rows if row.status == "carries" and not row.is_baseline and not _stopped(row)]
     if not able:
         return None
+    able = [row for row in able if row.chip.id in permits and permits[row.chip.id].free] or able
     if all(row.cost.mid is not None for row in able):
         return min(able, key=lambda row: row.cost.mid or 0.0)
     costed = [row for row in able if row.cost.mid is not None]
@@ -176,13 +187,27 @@ def _moves(work: dict[str, Any], item: dict[str, Any], base: dict[str, Any] | No
     text = f"{work['id']} runs on {_range(chips)} {item['name']} ({item['layout']['words']})"
     if base and base["chips"]["mid"] and rate["mid"] is not None:
         text += f" instead of {base['chips']['mid']:,.0f} {base['name']}: {_range(rate)} for one"
+    allowed = item["rules"]["verdict"]
+    if allowed not in ("allowed", "unknown"):
+        text += f"; rules: {allowed.replace('-', ' ')}"
     cost, own = item["cost_per_million_output_tokens"], base["cost_per_million_output_tokens"] if base else None
     change = None
     if cost["mid"] and own and own["mid"]:
         change = cost["mid"] / own["mid"] - 1.0
         text += f"; {cost['mid']:.3g} {currency} per million output tokens, {change:+.0%} against {own['mid']:.3g}"
     return {"workload": work["id"], "chip": item["chip"], "short": short, "text": text + ".", "chips": chips,
-            "exchange_rate": rate, "cost_change": change}  # fmt: skip
+            "exchange_rate": rate, "cost_change": change, "rules": allowed, "instead": _instead(work)}  # fmt: skip
+
+
+def _instead(work: dict[str, Any]) -> str:
+    """What would be cheaper, were it free to buy."""
+    if work["cheapest"] in (None, work["recommended"]):
+        return ""
+    item = next(item for item in work["chips"] if item["chip"] == work["cheapest"])
+    cost, verdict = item["cost_per_million_output_tokens"]["mid"], item["rules"]["verdict"].replace("-", " ")
+    price = f" at {cost:.3g} per million output tokens" if cost else ""
+    sides = ", ".join(f"{side} {said.replace('-', ' ')}" for side, said in item["rules"]["by_jurisdiction"].items())
+    return f"{work['id']} would be cheaper on {item['name']}{price}, but the rules say: {verdict} ({sides})."
 
 
 def _range(span: dict[str, Any]) -> str:
@@ -215,7 +240,7 @@ def main_table(answers: list[dict[str, Any]], currency: str) -> Table:
         Column(name="exchange_high"), Column(name="cost_low", unit=f"{currency}/Mtok"),
         Column(name="cost_mid", unit=f"{currency}/Mtok"), Column(name="cost_high", unit=f"{currency}/Mtok"),
         Column(name="power_mid", unit="W"), Column(name="ttft_p90", unit="s"), Column(name="tpot_p90", unit="s"),
-        Column(name="binds"),
+        Column(name="binds"), Column(name="rules"),
     )  # fmt: skip
     rows: list[dict[str, Cell]] = []
     for work in answers:
@@ -223,6 +248,7 @@ def main_table(answers: list[dict[str, Any]], currency: str) -> Table:
             latency = item["latency_s"]
             row: dict[str, Cell] = {
                 "workload": work["id"], "chip": item["chip"], "status": item["status"], "binds": item["binds"],
+                "rules": item["rules"]["verdict"],
                 "layout": item["layout"]["words"] if item["layout"] else "", "power_mid": item["power_w"]["mid"],
                 "ttft_p90": latency.get("ttft_p90", {}).get("p50"), "tpot_p90": latency.get("tpot_p90", {}).get("p50"),
             }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from offramp.app.cells import BreakEven, Cell, Demand, Job, break_even, run_cell
 from offramp.app.check import require_sound
 from offramp.app.economics import Ledger, check_currency
 from offramp.app.flips import Flip, flips_for
+from offramp.app.permits import permits_of
 from offramp.app.rollup import Row, row_of
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.app.study import DemandPoint, Study, Workload
@@ -23,6 +25,7 @@ from offramp.catalog import Catalog
 from offramp.core.errors import InputError
 from offramp.core.result import FigureLog, Notice, Result, hash_inputs
 from offramp.core.seeds import derive_seed
+from offramp.rules.records import DISCLAIMER
 from offramp.search import Limits, mix_of, peak_to_mean
 
 Progress = Callable[[str], None]
@@ -133,19 +136,26 @@ def _solve(
     parts: list[dict[str, Any]] = []
     rolled: list[tuple[Workload, Job, list[Row]]] = []
     flips: list[Flip] = []
+    permits = permits_of(study, chips, _day(study, cells), log)
     for number, (work, job) in enumerate(works):
         mine = cells[number * len(chips) : (number + 1) * len(chips)]
         rows = _rows(mine, job, ledger, site)
-        best = answers.recommend(rows)
+        best = answers.recommend(rows, permits)
         breaks = {cell.chip: _break_evens(job, cell, rows[0]) for cell in mine if cell.mode == "bounds"}
         quarter = demand_point(work, study).quarter
-        parts.append(answers.workload_answer(work, job, rows, best, breaks, quarter))
+        parts.append(answers.workload_answer(work, job, rows, breaks, quarter, permits))
         flips += flips_for(job, best, rows[0], rows, ledger, site)
         rolled.append((work, job, rows))
         notices += _notices(job, rows, work)
     for cell in cells:
         log.merge(cell.figures, cell.horizon)
     return _result(study, catalog, parts, rolled, flips, log, notices, inputs_hash)
+
+
+def _day(study: Study, cells: list[Cell]) -> dt.date:
+    """The day of the question: the study's, else that of the newest fact."""
+    known = [cell.horizon for cell in cells if cell.horizon is not None]
+    return study.study.as_of or max(known, default=dt.date(2026, 1, 1))
 
 
 def _rows(cells: list[Cell], job: Job, ledger: Ledger, site: Any) -> list[Row]:
@@ -209,6 +219,7 @@ def _result(
         command="assess", answer=body, inputs_hash=inputs_hash, data_version=catalog.version,
         status="partial" if refused else "ok", seed=study.study.seed, figures=log.figures,
         knowledge_horizon=log.horizon, warnings=tuple(dict.fromkeys(notices)), offramp_version=__version__,
+        disclaimer=DISCLAIMER,
         tables={
             "assess": answers.main_table(parts, currency), "quarters": answers.quarter_table(rolled, catalog),
             "layouts": answers.layout_table(parts), "flips": answers.flip_table(flips),

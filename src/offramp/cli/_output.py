@@ -39,9 +39,12 @@ def print_json(result: Result) -> None:
 def print_notices(result: Result) -> None:
     """Warnings, horizon and evidence of a Result, after its tables, on stdout."""
     out = console()
+    places: dict[str, list[str]] = {}
     for notice in result.warnings:
-        where = f"{notice.where}: " if notice.where else ""
-        out.print(f"! {where}{notice.text}", style="yellow", markup=False)
+        places.setdefault(notice.text, []).append(notice.where)
+    for text, found in places.items():
+        where = ", ".join(place for place in dict.fromkeys(found) if place)
+        out.print(f"! {where}: {text}" if where else f"! {text}", style="yellow", markup=False)
     kinds: dict[str, int] = {}
     for figure in result.figures:
         kinds[figure.confidence] = kinds.get(figure.confidence, 0) + 1

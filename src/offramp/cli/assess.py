@@ -52,21 +52,10 @@ def _show(result: Result) -> None:
     out.print(answer["decision"]["headline"] + ".", style="bold", markup=False)
     for item in [*answer["decision"]["moves"], *answer["decision"]["stays"]]:
         out.print(f"- {item['text']}", markup=False)
+        if item.get("instead"):
+            out.print(f"- {item['instead']}", markup=False)
     for work in answer["workloads"]:
-        out.print()
-        demand = work["demand"]
-        limits = ", ".join(f"{key.replace('_', ' ')} {_time(value)}" for key, value in work["slo_s"].items())
-        out.print(
-            f"{work['id']}: {work['model'].split('/')[-1]}, {demand['mean_requests_per_s']:g} requests/s mean, "
-            f"{demand['peak_requests_per_s']:g} peak in {work['quarter']}; {limits or 'no SLO'}",
-            style="bold", markup=False,
-        )  # fmt: skip
-        out.print(_table(work, answer["currency"]))
-        for item in work["chips"]:
-            for line in _remarks(item):
-                out.print(
-                    f"  {line}", markup=False, style="yellow" if item["status"] in ("blocked", "refused") else None
-                )
+        _show_workload(work, answer["currency"])
     if answer["flips"]:
         out.print("\nWhat would flip this", style="bold")
         for flip in answer["flips"]:
@@ -75,37 +64,59 @@ def _show(result: Result) -> None:
     print_notices(result)
 
 
+def _show_workload(work: dict[str, Any], currency: str) -> None:
+    out = console()
+    demand = work["demand"]
+    limits = ", ".join(f"{key.replace('_', ' ')} {_time(value)}" for key, value in work["slo_s"].items())
+    title = (
+        f"\n{work['id']}: {work['model'].split('/')[-1]}, {demand['mean_requests_per_s']:g} requests/s mean, "
+        f"{demand['peak_requests_per_s']:g} peak in {work['quarter']}; {limits or 'no SLO'}"
+    )
+    out.print(title, style="bold", markup=False)
+    out.print(_table(work, currency))
+    for line in _remarks(work["chips"]):
+        out.print(f"  {line}", markup=False)
+
+
 def _table(work: dict[str, Any], currency: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    table.add_column("chip", overflow="fold", min_width=12)
-    for name in ("chips", "per baseline", f"{currency}/Mtok", "TTFT p90", "TPOT p90", "binds"):
-        table.add_column(name, justify="right" if name != "binds" else "left", no_wrap=name in ("TTFT p90", "TPOT p90"))
+    table.add_column("chip", no_wrap=True)
+    for name in ("chips", "for one in use", f"{currency}/Mtok", "TTFT", "TPOT"):
+        table.add_column(name, justify="right", no_wrap=True)
     for item in work["chips"]:
         latency = item["latency_s"]
-        mark = "*" if item["chip"] == work["recommended"] else ""
+        mark = " *" if item["chip"] == work["recommended"] else ""
         state = {"blocked": "cannot", "refused": "not computable"}.get(item["status"])
         table.add_row(
-            item["name"].split(",")[0] + mark, state or _span(item["chips"]), _span(item["exchange_rate"]),
+            item["chip"].split("/")[-1] + mark, state or _span(item["chips"]), _span(item["exchange_rate"]),
             _span(item["cost_per_million_output_tokens"]),
             _time(latency.get("ttft_p90", {}).get("p50")), _time(latency.get("tpot_p90", {}).get("p50")),
-            item["binds"] or "",
         )  # fmt: skip
     return table
 
 
-def _remarks(item: dict[str, Any]) -> list[str]:
-    name = item["name"].split(",")[0]
-    lines = [f"{name}: {blocker['text']}." for blocker in item["blockers"] if blocker["kind"] != "unproven"]
-    if item["missing_facts"]:
-        lines.append(f"{name}: a range, because no source gives {', '.join(item['missing_facts'])}.")
-    for even in item["break_even"]:
-        what = even["figure"].replace("_", " ")
-        unit = "TB/s" if "bandwidth" in even["figure"] else "TFLOP/s"
-        value = f"{even['value'] / 1e12:.3g} {unit}" if even["value"] else "no value within a factor of eight"
-        lines.append(f"{name}: one replaces one baseline chip from {what} of {value} on.")
-    return lines
+def _remarks(chips: list[dict[str, Any]]) -> list[str]:
+    """Obstacles, each once with all the chips that it is about; then what is missing and the break-evens."""
+    about: dict[str, list[str]] = {}
+    for item in chips:
+        name = item["chip"].split("/")[-1]
+        for blocker in item["blockers"]:
+            if blocker["kind"] != "unproven":
+                about.setdefault(blocker["text"], []).append(name)
+        if item["missing_facts"]:
+            facts = ", ".join(item["missing_facts"]).replace("_", " ")
+            about.setdefault(f"a range, because no source gives {facts}", []).append(name)
+        said = item["rules"]["verdict"]
+        if said not in ("allowed", "unknown") and not item["is_baseline"]:
+            about.setdefault(f"rules: {said.replace('-', ' ')}", []).append(name)
+        for even in item["break_even"]:
+            what = even["figure"].replace("_", " ")
+            unit = "TB/s" if "bandwidth" in even["figure"] else "TFLOP/s"
+            value = f"{even['value'] / 1e12:.3g} {unit}" if even["value"] else "no value within a factor of eight"
+            about.setdefault(f"one replaces one chip in use from {what} of {value} on", []).append(name)
+    return [f"{', '.join(dict.fromkeys(names))}: {text}." for text, names in about.items()]
 
 
 def _span(span: dict[str, float | None]) -> str:
@@ -122,10 +133,8 @@ def _span(span: dict[str, float | None]) -> str:
 def _short(value: float | None) -> str:
     if value is None:
         return "no limit"
-    if value >= 1e6:
-        return f"{value / 1e6:.3g}M"
-    if value >= 1e5:
-        return f"{value / 1e3:.0f}k"
+    if value >= 9999.5:
+        return f"{value / 1e3:.3g}k" if value < 1e6 else f"{value / 1e6:.3g}M"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from markupsafe import Markup as Html
@@ -54,7 +55,7 @@ def _name(works: list[Item], chip: str) -> str:
 
 
 def _short(item: Item) -> str:
-    return str(item["name"]).split(" (")[0].split(",")[0]
+    return re.sub(r"( \(.*|,.*| / .*| \d+ ?GB.*)$", "", str(item["name"]))
 
 
 def _ev(work: Item, item: Item) -> str:
@@ -75,7 +76,7 @@ def _lead(answer: Item) -> Html:
         Col(title="workload"), Col(title="chip"), Col(title=""), Col(title="chips", align="right"),
         Col(title="for one in use", align="right", hint="chips that replace one chip in use"),
         Col(title=f"{answer['currency']} / M output tokens", align="right"), Col(title="TTFT p90", align="right"),
-        Col(title="TPOT p90", align="right"), Col(title="what stands in the way"),
+        Col(title="TPOT p90", align="right"), Col(title="may it be bought"), Col(title="what else stands in the way"),
     ]  # fmt: skip
     rows = [_lead_row(work, item) for work in works for item in work["chips"]]
     sure = paragraph(
@@ -83,7 +84,8 @@ def _lead(answer: Item) -> Html:
         "parameter draws; a range without a middle comes from facts that nobody has published."
     )
     points = [*_stays(answer), *_top_flips(answer)]
-    return decision(answer["decision"]["headline"] + ".", stats=stats, points=points, after=table(columns, rows) + sure)
+    after = table(columns, rows, compact=True) + sure
+    return decision(answer["decision"]["headline"] + ".", stats=stats, points=points, after=after)
 
 
 def _stats(work: Item, currency: str) -> list[Html]:
@@ -119,12 +121,12 @@ def _lead_row(work: Item, item: Item) -> list[Cell]:
     if item["is_baseline"]:
         text, kind = "in use", "plain"
     if item["chip"] == work["recommended"]:
-        text = "cheapest"
+        text = "best choice"
     evidence = _ev(work, item)
     return [
         work["id"], _short(item), badge(text, kind), _span(item["chips"], evidence),
         _span(item["exchange_rate"], evidence), _span(item["cost_per_million_output_tokens"], evidence),
-        _latency(item, "ttft_p90", evidence), _latency(item, "tpot_p90", evidence), _obstacle(item),
+        _latency(item, "ttft_p90", evidence), _latency(item, "tpot_p90", evidence), _permit(item), _obstacle(item),
     ]  # fmt: skip
 
 
@@ -135,6 +137,13 @@ def _latency(item: Item, key: str, evidence: str = "", quantile: str = "p50") ->
     return (
         number(value * 1e3, unit="ms", evidence=evidence) if value < 1 else number(value, unit="s", evidence=evidence)
     )
+
+
+def _permit(item: Item) -> Html:
+    said = item["rules"]["verdict"]
+    free = said in ("allowed", "discouraged", "notification", "conditional", "quota")
+    kind = "good" if said == "allowed" else "warn" if free or said in ("unknown", "indeterminate") else "bad"
+    return badge(said.replace("licence-", "licence: ").replace("-", " "), kind)
 
 
 def _obstacle(item: Item) -> str:
@@ -151,7 +160,8 @@ def _obstacle(item: Item) -> str:
 
 
 def _stays(answer: Item) -> list[Cell]:
-    return [item["text"] for item in answer["decision"]["stays"]]
+    found = [item["text"] for item in answer["decision"]["stays"]]
+    return found + [item["instead"] for item in answer["decision"]["moves"] if item["instead"]]
 
 
 def _top_flips(answer: Item) -> list[Cell]:
@@ -171,10 +181,11 @@ def _top_flips(answer: Item) -> list[Cell]:
 def _workload(work: Item, currency: str) -> Section:
     demand, lengths = work["demand"], work["lengths"]
     limits = ", ".join(f"{key.replace('_', ' ')} ≤ {value * 1e3:g} ms" for key, value in work["slo_s"].items())
+    mean, peak = digits(demand["mean_requests_per_s"]), digits(demand["peak_requests_per_s"])
+    isl, osl = digits(lengths["isl_mean_tokens"]), digits(lengths["osl_mean_tokens"])
     intro = (
-        f"{work['model']}; {digits(demand['mean_requests_per_s'])} requests/s on average and "
-        f"{digits(demand['peak_requests_per_s'])} at the peak in {work['quarter']}; {digits(lengths['isl_mean_tokens'])} "
-        f"input and {digits(lengths['osl_mean_tokens'])} output tokens on average; limits: {limits or 'none'}."
+        f"{work['model']}; {mean} requests/s on average and {peak} at the peak in {work['quarter']}; {isl} input and "
+        f"{osl} output tokens on average; limits: {limits or 'none'}."
     )
     parts: list[Cell] = [intro]
     rates = [
@@ -236,7 +247,8 @@ def _cost_chart(work: Item, currency: str) -> Cell:
 
 def _numbers(work: Item) -> Html:
     columns = [
-        Col(title="chip"), Col(title="layout"), Col(title="servers", align="right"), Col(title="replicas", align="right"),
+        Col(title="chip"), Col(title="layout"), Col(title="servers", align="right"),
+        Col(title="replicas", align="right"),
         Col(title="requests/s per chip", align="right"), Col(title="power", unit="MW", align="right"),
         Col(title="energy", unit="J/token", align="right"), Col(title="TTFT p90 at peak", align="right"),
         Col(title="TPOT p90 at peak", align="right"), Col(title="if 1 in 10 slow", align="right"), Col(title="binds"),
@@ -253,9 +265,9 @@ def _numbers(work: Item) -> Html:
             _latency(item, "tpot_p90", quantile="p10") if fleet else "–", _TERMS.get(item["binds"] or "", "–"),
         ])  # fmt: skip
     return table(columns, rows, compact=True) + paragraph(
-        "Latency is simulated on the traffic for the median fleet at the peak. The column before the last is TPOT p90 of "
-        "the same fleet if the chip is as slow as the slowest tenth of the draws; a dash there means that the queue grows "
-        "without end."
+        "Latency is simulated on the traffic for the median fleet at the peak. The column before the last is TPOT p90 "
+        "of the same fleet if the chip is as slow as the slowest tenth of the draws; a dash there means that the queue "
+        "grows without end."
     )
 
 
@@ -286,8 +298,7 @@ def _bounds(work: Item) -> Cell:
         lines: list[Cell] = [
             f"{_short(item)}: no source gives {', '.join(item['missing_facts'])}. Admissible: {values}."
         ]
-        for even in item["break_even"]:
-            lines.append(_break_even(item, even))
+        lines += [_break_even(item, even) for even in item["break_even"]]
         parts.append(bullets(lines))
     return join(parts)
 
@@ -334,8 +345,9 @@ def _blockers(works: list[Item]) -> Section:
 
 def _layouts(works: list[Item]) -> Section:
     parts: list[Cell] = [
-        "Each layout was found by pricing every combination of degrees, batch and token budget that fits, and simulated "
-        "on the traffic at rising rates until a limit broke. A smaller replica is preferred where it carries nearly as much."
+        "Each layout was found by pricing every combination of degrees, batch and token budget that fits, and "
+        "simulated on the traffic at rising rates until a limit broke. A smaller replica is preferred where it carries "
+        "nearly as much per device."
     ]
     columns = [
         Col(title="layout"), Col(title="devices", align="right"), Col(title="requests/s per replica", align="right"),
@@ -345,7 +357,8 @@ def _layouts(works: list[Item]) -> Section:
         for item in work["chips"]:
             rows = [
                 [tried["layout"], tried["devices"], tried["requests_per_s_per_replica"],
-                 tried["requests_per_s_per_chip"], tried["closed_form_requests_per_s"]] for tried in item["alternatives"]
+                 tried["requests_per_s_per_chip"], tried["closed_form_requests_per_s"]]
+                for tried in item["alternatives"]
             ]  # fmt: skip
             if rows:
                 parts.append(
@@ -382,7 +395,7 @@ def _quarters(result: Result) -> Section:
                     y_title="chips",
                     log_y=True,
                     note="Bands: 10th to 90th percentile.",
-                )  # fmt: skip
+                )
             )
     return section("Chips by quarter", *parts, result_table(data), anchor="quarters")
 
