@@ -187,7 +187,7 @@ class Ban:
 
 
 def banned(problem: PlanProblem, ban: Ban, *, scenarios: Bool | None = None) -> PlanProblem:
-    """The problem under a ban, in all scenarios or in some of them (partial scopes only in all)."""
+    """The problem under a ban, in all scenarios or in some of them."""
     inside = np.ones(len(problem.scenarios), dtype=np.bool_) if scenarios is None else scenarios
     q = len(problem.quarters)
     after = np.arange(q) >= ban.start
@@ -204,6 +204,7 @@ def banned(problem: PlanProblem, ban: Ban, *, scenarios: Bool | None = None) -> 
     cap = ScopedCap(
         label=f"{ban.kind} ban for {ban.scope}", chips=ban.chips, workloads=ban.workloads, start=ban.start,
         share=np.ones(q) if ban.kind == "buy" else attrition, freeze=ban.kind == "buy",
+        scenarios=scenarios,
     )  # fmt: skip
     return replaced(problem, scoped_caps=(*problem.scoped_caps, cap))
 

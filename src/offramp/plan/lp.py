@@ -350,8 +350,9 @@ def _scoped_caps(program: Program) -> None:
         names = [problem.chips[int(k)] for k in chips]
         share = cap.share[after][None, :, None] * problem.serviceable[:, after][:, :, chips]
         owned = (problem.fleet.sum(axis=1)[None] * problem.survival)[after][:, chips] / scale.chips
-        rows = model.rows(f"ban: {cap.label}", (problem.scenarios, problem.quarters[cap.start :], names),
-                          upper=share * owned[None])  # fmt: skip
+        inside = np.ones(s, dtype=np.bool_) if cap.scenarios is None else cap.scenarios
+        limit = np.where(inside[:, None, None], share * owned[None], INF)
+        rows = model.rows(f"ban: {cap.label}", (problem.scenarios, problem.quarters[cap.start :], names), upper=limit)
         place = program.cols["place"][:, cap.start :][:, :, chips][..., work]
         model.entries(rows[..., None], place, 1.0)
         stock = program.cols["stock"]

@@ -74,6 +74,7 @@ class ScopedCap:
         start: first quarter index in which it binds.
         share: of the owned chips that those workloads may use. [Q]
         freeze: count what was owned when the quarter before ``start`` ended (a ban of buying), not what is owned now.
+        scenarios: in which it holds; None is all. [S]
     """
 
     label: str
@@ -82,6 +83,7 @@ class ScopedCap:
     start: int
     share: F8
     freeze: bool = False
+    scenarios: Bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,15 @@ def chip_prices() -> dict[str, Figure]:
     return found
 
 
+@functools.cache
+def buyer_figures() -> dict[str, Figure]:
+    """Judgements about one buyer by name: market share, lead times, porting effort, price of missing work."""
+    found = msgspec.convert(_toml("buyer.toml"), dict[str, Figure])
+    for name, figure in found.items():
+        check_figure(figure, where=f"data/supply/buyer.toml:{name}")
+    return found
+
+
 def _toml(name: str) -> dict[str, object]:
     text = resources.files("offramp.data").joinpath("supply", name).read_text("utf-8")
     try:

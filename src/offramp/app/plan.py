@@ -1,0 +1,276 @@
+"""plan: what to order now, what to buy and place each quarter, what a ban breaks, and what part of it can be met when."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from offramp import __version__
+from offramp import catalog as facts
+from offramp.app import plan_answer as answers
+from offramp.app import plan_question as question
+from offramp.app.assess import job_of
+from offramp.app.cells import run_cells
+from offramp.app.check import require_sound
+from offramp.app.chipfacts import chip_facts
+from offramp.app.economics import Ledger, check_currency
+from offramp.app.plan_question import Setting
+from offramp.app.plan_work import Work, serve_work, train_work, work_notices
+from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
+from offramp.app.study import Study
+from offramp.core.errors import InputError
+from offramp.core.result import FigureLog, Notice, Result, hash_inputs, table_of
+from offramp.plan import analysis
+from offramp.plan.problem import PlanProblem
+from offramp.plan.solution import Plan, solve
+from offramp.rules import rulebook_of
+from offramp.rules.records import DISCLAIMER
+
+Progress = Callable[[str], None]
+SCOPES: Final = ("serve", "fine-tune", "pretrain", "all")
+SCOPE_WORDS: Final = {"serve": "inference", "fine-tune": "fine-tuning", "pretrain": "pre-training", "all": "all work"}
+SWEEP_DRAWS: Final = 24
+SWEEP_QUARTERS: Final = 6
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Flags of one run.
+
+    Attributes:
+        scenarios: futures drawn; the study's number where None.
+        ban: a hypothetical ban of foreign chips in every future, "2027Q1" or "use:2027Q1".
+        sweep: also compute the ban frontier over scope and quarter.
+        strict: limits are hard; contradictions are named instead of priced.
+    """
+
+    scenarios: int | None = None
+    ban: str = ""
+    sweep: bool = False
+    strict: bool = False
+
+
+def plan(
+    path: str | Path, *, options: Options | None = None, overrides: Sequence[str] = (), jobs: int | None = None,
+    root: str | Path | None = None, progress: Progress | None = None, keep: bool = True,
+) -> Result:  # fmt: skip
+    """Plans a study, or a whole country where the file holds a [national] table.
+
+    Args:
+        path: study file.
+        options: flags; the defaults where None.
+        overrides: "path=value" settings.
+        jobs: processes for pricing workloads on chips.
+        root: folder of runs.
+        progress: told what is being done.
+        keep: whether the answer is kept in the folder of runs.
+
+    Raises:
+        InputError: the study is wrong, or a ban lies before the plan.
+        InfeasibleError: strict, and the limits contradict each other.
+    """
+    options = options or Options()
+    if is_national(path):
+        from offramp.app.national import national
+
+        return national(path, overrides=overrides)
+    draft, problems = require_sound(path, overrides)
+    study = draft.study()
+    catalog = facts.load(study.study.as_of)
+    check_currency(study, catalog)
+    if study.candidates is None:
+        raise InputError("no [candidates]", where=f"{path}:$", mend="Name the chip in use as baseline.")
+    if not study.workload:
+        raise InputError("no [[workload]]", where=f"{path}:$", mend="A plan needs work to place.")
+    inputs: dict[str, bytes | str | int | float | None] = {
+        **draft.inputs, "data": catalog.version, "code": code_version(), "options": msgspec.json.encode(options),
+    }  # fmt: skip
+    run = Run(RunStore(runs_root(root) if keep else None), "plan", hash_inputs(inputs), title=study.study.name,
+              seed=study.study.seed)  # fmt: skip
+    done = run.start()
+    if done is not None:
+        if progress:
+            progress(f"answered before: {run.folder}")
+        return done
+    with failing(run):
+        notices = [Notice(kind="study", text=f"{p.what}. {p.mend}".strip(), where=p.path) for p in problems]
+        ledger = Ledger(study=study, catalog=catalog, log=FigureLog(), notices=notices)
+        setting = prepare(study, ledger, options, RunStore(runs_root(root) if keep else None),
+                          jobs=jobs or os.cpu_count() or 1, progress=progress)  # fmt: skip
+        return run.finish(_answer(setting, options, hash_inputs(inputs), progress))
+
+
+def is_national(path: str | Path) -> bool:
+    """Whether the file asks the national question."""
+    try:
+        return "national" in tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return False  # the study reader says what is wrong
+
+
+def prepare(
+    study: Study, ledger: Ledger, options: Options, store: RunStore, *, jobs: int, progress: Progress | None
+) -> Setting:
+    """Chips, futures and how much work each chip does."""
+    chips = question.chip_ids(study, ledger)
+    count = options.scenarios or study.plan.scenarios
+    futures, weight = question.futures(study, count)
+    book = rulebook_of("")
+    origin = {chip.id: _origin(chip.id, book) for chip in chips}
+    setting = Setting(
+        study=study, ledger=ledger, chips=chips, origin=origin, quarters=question.horizon(study), futures=futures,
+        weight=weight,
+    )  # fmt: skip
+    setting.works = _works(setting, store, jobs=jobs, progress=progress)
+    return setting
+
+
+def _origin(chip: str, book: Any) -> str:
+    """Country of the designer, as far as the rules need it."""
+    known = chip_facts(chip, book=book)
+    return "CN" if known is not None and known.prc_designed else "US"
+
+
+def _works(setting: Setting, store: RunStore, *, jobs: int, progress: Progress | None) -> list[Work]:
+    study, ledger, chips = setting.study, setting.ledger, setting.chips
+    site = study.site_of(study.fleet[0].site if study.fleet else "")
+    served = [(work, job_of(work, study)) for work in study.workloads_of("serve")]
+    cells = run_cells([(job, chip.id) for _, job in served for chip in chips], store, jobs=jobs, progress=progress)
+    draws, found = len(setting.futures), dict[str, Work]()
+    for number, (work, job) in enumerate(served):
+        mine = cells[number * len(chips) : (number + 1) * len(chips)]
+        found[work.id] = serve_work(work, job, mine, chips, quarters=setting.quarters, draws=draws, ledger=ledger,
+                                    site=site)  # fmt: skip
+    for cell in cells:
+        ledger.log.merge(cell.figures, cell.horizon)
+    for work in study.workloads_of("train"):
+        found[work.id] = train_work(work, chips, setting.origin, quarters=setting.quarters, draws=draws, ledger=ledger)
+    works = [found[work.id] for work in study.workload]
+    ledger.notices.extend(work_notices(works, study))
+    return works
+
+
+def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Progress | None) -> Result:
+    study, currency = setting.study, setting.ledger.currency
+    base = question.build(setting, strict=options.strict)
+    problem = question.with_scenarios(setting, base)
+    if options.ban:
+        problem = question.hypothetical(setting, problem, options.ban)
+    if progress:
+        s, q, c, w, _, _ = problem.sizes
+        progress(f"solving {s} futures x {q} quarters x {c} chips x {w} workloads")
+    found = solve(problem, time_limit_s=study.plan.time_limit_s)
+    body: dict[str, Any] = {
+        "study": study.study.name, "as_of": study.study.as_of.isoformat() if study.study.as_of else None,
+        "currency": currency, "hypothetical_ban": options.ban or None,
+        **answers.answer(found, currency, setting.origin),
+        "scenarios": _scenario_rows(setting, found),
+        "rules": setting.allowed.rows if setting.allowed else [],
+    }  # fmt: skip
+    tables = answers.tables(found, currency)
+    if setting.allowed:
+        columns = ("chip", "act", "buyer", "from", "verdict", "rules")
+        tables["rules"] = table_of(setting.allowed.rows, columns=columns, title="What the rules say")
+    body |= _comparisons(setting, problem, found, options)
+    if options.sweep:
+        if progress:
+            progress("sweeping bans over scope and quarter")
+        cells = analysis.frontier(*_sweep(setting, base))
+        body["frontier"], tables["frontier"] = answers.frontier_part(cells, currency)
+        body["headline"] = f"{body['frontier']['headline']}. {body['headline']}"
+    if found.status != "optimal":
+        text = f"the solver ran into its time limit: the best bound is {found.gap:.1%} away"
+        setting.note("cut-short", text)
+    log = setting.ledger.log
+    return Result(
+        command="plan", answer=body, inputs_hash=inputs_hash, data_version=setting.ledger.catalog.version,
+        status="ok" if found.status == "optimal" else "partial", tables=tables, knowledge_horizon=log.horizon,
+        seed=study.study.seed, figures=log.figures, warnings=tuple(dict.fromkeys(setting.ledger.notices)),
+        disclaimer=DISCLAIMER, offramp_version=__version__,
+    )  # fmt: skip
+
+
+def _scenario_rows(setting: Setting, found: Plan) -> list[dict[str, Any]]:
+    """Weight, mean cost and mean shortfall of each of the study's futures."""
+    names = [future.id if future else "as-is" for future in setting.futures]
+    short = analysis.short_shares(found)
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(names):
+        inside = np.asarray([other == name for other in names])
+        weight = found.problem.weight * inside
+        share = weight / weight.sum()
+        rows.append({
+            "scenario": name, "hypothetical": name != "as-is", "probability": float(weight.sum()),
+            "draws": int(inside.sum()), "mean_cost": float(share @ found.scenario_cost),
+            "mean_short": float(share @ short),
+        })  # fmt: skip
+    return rows
+
+
+def _comparisons(setting: Setting, problem: PlanProblem, found: Plan, options: Options) -> dict[str, Any]:
+    """Value of ordering now, regret of ignoring the bans, plans without one vendor."""
+    if options.strict or problem.integer:
+        return {}
+    waiting = analysis.value_of_waiting(found)
+    body: dict[str, Any] = {
+        "waiting": {"ordering_now_saves": waiting.ordering_now_saves, "cost_if_waiting": waiting.cost_waiting},
+        "alternatives": [
+            {"without": item.family, "bought_in_plan": item.bought, "cost_rises_by": item.extra_without,
+             "short_without": item.short_without, "least_bought_within_gap": item.least_bought, "gap": item.gap}
+            for item in analysis.alternatives(found, gap=setting.study.plan.gap)
+        ],
+    }  # fmt: skip
+    if options.ban or any(scenario.bans for scenario in setting.study.scenario):
+        blind = question.without_bans(setting, problem)
+        body["regret_of_ignoring_the_ban"] = analysis.regret(found, blind)
+    return body
+
+
+def _sweep(setting: Setting, base: PlanProblem) -> tuple[PlanProblem, list[analysis.Ban]]:
+    """The problem with fewer futures, and every ban of the frontier."""
+    problem = _thinned(base, SWEEP_DRAWS)
+    chips = np.asarray([chip in question.foreign(setting) for chip in problem.chips])
+    months = setting.study.plan.support_life_s
+    life = months / question.QUARTER_S if months else setting.judged("support_life").value / 3.0
+    groups: list[tuple[str, Any]] = [
+        (SCOPE_WORDS[scope], question.scope_mask(setting.study, problem.workloads, (scope,))) for scope in SCOPES
+    ]
+    groups.insert(0, ("state-funded", question.scope_mask(setting.study, problem.workloads, ("all",), state_only=True)))
+    q = len(problem.quarters)
+    starts = sorted({round(i) for i in np.linspace(0, q - 1, min(q, SWEEP_QUARTERS))})
+    bans = [
+        analysis.Ban(kind=kind, scope=name, workloads=mask, chips=chips, start=start, support_quarters=life)
+        for kind in ("buy", "use", "support") for name, mask in groups if mask.any() for start in starts
+    ]  # fmt: skip
+    return problem, bans
+
+
+def _thinned(problem: PlanProblem, most: int) -> PlanProblem:
+    """Every n-th future, weights kept in proportion."""
+    from offramp.plan.problem import replaced
+
+    s = len(problem.scenarios)
+    if s <= most:
+        return problem
+    keep = np.unique(np.linspace(0, s - 1, most).round().astype(int))
+    weight = problem.weight[keep] / problem.weight[keep].sum()
+    names = ("productivity", "demand", "price", "fill", "can_arrive", "can_use", "serviceable", "most_rent")
+    orders = tuple(_order_at(order, keep) for order in problem.orders)
+    return replaced(
+        problem, scenarios=[problem.scenarios[i] for i in keep], weight=weight, orders=orders,
+        **{name: getattr(problem, name)[keep] for name in names},
+    )  # fmt: skip
+
+
+def _order_at(order: Any, keep: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(order, arrives=order.arrives[keep])
+
+
+__all__ = ["Options", "is_national", "plan"]

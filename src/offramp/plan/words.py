@@ -1,0 +1,170 @@
+"""A plan in sentences: what binds, what one more chip, megawatt or engineer is worth, what is short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.core.units import MEGA
+from offramp.plan.solution import Plan
+
+F8 = npt.NDArray[np.floating[Any]]
+MOST: Final = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """A limit that costs money.
+
+    Attributes:
+        kind: "chip", "power", "space", "engineers" or "budget".
+        name: chip, site, or "" .
+        quarter: from when one more would help.
+        saves: money that one more unit saves, mean over scenarios.
+        unit: of one more.
+        text: a sentence.
+    """
+
+    kind: str
+    name: str
+    quarter: str
+    saves: float
+    unit: str
+    text: str
+
+
+def money(value: float, currency: str) -> str:
+    """An amount as people say it."""
+    size = abs(value)
+    for factor, word in ((1e9, "bn "), (1e6, "m "), (1e3, "k ")):
+        if size >= factor:
+            return f"{value / factor:,.3g} {word}{currency}"
+    return f"{value:,.0f} {currency}"
+
+
+def count(value: float) -> str:
+    """A number of chips: whole from ten on."""
+    return f"{value:,.0f}" if value >= 10 or value < 0.05 else f"{value:.1f}"
+
+
+def bindings(plan: Plan, currency: str) -> list[Binding]:
+    """The limits whose easing saves most, one for each kind and name at its best quarter."""
+    found = [*_chips(plan, currency), *_sites(plan, currency), *_engineers(plan, currency), *_budget(plan, currency)]
+    found = [item for item in found if item.saves > 1e-6 * max(abs(plan.cost), 1.0) * 1e-3]
+    best: dict[tuple[str, str], Binding] = {}
+    for item in found:
+        key = (item.kind, item.name)
+        if key not in best or item.saves > best[key].saves:
+            best[key] = item
+    return sorted(best.values(), key=lambda item: -item.saves)[:MOST]
+
+
+def _chips(plan: Plan, currency: str) -> list[Binding]:
+    """One more chip that is there from a quarter on: the sum of what it saves in every later quarter."""
+    if "owned" not in plan.duals:
+        return []
+    problem = plan.problem
+    each = (plan.duals["owned"] * problem.serviceable[..., None]).sum(axis=0)
+    onward = -np.flip(np.cumsum(np.flip(each, axis=0), axis=0), axis=0)
+    able = problem.can_use.any(axis=(0, 3)) & (problem.productivity > 0).any(axis=(0, 2))[None, :]
+    rows: list[Binding] = []
+    for t, quarter in enumerate(problem.quarters):
+        for k, chip in enumerate(problem.chips):
+            saves = float(onward[t, k].max())
+            if able[t, k]:
+                text = f"One more {chip} from {quarter} on saves {money(saves, currency)} over the plan."
+                rows.append(Binding(kind="chip", name=chip, quarter=quarter, saves=saves, unit="chip", text=text))
+    return rows
+
+
+def _sites(plan: Plan, currency: str) -> list[Binding]:
+    rows: list[Binding] = []
+    for kind, unit, factor in (("power", "MW", MEGA), ("space", "server", 1.0)):
+        if kind not in plan.duals:
+            continue
+        saved = -plan.duals[kind].sum(axis=0) * factor
+        for t, quarter in enumerate(plan.problem.quarters):
+            for x, site in enumerate(plan.problem.sites):
+                value = float(saved[t, x])
+                what = (
+                    f"One more {unit} at {site} in {quarter}"
+                    if kind == "power"
+                    else f"Room for one more server at {site} in {quarter}"
+                )
+                rows.append(Binding(kind=kind, name=site, quarter=quarter, saves=value, unit=unit,
+                                    text=f"{what} saves {money(value, currency)}."))  # fmt: skip
+    return rows
+
+
+def _engineers(plan: Plan, currency: str) -> list[Binding]:
+    if "engineers" not in plan.duals:
+        return []
+    each = plan.duals["engineers"].sum(axis=0)
+    onward = -np.flip(np.cumsum(np.flip(each)))
+    return [
+        Binding(kind="engineers", name="", quarter=quarter, saves=float(onward[t]), unit="engineer-month",
+                text=f"One more engineer-month for porting in {quarter} saves {money(float(onward[t]), currency)}.")
+        for t, quarter in enumerate(plan.problem.quarters)
+    ]  # fmt: skip
+
+
+def _budget(plan: Plan, currency: str) -> list[Binding]:
+    if "budget" not in plan.duals:
+        return []
+    saved = -plan.duals["budget"].sum(axis=0)
+    return [
+        Binding(kind="budget", name="", quarter=quarter, saves=float(saved[t]), unit=currency,
+                text=f"One more {currency} of budget in {quarter} saves {saved[t]:.2f} {currency}.")
+        for t, quarter in enumerate(plan.problem.quarters)
+    ]  # fmt: skip
+
+
+def orders_now(plan: Plan) -> list[tuple[str, str, str, float]]:
+    """What to order in the committed quarters: (quarter, chip, site, chips)."""
+    problem = plan.problem
+    rows: list[tuple[str, str, str, float]] = []
+    for t in range(min(problem.commit, len(problem.quarters))):
+        for k, chip in enumerate(problem.chips):
+            for x, site in enumerate(problem.sites):
+                amount = float(plan.order[0, t, k, x])
+                if amount > 0.5:
+                    rows.append((problem.quarters[t], chip, site, amount))
+    return rows
+
+
+def headline(plan: Plan, currency: str) -> str:
+    """The plan in one sentence."""
+    first = plan.problem.quarters[0]
+    rows = [row for row in orders_now(plan) if row[0] == first]
+    by_chip: dict[str, float] = {}
+    for _, chip, _, amount in rows:
+        by_chip[chip] = by_chip.get(chip, 0.0) + amount
+    what = " and ".join(f"{count(amount)} {chip}" for chip, amount in by_chip.items()) or "nothing"
+    short = worst_shortfall(plan)
+    left = "all work is done in every future" if short <= 0.005 else f"up to {short:.0%} of a workload stays undone"
+    return f"Order {what} in {first}; expected cost {money(plan.cost, currency)}; {left}"
+
+
+def worst_shortfall(plan: Plan) -> float:
+    """Largest share of a workload's demand not done in a quarter, at the 90 % quantile of the scenarios."""
+    return float(shortfall_quantiles(plan, [0.9])[0].max(initial=0.0))
+
+
+def shortfall_quantiles(plan: Plan, at: Sequence[float]) -> list[F8]:
+    """Quantiles over scenarios of the share of demand not done. [Q, W] each"""
+    wanted = plan.problem.demand
+    share = np.where(wanted > 0, plan.short / np.maximum(wanted, 1e-300), 0.0)
+    return [weighted_quantile(share, plan.problem.weight, level) for level in at]
+
+
+def weighted_quantile(values: F8, weight: F8, at: float) -> F8:
+    """Quantile over the first axis with weights: the smallest value that at least that share does not exceed."""
+    order = np.argsort(values, axis=0)
+    ranked = np.take_along_axis(values, order, axis=0)
+    mass = np.cumsum(weight[order], axis=0)
+    index = (mass < at - 1e-9).sum(axis=0).clip(0, values.shape[0] - 1)
+    return np.take_along_axis(ranked, index[None], axis=0)[0]
