@@ -121,6 +121,16 @@ def test_chip_goes_through_bounds_mode(chip_id: str):
         assert a != c, f"{name} is a point, not a range"
 
 
+def test_bounds_mode_ranges_over_weak_figures_too():
+    facts = catalog.load()
+    chip = facts.chip("cambricon/mlu590")
+    assert {"scaleup_bandwidth", "peak_bf16", "memory_bandwidth", "memory_capacity"} <= set(chip.ranged)
+    low, high = (chip.at_bounds(case).require("memory_bandwidth").si for case in ("low", "high"))
+    assert (low, high) == chip.admissible("memory_bandwidth")
+    assert facts.chip("nvidia/h20").ranged == ()
+    assert facts.chip("nvidia/h20").at_bounds("low") == facts.chip("nvidia/h20")
+
+
 def test_chips_without_an_arguable_range_say_what_is_missing():
     chip = catalog.load().chip("enflame/s60")
     assert set(chip.missing) == set(catalog.NEEDED) - {"memory_capacity"}

@@ -123,13 +123,29 @@ class Chip(Record):
         """Whether every missing figure has an admissible range, so that bounds mode can give numbers."""
         return all(name in self.bounds for name in self.missing)
 
-    def at_bounds(self, case: Case) -> Chip:
-        """The chip with every bounded figure filled in: at its worst ("low"), middle or best ("high") for the user.
+    @property
+    def ranged(self) -> tuple[str, ...]:
+        """Figures that bounds mode ranges over: missing ones, bounded ones, and sourced ones that carry a range.
 
-        Figures that have a source are left as they are; bounds without one stay assumed. The best power is the lowest.
+        A computable chip has none: its figures are drawn.
         """
-        filled = {name: (_at(figure, case, is_cost=name in LESS_IS_BETTER),) for name, figure in self.bounds.items()}
-        return msgspec.structs.replace(self, figures={**filled, **self.figures})
+        if self.computable:
+            return ()
+        wide = (
+            name
+            for name, (first, *_) in self.figures.items()
+            if (name in NEEDED or name.startswith("peak_")) and first.low != first.high
+        )
+        return tuple(dict.fromkeys((*self.missing, *(n for n in self.bounds if n not in self.figures), *wide)))
+
+    def at_bounds(self, case: Case) -> Chip:
+        """The chip with every ranged figure at its worst ("low"), middle or best ("high") for the user.
+
+        Well-sourced figures are left as they are; bounds stay assumed. The best power is the lowest.
+        """
+        chosen = {name: self.figures[name][0] if name in self.figures else self.bounds[name] for name in self.ranged}
+        filled = {name: (_at(figure, case, is_cost=name in LESS_IS_BETTER),) for name, figure in chosen.items()}
+        return msgspec.structs.replace(self, figures={**self.figures, **filled})
 
     def figure_id(self, name: str) -> str:
         """Stable address of a figure ("chips/nvidia/h20#memory_bandwidth")."""
