@@ -171,7 +171,8 @@ def _break_evens(job: Job, cell: Cell, baseline: Row) -> list[BreakEven]:
     main = cell.case("mid")
     if main is None or baseline.per_chip.mid is None:
         return []
-    names = [name for name in BREAK_EVEN_FIGURES if name in main.values]
+    chip = facts.load(job.as_of).chip(cell.chip)
+    names = [name for name in BREAK_EVEN_FIGURES if name in main.values or name in chip.figures]
     return [break_even(job, cell, name, baseline.per_chip.mid) for name in names]
 
 

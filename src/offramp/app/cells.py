@@ -16,7 +16,7 @@ from offramp import catalog as facts
 from offramp.app.runs import RunStore
 from offramp.arch.record import Model
 from offramp.catalog import Catalog, Chip
-from offramp.core.errors import OfframpError
+from offramp.core.errors import CatalogError, OfframpError
 from offramp.core.record import Record
 from offramp.core.result import FigureLog, UsedFigure
 from offramp.cost import Calibration, Setting, build_setting, load_calibration
@@ -230,22 +230,30 @@ def _bounded(
     return cases, chip.missing
 
 
+WEAK: Final = ("analyst-estimate", "press", "assumed")
+DECISIVE: Final = ("peak_bf16", "peak_int8", "memory_capacity", "memory_bandwidth")
+
+
 def bound_values(chip: Chip, log: FigureLog) -> dict[str, tuple[float, float, float]]:
-    """Low, middle and high of every figure that is missing but bounded, SI per package.
+    """Low, middle and high of every figure that is missing but bounded, or only estimated; SI per package.
 
     Raises:
         CatalogError: a needed figure has neither source nor bound.
     """
     values: dict[str, tuple[float, float, float]] = {}
-    for name in (*chip.missing, *(name for name in chip.bounds if name not in chip.figures)):
-        if name in values:
-            continue
+    guessed = [name for name in DECISIVE if name in chip.figures and chip.figures[name][0].confidence in WEAK]
+    unsourced = [name for name in chip.bounds if name not in chip.figures]
+    for name in dict.fromkeys((*chip.missing, *unsourced, *guessed)):
         found = chip.admissible(name, log)
         if found is None:
-            chip.require(name)
+            missing = ", ".join(chip.missing).replace("_", " ")
+            raise CatalogError(
+                f"{chip.name} cannot be computed: no source gives {missing}, and nothing bounds {name.replace('_', ' ')}",
+                where=chip.id, mend="Take it out, or add a figure or a bound with its source to the catalogue.",
+            )  # fmt: skip
         else:
-            bound = chip.bounds.get(name)
-            values[name] = (found[0], bound.si if bound is not None else (found[0] * found[1]) ** 0.5, found[1])
+            centre = chip.figure(name) or chip.bounds.get(name)
+            values[name] = (found[0], centre.si if centre is not None else (found[0] * found[1]) ** 0.5, found[1])
     return values
 
 
@@ -318,7 +326,9 @@ def break_even(job: Job, cell: Cell, figure: str, target: float) -> BreakEven:
     main = cell.case("mid")
     if main is None:
         return BreakEven(figure=figure, value=None, others="")
-    values = dict(main.values)
+    own = facts.load(job.as_of).chip(cell.chip)
+    sourced = {figure: own.require(figure).si} if figure in own.figures else {}
+    values = {**sourced, **main.values}
     base = closed_per_chip(job, cell.chip, values, slo=job.slo)
     simulated = main.candidate.per_chip
     scale = simulated / base if base > 0 and simulated > 0 else 1.0
