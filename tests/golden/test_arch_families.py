@@ -21,3 +21,16 @@ def test_parameters_equal_those_of_the_modelling_code(model_type: str) -> None:
 
 def test_many_families_are_covered() -> None:
     assert len(FAMILIES) >= 90
+
+
+PUBLISHED = json.loads(Path(__file__).with_name("arch_published.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_configs_as_published_give_the_published_counts(name: str) -> None:
+    """Configs with all their incidental fields; counts in 1e9 from model cards (active ones are often rounded)."""
+    case = PUBLISHED[name]
+    model = parse_config(case["config"], where="config.json")
+    assert model.parameters_total / 1e9 == pytest.approx(case["total"], rel=0.02)
+    if case["active"]:
+        assert model.parameters_active / 1e9 == pytest.approx(case["active"], rel=0.06)

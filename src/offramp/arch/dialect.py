@@ -51,7 +51,7 @@ class Dialect(Record):
     positions: bool = False
     positions_offset: int = 0
     layers: tuple[str, ...] = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    hidden: tuple[str, ...] = ("hidden_size", "n_embd", "d_model")
+    hidden: tuple[str, ...] = ("hidden_size", "n_embd", "n_embed", "d_model")
     heads: tuple[str, ...] = ("num_attention_heads", "n_head", "n_heads", "num_heads")
     kv_heads: tuple[str, ...] = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
     vocab: tuple[str, ...] = ("vocab_size", "padded_vocab_size")

@@ -37,7 +37,8 @@ _HARMLESS = re.compile(
     video.*|mm_.*|projector.*|multimodal.*|boi_.*|eoi_.*|spatial.*|patch.*|language_config_note|talker.*|thinker.*|
     img_processor|embd_layer|unsloth_.*|training.*|time_step.*|dt_min|dt_max|dt_init.*|use_mamba_kernels|use_mambapy|
     use_associative_scan|chunk_size|mamba_chunk_size|num_logits_to_keep|rescale.*|wsd.*|attention_type_note|
-    interleaved_note|swiglu_.*|router_(dtype|temperature)|moe_router_.*|router_z.*|max_window_layers|use_sliding_window|
+    interleaved_note|swiglu_.*|layernorm_.*_(alpha|beta)|moe_(token|eval|train|min|drop|random)_.*|enable_expert_tensor.*|
+    skip_.*|group_limited.*|projectors_.*|.*_multipliers|candidate_resolutions|tile_tag|global_view_pos|router_(dtype|temperature)|moe_router_.*|router_z.*|max_window_layers|use_sliding_window|
     sparse_.*_note|torch_.*|sep_.*|slow_but_exact|.*_interleaved?|indexer_rope.*|long_.*|short_factor|summary_.*|
     reorder_.*|n_ctx|seq_length|model_max_length|max_sequence_length|.*_note|unk_token.*|masked_softmax.*|
     hidden_act.*|cache_.*|recompute.*|sequence_parallel|overlap.*|is_.*_model|use_flash.*|use_unified.*)$""",
@@ -50,7 +51,9 @@ _STRUCTURAL = re.compile(
 )
 
 # Names that always speak of structure, whatever else they contain.
-_STRONG = re.compile(r"lora_rank|n_routed|num_experts|num_local_experts|(qk|kv|v|q)_.*head_dim|^num_.*_heads$|_topk$")
+_STRONG = re.compile(
+    r"lora_rank|n_routed|num_experts|num_local_experts|(qk|kv|v|q)_.*head_dim|^num_.*_heads$|_topk$|^use_(cla|mla)$"
+)
 
 
 class Fields:
@@ -208,6 +211,8 @@ def unread_structural(fields: Fields) -> list[str]:
     """Fields that nobody read, that are switched on, and whose name speaks of structure."""
     found: list[str] = []
     for name, value in fields.data.items():
+        if isinstance(value, str) and not re.search(r"(attn|attention|layer|mixer|block).*(type|pattern)", name):
+            continue
         if _said_again(fields, name, value):
             continue
         if name in fields.read or value is None or value is False or value in (0, "", [], {}):

@@ -283,7 +283,7 @@ def mixer_of(f: Fields, d: Dialect, kind: str, hidden: int, i: int) -> tuple[Att
         return (_linear(f, d, hidden) if d.linear else _ssm(f, d, hidden),)
     if d.mixers == "deepseek-v4":
         return (_compressed(f, d, kind, hidden, i),)
-    if d.mixer == "mla":
+    if d.mixer == "mla" and f.flag("use_mla", default=True):
         return (_mla(f, d, kind, hidden, i),)
     if d.indexer == "minimax-m3":
         return (_block_sparse(f, d, kind, hidden, i),)

@@ -164,9 +164,9 @@ def _mixed(f: Fields) -> Quantization:
     entries: dict[str, list[str]] = {}
     for name, algo in named.items():
         entries.setdefault("fp4" if "FP4" in algo else "fp8" if "FP8" in algo else algo, []).append(name)
-    covered: dict[str, set[Part | None]] = {
-        dtype: {part_of(name) for name in names} - {None} for dtype, names in entries.items()
-    }
+    covered: dict[str, set[Part]] = {}
+    for dtype, names in entries.items():
+        covered[dtype] = {part for part in map(part_of, names) if part is not None}
     unknown = set(covered) - {"fp4", "fp8"}
     if unknown or not any(covered.values()):
         raise ModelRangeError(f"mixed precision of {sorted(unknown)} is not understood", where=f.at("quantized_layers"))
@@ -174,8 +174,7 @@ def _mixed(f: Fields) -> Quantization:
     both: tuple[WeightsDtype, ...] = ("fp8", "fp4")
     for dtype in both:  # a part that is both counts at the smaller, which is its bulk in practice
         for part in covered.get(dtype, set()):
-            if part is not None:
-                dtypes[part] = dtype
+            dtypes[part] = dtype
     main: WeightsDtype = dtypes.get("experts") or dtypes.get("dense_mlp") or next(iter(dtypes.values()))
     kept: tuple[Part, ...] = tuple(part for part in (*_ALWAYS, *_PROBES) if part not in dtypes)
     return Quantization(
