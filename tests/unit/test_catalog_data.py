@@ -90,7 +90,7 @@ def test_every_shipped_figure_obeys_the_rules_and_none_lies_in_the_future():
 
 def test_every_address_is_public():
     for where, figure in all_figures():
-        assert not figure.url or figure.url.startswith(("https://", "http://", "github:")), where
+        assert not figure.url or figure.url.startswith(("https://", "http://", "github:", "arXiv:")), where
 
 
 def test_disagreement_over_ten_percent_is_explained():
