@@ -1,4 +1,4 @@
-"""plan: what to order now, what to buy and place each quarter, what a ban breaks, and what part of it can be met when."""
+"""plan: what to order now, buy and place each quarter, what a ban breaks, and what part of it can be met when."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Prog
     if setting.allowed:
         columns = ("chip", "act", "buyer", "from", "verdict", "rules")
         tables["rules"] = table_of(setting.allowed.rows, columns=columns, title="What the rules say")
-    body |= _comparisons(setting, problem, found, options)
+    body |= _comparisons(setting, base, found, options)
     if options.sweep:
         if progress:
             progress("sweeping bans over scope and quarter")
@@ -212,9 +212,9 @@ def _scenario_rows(setting: Setting, found: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _comparisons(setting: Setting, problem: PlanProblem, found: Plan, options: Options) -> dict[str, Any]:
+def _comparisons(setting: Setting, base: PlanProblem, found: Plan, options: Options) -> dict[str, Any]:
     """Value of ordering now, regret of ignoring the bans, plans without one vendor."""
-    if options.strict or problem.integer:
+    if options.strict or base.integer:
         return {}
     waiting = analysis.value_of_waiting(found)
     body: dict[str, Any] = {
@@ -226,8 +226,7 @@ def _comparisons(setting: Setting, problem: PlanProblem, found: Plan, options: O
         ],
     }  # fmt: skip
     if options.ban or any(scenario.bans for scenario in setting.study.scenario):
-        blind = question.without_bans(setting, problem)
-        body["regret_of_ignoring_the_ban"] = analysis.regret(found, blind)
+        body["regret_of_ignoring_the_ban"] = analysis.regret(found, base)
     return body
 
 

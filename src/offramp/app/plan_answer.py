@@ -22,9 +22,7 @@ def band(plan: Plan, values: Any) -> list[Any]:
 def answer(plan: Plan, currency: str, origin: dict[str, str]) -> dict[str, Any]:
     """The part of the answer that every plan has."""
     problem = plan.problem
-    by_family = {
-        family: origin[next(c for c in problem.chips if c.startswith(f"{family}/"))] for family in problem.families
-    }
+    by_family = {chip.split("/")[0]: origin[chip] for chip in problem.chips}
     return {
         "headline": words.headline(plan, currency),
         "quarters": list(problem.quarters),
@@ -70,11 +68,11 @@ def tables(plan: Plan, currency: str) -> dict[str, Table]:
     }  # fmt: skip
 
 
-def _rows(plan: Plan, values: Any, keys: Sequence[str], labels: Sequence[Sequence[str]]) -> list[dict[str, Cell]]:
+def _rows(plan: Plan, values: Any, keys: Sequence[str], labels: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """One row for each place whose 90 % quantile is not nil. ``values`` [S, ...]"""
     p10, p50, p90 = band(plan, values)
     mean = plan.mean(values)
-    rows: list[dict[str, Cell]] = []
+    rows: list[dict[str, Any]] = []
     floor = 1e-6 * max(float(np.abs(values).max(initial=0.0)), 1e-12)
     for where in np.ndindex(*mean.shape):
         if max(float(p90[where]), float(mean[where])) > floor:
@@ -84,14 +82,14 @@ def _rows(plan: Plan, values: Any, keys: Sequence[str], labels: Sequence[Sequenc
     return rows
 
 
-def _banded(rows: list[dict[str, Cell]], keys: Sequence[str], unit: str, title: str) -> Table:
+def _banded(rows: list[dict[str, Any]], keys: Sequence[str], unit: str, title: str) -> Table:
     columns = [*keys, *(Column(name=name, unit=unit) for name in ("mean", "p10", "p50", "p90"))]
     return table_of(rows, columns=columns, title=title)
 
 
 def _purchases(plan: Plan) -> Table:
     problem = plan.problem
-    rows: list[dict[str, Cell]] = []
+    rows: list[dict[str, Any]] = []
     keys, labels = ("quarter", "chip", "site"), (problem.quarters, problem.chips, problem.sites)
     for kind, values in (("ordered", plan.order), ("arrives", plan.arrive)):
         rows += [{"what": kind, **row} for row in _rows(plan, values, keys, labels)]
@@ -100,10 +98,8 @@ def _purchases(plan: Plan) -> Table:
 
 def _placement(plan: Plan) -> Table:
     problem = plan.problem
-    rows = _rows(
-        plan, plan.place, ("quarter", "chip", "workload"), (problem.quarters, problem.chips, problem.workloads)
-    )
-    return _banded(rows, ("quarter", "chip", "workload"), "chips", "Chips on each workload")
+    keys, labels = ("quarter", "chip", "workload"), (problem.quarters, problem.chips, problem.workloads)
+    return _banded(_rows(plan, plan.place, keys, labels), keys, "chips", "Chips on each workload")
 
 
 def _shortfall(plan: Plan) -> Table:
@@ -116,8 +112,8 @@ def _shortfall(plan: Plan) -> Table:
          "p50": float(p50[t, w]), "p90": float(p90[t, w]), "probability": float(chance[t, w])}
         for t, quarter in enumerate(problem.quarters) for w, work in enumerate(problem.workloads)
     ]  # fmt: skip
-    columns = ["quarter", "workload", *(Column(name=n, unit="share") for n in ("mean", "p10", "p50", "p90")),
-               Column(name="probability", unit="share", title="share of futures in which more than 1 % is short")]  # fmt: skip
+    columns = ["quarter", "workload", *(Column(name=n, unit="share") for n in ("mean", "p10", "p50", "p90"))]
+    columns.append(Column(name="probability", unit="share", title="share of futures in which over 1 % is short"))
     return table_of(rows, columns=columns, title="Work not done")
 
 
@@ -140,16 +136,16 @@ def _binding(plan: Plan, currency: str) -> Table:
 
 def frontier_part(cells: Sequence[analysis.Cell], currency: str) -> tuple[dict[str, Any], Table]:
     """The ban frontier: cells, headline for each kind and scope, chart, table."""
-    rows: list[dict[str, Cell]] = [
+    rows: list[dict[str, Any]] = [
         {"what": c.kind, "scope": c.scope, "from": c.quarter, "probability_met": c.probability_met,
          "met_p10": c.met_p10, "met_p50": c.met_p50, "extra_cost": c.extra_cost,
          "met_p10_without_ban": c.baseline_met_p10}
         for c in cells
     ]  # fmt: skip
     summary = [frontier_sentence(cells, kind, scope) for kind, scope in dict.fromkeys((c.kind, c.scope) for c in cells)]
-    columns = ["what", "scope", "from", Column(name="probability_met", unit="share"), Column(name="met_p10", unit="share"),
-               Column(name="met_p50", unit="share"), Column(name="extra_cost", unit=currency),
-               Column(name="met_p10_without_ban", unit="share")]  # fmt: skip
+    shares = [Column(name=name, unit="share") for name in ("probability_met", "met_p10", "met_p50")]
+    last = [Column(name="extra_cost", unit=currency), Column(name="met_p10_without_ban", unit="share")]
+    columns = ["what", "scope", "from", *shares, *last]
     table = table_of(rows, columns=columns, title="Which part of a ban can be met when")
     part = {
         "cells": rows, "summary": summary, "headline": frontier_headline(summary),
@@ -166,8 +162,8 @@ def frontier_sentence(cells: Sequence[analysis.Cell], kind: str, scope: str) -> 
     if first == early.quarter:
         text = f"A ban of {_ACT[kind]} for {scope} can be met from {first} on with 90 % probability."
     elif first:
-        text = (f"A ban of {_ACT[kind]} for {scope} can be met from {first} on with 90 % probability; in {early.quarter} "
-                f"{early.met_p10:.0%} of the work could be done with that probability.")  # fmt: skip
+        text = (f"A ban of {_ACT[kind]} for {scope} can be met from {first} on with 90 % probability; from "
+                f"{early.quarter} on, {early.met_p10:.0%} could be done with that probability.")  # fmt: skip
     else:
         best = max(mine, key=lambda c: c.met_p10)
         text = (f"A ban of {_ACT[kind]} for {scope} cannot be met within the plan with 90 % probability; at best "

@@ -1,4 +1,4 @@
-"""From a study to the arrays of a plan: chips, sites, orders, prices, supply, rules and scenarios, each with its source."""
+"""From a study to the arrays of a plan: chips, sites, orders, prices, supply, rules and scenarios."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from offramp.core.seeds import derive_seed
 from offramp.cost.hardware import system_of
 from offramp.plan.analysis import Ban as PlanBan
 from offramp.plan.analysis import banned
-from offramp.plan.problem import OpenOrder, PlanProblem, ShareCap, replaced
+from offramp.plan.problem import OpenOrder, PlanProblem, ShareCap
 from offramp.supply.buyer import Obtainable, buyer_figures, obtainable, price_range
 from offramp.supply.facts import load as load_supply
 from offramp.supply.model import SupplyDraws, simulate
@@ -106,8 +106,7 @@ def futures(study: Study, draws: int) -> tuple[list[Scenario | None], F8]:
     rest = max(0.0, 1.0 - sum(stated))
     unstated = [s for s in study.scenario if s.probability is None]
     share = rest / (len(unstated) + (0 if stated and not unstated else 1)) if unstated else 0.0
-    for scenario in study.scenario:
-        listed.append((scenario, share if scenario.probability is None else scenario.probability))
+    listed += [(s, share if s.probability is None else s.probability) for s in study.scenario]
     left = rest - share * len(unstated)
     if left > 1e-9 or not listed:
         listed.append((None, left if listed else 1.0))
@@ -516,11 +515,3 @@ def foreign(setting: Setting) -> tuple[str, ...]:
     """Ids of chips designed outside the organisation's own country."""
     home = setting.study.organisation.headquarters
     return tuple(chip for chip in setting.ids if setting.origin[chip] != home)
-
-
-def without_bans(setting: Setting, problem: PlanProblem) -> PlanProblem:
-    """The same question as someone asks it who ignores the study's bans."""
-    assert setting.allowed is not None
-    s, q, c, _, _, _ = problem.sizes
-    buy = np.broadcast_to(setting.allowed.buy, (s, q, c)).copy()
-    return replaced(problem, can_arrive=buy, serviceable=np.ones((s, q, c)), scoped_caps=())

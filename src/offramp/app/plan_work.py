@@ -32,15 +32,15 @@ _ASSUMED: Final[dict[str, Any]] = {
 }
 MFU: Final = {
     "domestic": Figure(value=0.30, low=0.20, high=0.41, unit="share", **_ASSUMED,
-                       source="model FLOP utilisation of training on domestic chips; published 0.30 (Pangu Ultra MoE) to 0.41"),
+                       source="model FLOP utilisation on domestic chips; published 0.30 (Pangu Ultra MoE) to 0.41"),
     "foreign": Figure(value=0.37, low=0.28, high=0.45, unit="share", **_ASSUMED,
-                      source="model FLOP utilisation of training on NVIDIA chips; published 0.36 to 0.41 on H100 and H800"),
+                      source="model FLOP utilisation on NVIDIA chips; published 0.36 to 0.41 on H100 and H800"),
 }  # fmt: skip
 GOODPUT: Final = {
     "domestic": Figure(value=0.85, low=0.60, high=0.95, unit="share", **_ASSUMED,
-                       source="share of wall time that becomes kept progress on domestic clusters; no independent measurement"),
+                       source="share of wall time kept as progress on domestic clusters; no measurement"),
     "foreign": Figure(value=0.92, low=0.85, high=0.97, unit="share", **_ASSUMED,
-                      source="share of wall time that becomes kept progress; over 0.90 reported for 16,384 H100"),
+                      source="share of wall time kept as progress; over 0.90 reported for 16,384 H100"),
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def serve_work(
     work: Workload, job: Job, cells: list[Cell], chips: list[Chip], *, quarters: Sequence[int], draws: int,
     ledger: Ledger, site: Site,
 ) -> Work:  # fmt: skip
-    """A serving workload: requests per second of mean demand that one chip carries, peak, spares and whole servers in."""
+    """A serving workload: mean requests per second that one chip carries, with peak, spares and whole servers in it."""
     demand = demand_path(work, quarters, draws, ledger.study.study.seed)
     mean = float(np.median(demand.max(axis=1))) or 1.0
     ratio = job.demand.peak / job.demand.mean if job.demand.mean > 0 else 1.0

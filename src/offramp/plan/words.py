@@ -70,12 +70,13 @@ def _chips(plan: Plan, currency: str) -> list[Binding]:
     problem = plan.problem
     each = (plan.duals["owned"] * problem.serviceable[..., None]).sum(axis=0)
     onward = -np.flip(np.cumsum(np.flip(each, axis=0), axis=0), axis=0)
-    able = problem.can_use.any(axis=(0, 3)) & (problem.productivity > 0).any(axis=(0, 2))[None, :]
+    usable = np.any(problem.can_use, axis=(0, 3))
+    works = np.any(problem.productivity > 0, axis=(0, 2))
     rows: list[Binding] = []
     for t, quarter in enumerate(problem.quarters):
         for k, chip in enumerate(problem.chips):
             saves = float(onward[t, k].max())
-            if able[t, k]:
+            if usable[t, k] and works[k]:
                 text = f"One more {chip} from {quarter} on saves {money(saves, currency)} over the plan."
                 rows.append(Binding(kind="chip", name=chip, quarter=quarter, saves=saves, unit="chip", text=text))
     return rows
@@ -90,11 +91,8 @@ def _sites(plan: Plan, currency: str) -> list[Binding]:
         for t, quarter in enumerate(plan.problem.quarters):
             for x, site in enumerate(plan.problem.sites):
                 value = float(saved[t, x])
-                what = (
-                    f"One more {unit} at {site} in {quarter}"
-                    if kind == "power"
-                    else f"Room for one more server at {site} in {quarter}"
-                )
+                one = f"One more {unit} at" if kind == "power" else "Room for one more server at"
+                what = f"{one} {site} in {quarter}"
                 rows.append(Binding(kind=kind, name=site, quarter=quarter, saves=value, unit=unit,
                                     text=f"{what} saves {money(value, currency)}."))  # fmt: skip
     return rows
