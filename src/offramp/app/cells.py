@@ -38,6 +38,7 @@ from offramp.search import (
 from offramp.search.candidate import binding, stacks_of
 from offramp.search.uncertain import at_quantile
 from offramp.serve import Requests
+from offramp.serve.events import warm_up
 
 QUANTILES: Final = (0.1, 0.5, 0.9)
 Case = Literal["sourced", "low", "mid", "high"]
@@ -248,12 +249,11 @@ def bound_values(chip: Chip, log: FigureLog) -> dict[str, tuple[float, float, fl
         if found is None:
             missing = ", ".join(chip.missing).replace("_", " ")
             raise CatalogError(
-                f"{chip.name} cannot be computed: no source gives {missing}, and nothing bounds {name.replace('_', ' ')}",
+                f"{chip.name} cannot be computed: no source gives {missing}, nothing bounds {name.replace('_', ' ')}",
                 where=chip.id, mend="Take it out, or add a figure or a bound with its source to the catalogue.",
             )  # fmt: skip
-        else:
-            centre = chip.figure(name) or chip.bounds.get(name)
-            values[name] = (found[0], centre.si if centre is not None else (found[0] * found[1]) ** 0.5, found[1])
+        centre = chip.figure(name) or chip.bounds.get(name)
+        values[name] = (found[0], centre.si if centre is not None else (found[0] * found[1]) ** 0.5, found[1])
     return values
 
 
@@ -372,6 +372,9 @@ def run_cells(
     missing = [i for i in range(len(wanted)) if i not in done]
     if progress and missing:
         progress(f"{len(wanted)} questions: {len(done)} answered before, {len(missing)} to compute")
+
+    if missing:
+        warm_up(progress)  # before the processes start, so that only one of them compiles
 
     def keep(i: int, cell: Cell) -> None:
         done[i] = cell

@@ -101,7 +101,7 @@ class Stream:
 
     def _share(self, rate: float, most: int) -> Requests:
         source, n, span = self.requests, len(self.requests), self.span_s
-        epochs = max(1, int(np.ceil((most + 8) / (rate * span))))
+        epochs = max(1, int(np.ceil((1.05 * most + 4.0 * np.sqrt(most) + 8.0) / (rate * span))))
         jitter = JITTER_S if max(self.demand, rate) > 1.01 * self.rate else 0.0
         original = source.arrival_s - source.arrival_s[0]
         times: list[F8] = []
