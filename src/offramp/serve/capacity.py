@@ -15,6 +15,8 @@ from offramp.serve.records import I8, PoolSpec, Requests, ServeConfig
 
 GENERATIONS = 6
 """How often every running sequence is replaced while the rate is taken."""
+LEAST_REQUESTS = {"kernel": 4000, "oracle": 800}
+"""Requests over which the rate is taken at least, so that chance in their lengths stays within a percent or two."""
 MOST_REQUESTS = 60_000
 """Bound on the sample; beyond it fewer generations are taken."""
 
@@ -47,21 +49,21 @@ def saturated_rate(spec: PoolSpec, requests: Requests, config: ServeConfig, *, s
     """
     running = resident(spec, requests)
     extra = running // 4 + 1
-    generations = max(1, min(GENERATIONS, MOST_REQUESTS // running - 3))
+    least = LEAST_REQUESTS[config.engine] // running
+    generations = max(1, min(max(GENERATIONS, least), MOST_REQUESTS // running - 4))
     alone = replace(spec, replicas=1, slo_classes=(), role="decode" if spec.role == "decode" else "both")
     drive = msgspec.structs.replace(
         config, mode="closed", concurrency=running + extra, ramp_s=0.0, warmup=0, router="least-requests",
         keep_requests=False, jobs=1,
     )  # fmt: skip
     ordered = config.prefix_cache and requests.hash_ids is not None
-    chosen = sample(requests, running * (generations + 2) + extra, seed=seed, ordered=ordered)
+    chosen = sample(requests, running * (generations + 3) + extra, seed=seed, ordered=ordered)
     if spec.role == "prefill":
         chosen = replace(chosen, osl_tokens=np.ones_like(chosen.osl_tokens))
     _, outcome = run_engine((alone,), replace(chosen, slo_class=None), drive)
     done = np.sort(outcome.done_s)
-    first, last = 2 * running - 1, len(done) - extra - 1
+    first, last = 2 * running - 1, len(done) - running - 1  # later completions come from a batch that shrinks
     if last - first < running or done[last] <= done[first]:
-        first, last = 0, len(done) - 1
         return len(done) / float(done[-1]) if done[-1] > 0 else float("inf")
     return (last - first) / float(done[last] - done[first])
 

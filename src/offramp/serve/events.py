@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from offramp.serve import state
+from offramp.cost.table import StepTable
+from offramp.serve import deploy, state
 from offramp.serve.deploy import Blocks, Deployment
 from offramp.serve.kernel import FINISHED, NEEDS_SLOTS, run
-from offramp.serve.records import F8, I8, Outcome, Requests, ServeConfig
+from offramp.serve.records import F8, I8, Outcome, PoolSpec, Requests, ServeConfig
 from offramp.serve.state import Batch, Memory
 
 FIRST_SLOTS = 4096
+
+
+def is_compiled() -> bool:
+    """Whether the kernel runs without compiling: it did so in this process, or lies in numba's cache on disk."""
+    if run.signatures:
+        return True
+    cache: Any = getattr(run, "_cache", None)
+    try:
+        index = cache._cache_file._load_index()
+        target = cache._impl and run.targetctx.codegen().magic_tuple()
+    except (AttributeError, OSError):
+        return False
+    digest = cache._index_key((), run.targetctx.codegen())[2]
+    return any(key[1] == target and key[2] == digest for key in index)
+
+
+def warm_up(announce: Callable[[str], None] | None = None) -> None:
+    """Compiles the kernel, or loads it from numba's cache.
+
+    Args:
+        announce: called with one sentence before a compilation, which takes about half a minute, once per machine.
+    """
+    if announce is not None and not is_compiled():
+        announce("Compiling the serving kernel (once on this machine, about half a minute).")
+    table = StepTable(
+        token_grid=np.array([0.0, 1.0]), base_s=np.ones(2), prefill_extra_s=np.zeros(2), seq_grid=np.ones(1),
+        decode_base_s=np.zeros(1), decode_slope_s=np.zeros(1), prefill_base_s=0.0, pair_s=0.0, seq_s=0.0,
+        kv_capacity_tokens=64,
+    )  # fmt: skip
+    config = ServeConfig()
+    one = np.ones(1, np.int64)
+    requests = Requests(arrival_s=np.zeros(1), isl_tokens=one, osl_tokens=one)
+    pools = deploy.plan((PoolSpec(table=table),), config)
+    blocks = deploy.prefix_blocks(pools, requests, config)
+    run_kernel(pools, requests, config, blocks=blocks, masks=(one, one))
 
 
 def starts(requests: Requests, config: ServeConfig) -> tuple[F8, int]:

@@ -260,10 +260,10 @@ def finish_run(m: Memory, batch: Batch, group: int) -> None:
     for i in range(g.first_lane, g.first_lane + g.lanes):
         lane = m.lanes[i]
         pool.batch_s += (lane.decodes + lane.n_chunks) * span
-        before = lane.held
+        growth = 0
         if lane.decodes:
             advance(lane, pool, m, g, steps)
-        growth = lane.held - before
+            growth = lane.held - lane.held_at_start
         pool.kv_block_s += (lane.held_at_start + 0.5 * growth) * span
         pool.kv_peak = max(pool.kv_peak, lane.held_at_start + growth)
         if lane.decodes:
@@ -300,7 +300,7 @@ def advance(lane: Any, pool: Any, m: Memory, g: Any, steps: int) -> None:
     if steps > 1 and not control.guarded:
         gain = gained(lane, pool, steps - 1)
         take(lane, m.cache, crossings(lane, m.ints, pool.block_tokens, gain))
-        lane.granted = gain
+        lane.granted = max(lane.granted, gain)
     lane.d += steps
 
 
@@ -470,7 +470,11 @@ def _digest() -> int:
 
 def _cached_njit(function: Function) -> Function:
     njit: Any = numba.njit
-    return njit(cache=True, error_model="numpy", nogil=True, _nrt=False)(function)
+    options = {"error_model": "numpy", "nogil": True, "_nrt": False}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder that numba may write to: compile once per process
+        return njit(**options)(function)
 
 
 def _cached(digest: int) -> Any:

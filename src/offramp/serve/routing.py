@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from offramp.serve.deploy import EPS_S
-from offramp.serve.lanes import FOREVER, NONE, hot, jit, match, release
+from offramp.serve.lanes import FOREVER, NONE, crossings, gained, hot, jit, match, release, take
 from offramp.serve.state import Batch, Memory
 
 BOTH, PREFILL, DECODE = 0, 1, 2
@@ -36,11 +36,8 @@ def duration(g: Any, steps: int) -> float:
 
 
 @hot
-def cut(m: Memory, group: int, now: float) -> None:
-    """Ends a run at its first step boundary from now on, so that something new can be scheduled."""
-    g = m.groups[group]
-    if g.steps <= 1:
-        return
+def steps_begun(g: Any, now: float) -> int:
+    """Steps of a run that have begun before now; the last of them is in progress or ends now."""
     target = now - EPS_S - g.start_s
     b = g.cost_s - 0.5 * g.slope_s
     steps = 1
@@ -50,9 +47,31 @@ def cut(m: Memory, group: int, now: float) -> None:
         steps -= 1
     while steps < g.steps and duration(g, steps) < target:
         steps += 1
+    return steps
+
+
+@hot
+def cut(m: Memory, group: int, now: float) -> None:
+    """Ends a run at its first step boundary from now on, so that something new can be scheduled."""
+    g = m.groups[group]
+    if g.steps <= 1:
+        return
+    steps = steps_begun(g, now)
     if steps < g.steps:
         g.steps = steps
         set_end(m, group, g.start_s + duration(g, steps))
+
+
+@jit
+def catch_up(lane: Any, m: Memory, now: float) -> None:
+    """Takes the blocks of the steps that a lane's run has begun, which may drop cached ones that a router looks for."""
+    g = m.groups[lane.group]
+    if lane.decodes == 0 or lane.unused == 0 or m.control[0].guarded or g.end_s == math.inf or g.steps <= 1:
+        return
+    pool = m.pools[lane.pool]
+    gain = gained(lane, pool, steps_begun(g, now) - 1)
+    take(lane, m.cache, crossings(lane, m.ints, pool.block_tokens, gain))
+    lane.granted = max(lane.granted, gain)
 
 
 @hot
@@ -243,6 +262,7 @@ def route_by_prefix(m: Memory, slot: Any, mask: int, ids: Any) -> int:
     for i in range(len(m.lanes)):
         lane = m.lanes[i]
         if (mask >> lane.pool) & 1:
+            catch_up(lane, m, control.now_s)
             found = match(lane, slot, m.cache, ids)
             if found > longest or (
                 found == longest and target != NONE and lane.load_requests < m.lanes[target].load_requests

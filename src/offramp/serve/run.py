@@ -60,22 +60,26 @@ def run_shard(shard: Shard, config: ServeConfig, exact: bool) -> tuple[Tally, Ou
     return result, outcome if config.keep_requests else None
 
 
-def shards_of(pools: Sequence[PoolSpec], requests: Requests, config: ServeConfig, measured: I8) -> list[Shard]:
-    """Splits a run where replicas do not influence each other; one shard where they do.
+def are_independent(pools: Sequence[PoolSpec], config: ServeConfig) -> bool:
+    """Whether each request's replica is known in advance, so that replicas can run apart.
 
-    Round robin with open-loop arrivals fixes each request's replica in advance, if every request fits everywhere that
-    its class may go and no two pools share a class.
+    So it is with round robin and open-loop arrivals, if no two pools share a class.
     """
+    if config.mode != "open" or config.router != "round-robin" or any(spec.role != "both" for spec in pools):
+        return False
+    if sum(spec.replicas for spec in pools) == 1:
+        return False
+    keys = [key for spec in pools for key in spec.slo_classes]
+    return len(pools) == 1 or (all(spec.slo_classes for spec in pools) and len(keys) == len(set(keys)))
+
+
+def shards_of(pools: Sequence[PoolSpec], requests: Requests, config: ServeConfig, measured: I8) -> list[Shard]:
+    """Splits a run where replicas do not influence each other; one shard where they do."""
     whole = Shard(
         pools=tuple(pools), requests=requests, index=np.arange(len(requests)), measured=measured,
         pool_index=tuple(range(len(pools))),
     )  # fmt: skip
-    disjoint = len(pools) == 1 or (
-        all(spec.slo_classes for spec in pools) and sum(len(set(spec.slo_classes)) for spec in pools)
-        == len({key for spec in pools for key in spec.slo_classes})
-    )  # fmt: skip
-    apart = config.mode == "open" and config.router == "round-robin" and disjoint
-    if not apart or any(spec.role != "both" for spec in pools) or sum(spec.replicas for spec in pools) == 1:
+    if not are_independent(pools, config):
         return [whole]
     out: list[Shard] = []
     slo = np.zeros(len(requests), np.int64) if requests.slo_class is None else requests.slo_class

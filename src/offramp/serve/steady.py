@@ -357,10 +357,32 @@ def _open(t: StepArrays, load: _Load, per_engine: F8) -> SteadyState:
     resident = np.maximum(0.5 * (low + high), 1e-6)
     step, mix = _solve(t, load, resident, "varied")
     tpot = _tpot(t, load, step, mix)
-    busy = np.minimum(1.0, mix.arrivals * load.steps)  # an idle engine starts at once
-    ttft = t.first_token_s + mix.wait * step.prefill_s + 0.5 * busy * step.mean_s
+    ttft = t.first_token_s + _open_wait(t, load, step, mix, resident)
     latencies = (tpot, np.where(stable, ttft, np.inf), ttft)
     return _answer(t, load, (step, mix, resident), rate=target, latencies=latencies, stable=stable)
+
+
+def _open_wait(t: StepArrays, load: _Load, step: _Step, mix: _Mix, resident: F8) -> F8:
+    """Seconds from arrival to first token: the rest of the step that runs, then own prefill with its company. [k]
+
+    A random moment falls into long steps more often (inspection paradox), and as many others arrive in that step.
+    """
+    mixed = t.mixed_steps > 0
+    steps = np.where(mixed, 1.0, 1.0 + mix.share)
+    weight = np.minimum(1.0, mix.share / steps)
+    mean = weight * step.prefill_s + (1 - weight) * step.decode_s
+    biased = (weight * step.prefill_s**2 + (1 - weight) * step.decode_s**2) / mean
+    running = np.minimum(1.0, np.maximum(resident, weight))
+    company = mix.arrivals / step.mean_s * biased * running
+    beside = np.where(mixed, np.maximum(0.0, resident - 1 - company), 0.0)
+    budget = np.maximum(1.0, t.max_batch_tokens - beside * t.decode_tokens)
+    tokens = np.minimum(budget, (1 + company) * load.isl)
+    there = tokens / load.isl
+    prefill = _prefill_step(
+        t, beside, load.isl + 0.5 * load.osl, tokens=tokens, chunks=np.maximum(1.0, there),
+        pairs=there * load.isl * (load.isl + 1) / 2,
+    )  # fmt: skip
+    return 0.5 * biased * running + np.maximum(mix.wait, 1.0) * prefill
 
 
 def _answer(

@@ -90,12 +90,12 @@ class Tally:
         self.busy_s, self.batch_s, self.kv_block_s = (np.zeros(pools) for _ in range(3))
         self.kv_peak, self.preemptions, self.hit, self.lookup, self.steps = (np.zeros(pools, np.int64) for _ in "12345")
 
-    def add_requests(self, requests: Requests, times: tuple[F8, F8, F8], slo: Sequence[Slo]) -> None:
-        """Adds completed, measured requests with their (sent, first token, done) times. [n], [n], [n]"""
+    def add_requests(self, lengths: tuple[I8, I8, I8], times: tuple[F8, F8, F8], slo: Sequence[Slo]) -> None:
+        """Adds completed, measured requests: (isl, osl, SLO class) and (sent, first token, done) times. all [n]"""
         start, first, done = times
         if len(start) == 0:
             return
-        isl, osl = requests.isl_tokens, requests.osl_tokens
+        isl, osl, which = lengths
         ttft, e2e = first - start, done - start
         many = osl > 1
         tpot = np.where(many, (done - first) / np.maximum(osl - 1, 1), 0.0)
@@ -104,7 +104,6 @@ class Tally:
         self.flight_s += float(e2e.sum())
         self.first_start_s = min(self.first_start_s, float(start.min()))
         self.last_done_s = max(self.last_done_s, float(done.max()))
-        which = np.zeros(len(start), np.int64) if requests.slo_class is None else requests.slo_class
         for key in np.unique(which):
             mine = which == key
             limit = slo[min(int(key), len(slo) - 1)] if slo else Slo()
@@ -188,7 +187,8 @@ def tally(
     late = np.array([pool.delay_s - deployment.entry_delay_s for pool in deployment.pools])[outcome.pool]
     keep = np.isfinite(outcome.done_s) & (measured > 0)
     times = (outcome.start_s[keep], (outcome.first_s + late)[keep], (outcome.done_s + late)[keep])
-    out.add_requests(requests.take(keep) if not keep.all() else requests, times, config.slo)
+    slo = np.zeros(len(keep), np.int64) if requests.slo_class is None else requests.slo_class
+    out.add_requests((requests.isl_tokens[keep], requests.osl_tokens[keep], slo[keep]), times, config.slo)
     out.add_sums(outcome)
     return out
 
