@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from offramp.arch.dialect import Dialect
 from offramp.arch.fields import Fields
@@ -49,7 +50,7 @@ def nemotron_blocks(f: Fields) -> str:
     """The pattern of a Nemotron-H stack, one letter a block: M mamba, * attention, - MLP, E experts."""
     letters = {"mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*", "mlp": "-", "moe": "E"}
     listed = f.items("layers_block_type")
-    if listed is not None:
+    if listed:
         return "".join(f.choice("layers_block_type", str(entry), letters) for entry in listed)
     pattern = f.text("hybrid_override_pattern")
     if not pattern:
@@ -125,10 +126,16 @@ def _nemotron_nas(f: Fields, d: Dialect, n: int) -> list[str]:
 
 
 def _gpt_neo(f: Fields, d: Dialect, n: int) -> list[str]:
-    listed = f.items("attention_types") or [[["global"], n]]
+    listed: list[Any] = f.items("attention_types") or [[["global"], n]]
     kinds: list[str] = []
-    for pattern, times in listed:
-        kinds += [f.choice("attention_types", str(entry), LAYER_TYPES) for entry in pattern] * int(times)
+    for part in listed:
+        if not isinstance(part, list) or len(part) != 2 or not isinstance(part[0], list):  # pyright: ignore[reportUnknownArgumentType]
+            raise InputError(f"{str(listed)[:40]} is no list of patterns and numbers", where=f.at("attention_types"))
+        pattern: list[Any] = part[0]
+        times = f.whole("attention_types", part[1], least=1)  # pyright: ignore[reportUnknownArgumentType]
+        if times > n:
+            raise InputError(f"{times} repetitions in {n} layers", where=f.at("attention_types"))
+        kinds += [f.choice("attention_types", str(entry), LAYER_TYPES) for entry in pattern] * times
     if len(kinds) != n:
         raise InputError(f"{len(kinds)} entries for {n} layers", where=f.at("attention_types"))
     return kinds

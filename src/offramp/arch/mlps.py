@@ -74,7 +74,7 @@ def _step3(f: Fields, d: Dialect, n: int) -> list[str]:
     if isinstance(raw, str):
         chosen = {int(part) for part in raw.split(",") if part.strip().isdigit()}
     else:
-        chosen = {f.whole("moe_layers_enum", entry) for entry in raw or range(1, n)}
+        chosen = {f.whole("moe_layers_enum", entry) for entry in f.items("moe_layers_enum") or range(1, n)}
     return ["moe" if i in chosen else "dense" for i in range(n)]
 
 
@@ -133,7 +133,10 @@ def _dense_width(f: Fields, d: Dialect, hidden: int, i: int) -> int:
         mult = block_config(f, i, "ffn").number("ffn_mult", default=0.0)
         return 256 * -(-int(2 * mult * hidden / 3) // 256)
     if d.expansion:
-        return round(f.number(*d.expansion, default=4.0) * hidden)
+        factor = f.number(*d.expansion, default=4.0)
+        if factor <= 0:
+            raise InputError(f"a factor of {factor:g}", where=f.at(d.expansion[0]))
+        return round(factor * hidden)
     names = d.dense_width or d.intermediate
     default = round(d.intermediate_default * hidden) if d.intermediate_default else None
     width = round(_one(f, names, i, default=default) * d.intermediate_factor)

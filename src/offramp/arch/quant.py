@@ -160,7 +160,10 @@ def _mxfp4(f: Fields, layers: int) -> Quantization:
 def _mixed(f: Fields) -> Quantization:
     """ModelOpt's table of quantised modules: what is not in it stays; the experts or the MLP name the dtype."""
     table = f.table("quantized_layers")
-    named = {} if table is None else {name: str(entry.get("quant_algo", "")) for name, entry in table.data.items()}
+    named: dict[str, str] = {}
+    for name in table.data if table is not None else ():
+        entry = table.table(name) if table is not None else None
+        named[name] = entry.text("quant_algo") if entry is not None else ""
     entries: dict[str, list[str]] = {}
     for name, algo in named.items():
         entries.setdefault("fp4" if "FP4" in algo else "fp8" if "FP8" in algo else algo, []).append(name)
