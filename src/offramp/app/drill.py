@@ -65,6 +65,8 @@ def drill(
     extras = _Extras(advisory_paths, pcap, previous)
     campaign = Campaign(workload, settings, folder, seed, progress)
     runs = campaign.run()
+    if campaign.left_out:
+        (folder / "left-out.json").write_text(json.dumps(campaign.left_out))
     result = _conclude(workload, runs, folder, profile=profile, seed=seed, extras=extras, switches=campaign.switches())
     digest = bundle.write_manifest(folder, seed=seed, profile=profile, version=__version__)
     answer = result.answer | {"bundle": {"folder": str(folder), "manifest_sha256": digest}}
@@ -141,7 +143,8 @@ def _conclude(
     switches: dict[str, str],
 ) -> Result:  # fmt: skip
     (folder / "workload.json").write_bytes(msgspec.json.format(msgspec.json.encode(workload), indent=1))
-    answer, findings = _analyse(workload, runs, profile=profile, seed=seed, switches=switches)
+    left_out = _left_out(folder)
+    answer, findings = _analyse(workload, runs, profile=profile, seed=seed, switches=switches, left_out=left_out)
     stock = inventory.take(runs)
     found, feeds = advisories.match(stock, extras.advisories)
     answer["inventory"] = _inventory_answer(stock, found, feeds)
@@ -158,7 +161,7 @@ def _conclude(
 
 
 def _analyse(
-    workload: Workload, runs: list[RunRecord], *, profile: str, seed: int, switches: dict[str, str]
+    workload: Workload, runs: list[RunRecord], *, profile: str, seed: int, switches: dict[str, str], left_out: int
 ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """The verdicts: a function of the runs' records alone, so that a replay gives the same."""
     findings = gather(runs, workload.allow)
@@ -175,10 +178,16 @@ def _analyse(
         "dependencies": [plain(dependency)] if dependency else [],
         "timers": {"longest_covered_s": round(longest, 1), "known": plain(timers)},
         "runs": [_run_answer(run) for run in runs],
-        "lost_coverage": plain(verdicts.lost_coverage(runs)),
+        "lost_coverage": plain(verdicts.lost_coverage(runs, left_out)),
         "blind_spots": [{"where": where, "why": why} for where, why in verdicts.BLIND_SPOTS],
         "missed_canary": verdicts.has_missed_canary(classes),
     }, findings  # fmt: skip
+
+
+def _left_out(folder: Path) -> int:
+    """How many repeats the drill left out for lack of time."""
+    path = folder / "left-out.json"
+    return int(json.loads(path.read_text())) if path.is_file() else 0
 
 
 def _dependency(
@@ -299,7 +308,8 @@ def replay(folder: Path) -> Result:
     switches = {
         k: v for run in runs if run.condition.id == "switched-off" for k, v in run.condition.environment.items()
     }
-    answer, _ = _analyse(workload, runs, profile=manifest.profile, seed=manifest.seed, switches=switches)
+    answer, _ = _analyse(workload, runs, profile=manifest.profile, seed=manifest.seed, switches=switches,
+                         left_out=_left_out(folder))  # fmt: skip
     judged = json.loads(msgspec.json.encode(answer))
     same = [key for key in judged if judged[key] == said.get(key)]
     answer |= {key: value for key, value in said.items() if key not in answer}

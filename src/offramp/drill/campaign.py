@@ -24,6 +24,9 @@ from offramp.drill.schedule import PlannedRun, ProfileSettings, make_schedule
 from offramp.drill.workload import Workload, find_program
 
 _STACK_REPORTER: Final = "stack_reporter.py"
+_ENOUGH_RUNS: Final = 5
+_CONFIRMING: Final = 2
+_SETTLE_S: Final = 3.0
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Campaign:
     Attributes:
         folder: where ``runs/NNN`` are written.
         say: progress, one line a run.
+        left_out: repeats that were not made because the profile's time was up.
     """
 
     workload: Workload
@@ -41,6 +45,7 @@ class Campaign:
     seed: int
     say: Callable[[str], None] = lambda _: None
     runs: list[RunRecord] = field(default_factory=list)
+    left_out: int = 0
     _service: bool = False
     _owners: Owners = field(default_factory=Owners)
     _began_s: int = field(default_factory=lambda: int(time.time()))
@@ -48,11 +53,32 @@ class Campaign:
     def run(self) -> list[RunRecord]:
         """Every run's record, in order of their number."""
         todo = make_schedule(self.workload, self.settings, self.seed)
-        for number, planned in enumerate(todo):
-            self._do(number, len(todo), planned)
-        for extra in self._switched_off_runs():
-            self._do(len(self.runs), len(self.runs) + 1, extra)
+        start = time.monotonic()
+        for planned in todo:
+            if planned.repeat and time.monotonic() - start > self.settings.budget_s:
+                self.left_out += 1
+                continue
+            self._do(len(self.runs), len(todo) - self.left_out, planned)
+        for extras in (self._switched_off_runs, self._confirming_runs):
+            for extra in extras():
+                if extra.repeat and time.monotonic() - start > self.settings.budget_s:
+                    self.left_out += 1
+                    continue
+                self._do(len(self.runs), len(self.runs) + 1, extra)
         return self.runs
+
+    def _confirming_runs(self) -> list[PlannedRun]:
+        """More runs, condition and baseline in turn, where a slow-down was seen in few: it may be the machine's."""
+        out: list[PlannedRun] = []
+        for effect in assess_effects(self.runs, self.workload, self.seed):
+            timed = [run for run in self.runs if run.condition.id == effect.condition and run.condition.watching == "odd"]
+            reference = [run for run in self.runs if run.condition.id == effect.against and run.condition.watching == "odd"]
+            if "DEGRADES" not in effect.verdicts or not timed or not reference or len(timed) >= _ENOUGH_RUNS:
+                continue
+            for i in range(_CONFIRMING):
+                for group in (reference, timed):
+                    out.append(PlannedRun(condition=group[0].condition, repeat=len(group) + i))
+        return out
 
     def _do(self, index: int, count: int, planned: PlannedRun) -> None:
         folder = self.folder / "runs" / f"{index:03d}"
@@ -61,7 +87,8 @@ class Campaign:
             record = self._name_owners(keeper.execute(self._plan(index, folder, planned)))
             (folder / "run.json").write_bytes(msgspec.json.encode(record))
         self.runs.append(record)
-        if record.outcome == "stopped-at-limit" and self.workload.ready is None:
+        ended = any(run.outcome == "finished" for run in self.runs)
+        if record.outcome == "stopped-at-limit" and self.workload.ready is None and not ended:
             self._service = True
         found = sum(1 for flow in record.flows if not flow.canary)
         note = f", {record.note}" if record.note else ""
@@ -83,19 +110,25 @@ class Campaign:
         limits = self.workload.limits
         run_s = self.settings.service_window_s if self._service else (limits.run_s or self.settings.run_s)
         hurried = self.settings.hurried_s if planned.condition.rate != 1 else 0.0
-        if hurried and self._service:
-            run_s = hurried
+        settle = self._settle_s()
+        if hurried:
+            run_s = settle + hurried
         planted = canaries.make(
             derive_seed(self.seed, "canary", index), python=sys.executable, now_s=self._began_s,
             uptime_s=int(time.clock_gettime(time.CLOCK_MONOTONIC)),
         )  # fmt: skip
         return RunPlan(
             index=index, repeat=planned.repeat, folder=folder, condition=planned.condition, workload=self.workload,
-            program=find_program(self.workload), canaries=planted, run_limit_s=max(run_s, hurried),
+            program=find_program(self.workload), canaries=planted, run_limit_s=run_s, settle_s=settle,
             linger_s=self.settings.linger_s if limits.linger_s < 0 else limits.linger_s, hurried_s=hurried,
             canary_s=15.0, licence_globs=licence_globs(), must_work=index == 0,
             site_text=resources.files("offramp.drill").joinpath(_STACK_REPORTER).read_bytes(),
         )  # fmt: skip
+
+    def _settle_s(self) -> float:
+        """Ordinary time before clocks are sped up: what the command usually takes, so that its start is not disturbed."""
+        walls = [run.wall_s for run in self.runs if run.outcome == "finished"]
+        return 1.5 * max(walls) + 1.0 if walls and not self._service else _SETTLE_S
 
     def _name_owners(self, record: RunRecord) -> RunRecord:
         """The record with the packages that own each program and each frame."""
@@ -141,7 +174,9 @@ def effect_groups(runs: list[RunRecord]) -> list[tuple[str, list[RunRecord], lis
     baseline = [run for run in timed if run.condition.id == "baseline"]
     accept = [run for run in timed if run.condition.id == "accept"]
     control = [run for run in runs if run.condition.id == "clock+0d"]
-    plain = baseline if any(map(effects.works, baseline)) or not any(map(effects.works, accept)) else accept
+    ends = effects.usually_ends(runs)
+    fine = [any(effects.works(run, ends=ends) for run in group) for group in (baseline, accept)]
+    plain = baseline if fine[0] or not fine[1] else accept
     out: list[tuple[str, list[RunRecord], list[RunRecord], str]] = []
     for name in sorted({run.condition.id for run in runs}):
         mine = [run for run in runs if run.condition.id == name]
@@ -158,6 +193,7 @@ def assess_effects(runs: list[RunRecord], workload: Workload, seed: int) -> list
     """The effect of every condition."""
     expect = workload.ask.expect_sha256 if workload.ask else workload.expect_sha256
     return [
-        effects.compare(name, mine, reference, against=against, expect=expect, seed=derive_seed(seed, name))
+        effects.compare(name, mine, reference, against=against, expect=expect, seed=derive_seed(seed, name),
+                        ends=effects.usually_ends(runs))
         for name, mine, reference, against in effect_groups(runs) if mine
     ]  # fmt: skip

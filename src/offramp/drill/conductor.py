@@ -85,11 +85,9 @@ class Conductor:
         self.control.settimeout(0.02)
         server = workload.ready is not None
         hurried = self.plan.condition.rate != 1
-        if hurried and not server and self.clock:
-            self.clock.set_rate(self.plan.condition.rate)
         if not self._spawn("command", [self.plan.program, *workload.start[1:]], self._environment(), workload.cwd):
             return
-        early = self.plan.condition.watching == "calls" or (hurried and not server)
+        early = self.plan.condition.watching == "calls"
         if early:
             self._plant()
         if server:
@@ -199,10 +197,14 @@ class Conductor:
     def _await_end(self) -> None:
         """A command that ends by itself: until it does, or the limit; then its survivors for a while."""
         limit = self.plan.run_limit_s
-        end = time.monotonic() + limit
-        while time.monotonic() < end:
+        start = time.monotonic()
+        hurry = self.plan.condition.rate != 1
+        while time.monotonic() < start + limit:
             if not self._pause():
                 return
+            if hurry and time.monotonic() > start + self.plan.settle_s:
+                hurry = False
+                self._speed_up()
             if "command" in self.exits:
                 self.outcome = "finished"
                 self._linger()
@@ -218,6 +220,7 @@ class Conductor:
         self.wall_s = time.monotonic() - self.began
         end = time.monotonic() + max(self.plan.linger_s, self.plan.hurried_s)
         self.left_running = self._others()
+        self._speed_up()
         while time.monotonic() < end and self._others():
             if not self._pause():
                 return
@@ -295,11 +298,15 @@ class Conductor:
         if self.plan.condition.returns and self.clock:
             self.clock.set_shift(real_shift_s=0.0)
 
+    def _speed_up(self) -> None:
+        """From now on the clocks run at the condition's rate; every wait in progress begins anew."""
+        if self.clock and self.clock.rate != self.plan.condition.rate:
+            self.clock.set_rate(self.plan.condition.rate)
+            self.tracer.hurry()
+
     def _hurry(self) -> None:
-        """Lets the clocks run for the planned wall time, with every wait in progress begun anew."""
-        assert self.clock is not None
-        self.clock.set_rate(self.plan.condition.rate)
-        self.tracer.hurry()
+        """Lets the sped-up clocks run for the planned wall time."""
+        self._speed_up()
         end = time.monotonic() + self.plan.hurried_s
         while time.monotonic() < end and "command" not in self.exits:
             if not self._pause():

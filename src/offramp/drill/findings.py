@@ -141,6 +141,21 @@ def _add_flows(groups: dict[tuple[str, str, str], _Group], run: RunRecord, image
         group.runs.append(run)
         if name:
             group.names.add(name)
+        for call in _other_senders(run, flow):
+            other = images.get(call.process)
+            twin = _group(groups, channel, destination, other)
+            twin.classes |= _flow_classes(channel, other, run, flow)
+            twin.calls.append((run, call))
+            twin.runs.append(run)
+
+
+def _other_senders(run: RunRecord, flow: Flow) -> list[Call]:
+    """Calls of other processes that the same portless flow may hold as well (two programs, one address)."""
+    if flow.layer not in ("icmp", "icmp6", "ip"):
+        return []
+    kinds = ("dgram",) if flow.matched_by == "socket" else ("raw", "dgram")
+    return [call for call in run.calls if call.dst == flow.dst and call.sent and not call.canary
+            and call.process != flow.process and call.kind in kinds and call.dst_port == 0]  # fmt: skip
 
 
 def _group(groups: dict[tuple[str, str, str], _Group], channel: str, destination: str, image: Process | None) -> _Group:
@@ -189,19 +204,28 @@ def _add_calls(groups: dict[tuple[str, str, str], _Group], run: RunRecord, image
         if kind is None or call.canary:
             continue
         image = images.get(call.process)
-        if call.family == "raw" and _has_frames(run, call):
+        if call.name == "socket" and call.decision == "allowed" and _has_frames(run, call):
             continue
-        destination = call.dst or {"packet": "a raw packet socket", "raw": "a raw IP socket"}.get(call.family, call.family)
-        if call.family == "packet" and call.dst:
-            destination = f"{call.dst} ethertype 0x{call.dst_port:04x}"
-        group = _group(groups, call.family, destination, image)
+        channel, destination = _call_destination(call)
+        group = _group(groups, channel, destination, image)
         group.classes |= {kind} | _image_classes(image) | ({"int-0x80"} if call.entry == "int-0x80" else set[str]())
         group.calls.append((run, call))
         group.runs.append(run)
 
 
+def _call_destination(call: Call) -> tuple[str, str]:
+    """Channel and destination of a call; a raw frame's are read from its own first bytes."""
+    if call.family == "packet" and len(call.head_hex) >= 28:
+        mac = bytes.fromhex(call.head_hex[:12]).hex(":")
+        return "raw", f"{mac} ethertype 0x{call.head_hex[24:28]}"
+    plain = {"packet": "a raw packet socket", "raw": "a raw IP socket"}
+    return call.family, call.dst or plain.get(call.family, call.family)
+
+
 def _has_frames(run: RunRecord, call: Call) -> bool:
-    return any(flow.process == call.process and flow.layer in ("icmp", "icmp6", "ip", "raw") for flow in run.flows)
+    """Whether a process that opened a raw socket is known to have sent something through one."""
+    sent = any(flow.process == call.process and flow.layer in ("icmp", "icmp6", "ip", "raw", "arp") for flow in run.flows)
+    return sent or any(other.process == call.process and other.sent and other.family == "packet" for other in run.calls)
 
 
 def _adopt_orphans(groups: dict[tuple[str, str, str], _Group]) -> None:
@@ -233,8 +257,6 @@ def _finish(group: _Group, runs: list[RunRecord], allow: dict[str, str]) -> Find
     attributed = [run for run in runs if run.condition.watching == "calls"]
     silent = {run.condition.id for run in attributed} - seen
     classes = group.classes | _trigger_classes(group, attributed)
-    if len(classes) > 1 and group.channel not in ("dns",):
-        classes.discard("plain-socket")
     frames = _frames(group)
     image = group.image
     bare = group.destination.rpartition(":")[0].strip("[]") if group.channel in ("tcp", "udp") else group.destination

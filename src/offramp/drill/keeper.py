@@ -26,6 +26,7 @@ from offramp.drill.clock import VirtualClock
 from offramp.drill.conductor import Conductor
 from offramp.drill.mounts import DEVICES, MountPlan, named_paths
 from offramp.drill.names import NameServer
+from offramp.drill.netlink import HOST_V4
 from offramp.drill.output import Pump
 from offramp.drill.pcap import PcapWriter
 from offramp.drill.peers import listening_paths
@@ -205,7 +206,7 @@ class Keeper:
             cwd=workload.cwd, home=environment.get("HOME", "/"), scratch_bytes=workload.limits.scratch_bytes,
             passed=named_paths(words, environment, workload.cwd), devices=(*DEVICES, *workload.devices),
             hidden=tuple(listening_paths()) if condition.watching == "odd" else (), rootless=rootless,
-            binds={BROKER: self._open_broker()},
+            own_address=HOST_V4 if condition.mode != "none" else "127.0.1.1", binds={BROKER: self._open_broker()},
         )  # fmt: skip
         filter_clock: bpf.Clock = "none"
         if self._answers(condition):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from offramp.drill import sysabi
-from offramp.drill.netlink import GATEWAY_V4, GATEWAY_V6, HOST_V4, HOST_V6
+from offramp.drill.netlink import GATEWAY_V4, GATEWAY_V6, HOST_V4
 from offramp.drill.processes import PRIVATE_DIR
 from offramp.drill.records import Lost
 
@@ -45,6 +45,7 @@ class MountPlan:
         devices: globs of device nodes.
         hidden: unix sockets of processes outside to cover up.
         binds: outer path by path inside, shown as it is.
+        own_address: what the machine's own name stands for.
         rootless: in a user namespace.
     """
 
@@ -55,6 +56,7 @@ class MountPlan:
     devices: tuple[str, ...] = DEVICES
     hidden: tuple[str, ...] = ()
     binds: dict[str, str] = field(default_factory=dict)
+    own_address: str = HOST_V4
     rootless: bool = False
     lost: list[Lost] = field(default_factory=list)
 
@@ -199,7 +201,7 @@ def _pass_in(plan: MountPlan, handle: int, path: str, number: int) -> None:
 
 def _write_etc(plan: MountPlan) -> None:
     name = os.uname().nodename
-    hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{HOST_V4} {name}\n{HOST_V6} {name}\n"
+    hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{plan.own_address} {name}\n"
     servers = f"nameserver {GATEWAY_V4}\nnameserver {GATEWAY_V6}\noptions timeout:2 attempts:2\n"
     texts = {"/etc/resolv.conf": servers, "/etc/hosts": hosts}
     if os.path.exists("/etc/nsswitch.conf"):

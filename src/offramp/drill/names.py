@@ -18,7 +18,9 @@ _NO_SUCH_NAME: Final = 3
 _REFUSED: Final = 5
 _TUNNEL_LABEL: Final = 30
 _TUNNEL_BITS: Final = 3.5
-"""A first label this long with this much Shannon entropy per character carries data rather than a host name."""
+"""A label this long with this much Shannon entropy per character carries data rather than a host name."""
+_LONG_LABEL: Final = 40
+"""No host name that people write has a label this long; storage buckets may, and are then worth a look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +58,10 @@ def parse_question(message: bytes) -> Question | None:
 
 
 def looks_like_tunnel(name: str) -> bool:
-    """Whether the name's labels carry data: long and of high entropy, or over 100 characters in all."""
+    """Whether the name's labels carry data: very long, or long and of high entropy, or over 100 characters in all."""
     labels = name.split(".")[:-2] or [""]
     text = max(labels, key=len)
-    if len(name) > 100 and len(labels) > 1:
+    if len(text) >= _LONG_LABEL or (len(name) > 100 and len(labels) > 1):
         return True
     if len(text) < _TUNNEL_LABEL:
         return False

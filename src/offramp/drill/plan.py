@@ -29,6 +29,7 @@ class RunPlan:
         run_limit_s: wall time for a command that should end by itself.
         linger_s: how long survivors of the command are watched.
         hurried_s: wall time of the sped-up part.
+        settle_s: wall time at ordinary speed before it, for a command without a readiness probe.
         canary_s: longest wait for the canaries.
         licence_globs: host names that the licence condition cuts off.
         must_work: the sandbox has not yet been shown to work here; a failure is an error, not a lost run.
@@ -44,6 +45,7 @@ class RunPlan:
     run_limit_s: float = 60.0
     linger_s: float = 1.0
     hurried_s: float = 0.0
+    settle_s: float = 3.0
     canary_s: float = 6.0
     licence_globs: tuple[str, ...] = ()
     must_work: bool = False

@@ -19,7 +19,15 @@ from offramp.drill.workload import Workload
 
 
 class ProfileSettings(Record):
-    """How long and how often a profile looks; times in seconds of wall clock."""
+    """How long and how often a profile looks; times in seconds of wall clock.
+
+    Attributes:
+        repeats, repeats_other: timed runs of baseline and accept, and of the other network conditions.
+        run_s: limit of one run; service_window_s where the command turns out not to end.
+        linger_s: how long survivors of the command are watched.
+        hurried_s: sped-up wall time, at ``rate``.
+        budget_s: once so much is spent, repeats are left out (each condition still gets its first run).
+    """
 
     repeats: int
     repeats_other: int
@@ -28,6 +36,7 @@ class ProfileSettings(Record):
     linger_s: float
     hurried_s: float
     rate: float
+    budget_s: float
     conditions: tuple[str, ...]
 
 
@@ -101,5 +110,5 @@ def make_schedule(workload: Workload, settings: ProfileSettings, seed: int) -> l
             for condition, count in conditions_named(names, settings, workload.baseline)
             for repeat in range(count)]  # fmt: skip
     random.Random(derive_seed(seed, "order")).shuffle(runs)
-    runs.sort(key=lambda run: not (run.condition.watching == "calls" and run.condition.id == "accept"))
+    runs.sort(key=lambda run: (run.condition.watching != "calls" or run.condition.id != "accept", run.condition.rate != 1))
     return runs

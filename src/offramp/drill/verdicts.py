@@ -119,9 +119,12 @@ def judge_timers(runs: list[RunRecord]) -> tuple[tuple[TimerVerdict, ...], float
     return rows, longest
 
 
-def lost_coverage(runs: list[RunRecord]) -> tuple[Lost, ...]:
-    """Everything that this machine did not offer, once each."""
+def lost_coverage(runs: list[RunRecord], left_out: int = 0) -> tuple[Lost, ...]:
+    """Everything that this machine did not offer, or the time did not allow, once each."""
     seen: dict[tuple[str, str], Lost] = {}
+    if left_out:
+        seen["repeats", ""] = Lost(what=f"{left_out} repeats", why="the profile's time was up",
+                                   effect="slow-downs are judged on fewer runs")  # fmt: skip
     for run in runs:
         for item in run.lost:
             seen.setdefault((item.what, item.effect), item)
