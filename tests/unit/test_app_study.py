@@ -100,6 +100,17 @@ def test_bad_overrides(study_path: Path, override: str, message: str) -> None:
         load_study(study_path, overrides=[override])
 
 
+def test_a_trace_takes_the_place_of_generated_traffic(tmp_path: Path, study_path: Path) -> None:
+    child = tmp_path / "child.toml"
+    child.write_text(
+        '[study]\nname = "B"\ninclude = "study.toml"\n[[workload]]\nid = "chat"\nsynthetic = { isl_mean = 9 }\n'
+    )
+    assert load_study(child).study.workload[0].trace == ""
+    changed = load_study(child, overrides=["workload.chat.trace=other.csv"]).study.workload[0]
+    assert changed.synthetic is None
+    assert changed.trace == str(tmp_path / "other.csv")
+
+
 def test_override_changes_the_inputs(study_path: Path) -> None:
     assert load_study(study_path).inputs != load_study(study_path, overrides=["study.seed=1"]).inputs
     data = {"a": [1]}

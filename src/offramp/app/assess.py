@@ -64,6 +64,7 @@ def assess(
         **draft.inputs, "data": catalog.version, "code": code_version(), "calibration": _file_bytes(calibration),
     }  # fmt: skip
     inputs |= {f"trace:{work.id}": job.trace_key for work, job in works}
+    chips_of(study, catalog)  # an unknown chip is an error before anything is written
     store = RunStore(runs_root(root) if keep else None)
     run = Run(store, "assess", hash_inputs(inputs), title=study.study.name, seed=study.study.seed)
     done = run.start()
@@ -215,6 +216,7 @@ def _result(
         "fleet": [{"chip": catalog.chip(entry.chip).id, "count": entry.count, "site": entry.site}
                   for entry in study.fleet],
     }  # fmt: skip
+    body = msgspec.json.decode(msgspec.json.encode(body))  # as it will be read back
     refused = any(item["status"] == "refused" for part in parts for item in part["chips"])
     return Result(
         command="assess", answer=body, inputs_hash=inputs_hash, data_version=catalog.version,

@@ -22,6 +22,8 @@ from offramp.core.document import (
 from offramp.core.errors import InputError, near_miss_hint
 
 PATH_KEYS: Final = ("trace", "model")
+INSTEAD: Final = {"trace": "synthetic", "synthetic": "trace"}
+"""A key that is set on top of a base takes the place of this other one."""
 MOST_INCLUDES: Final = 50
 
 
@@ -60,6 +62,7 @@ def read_study(path: str | Path, *, overrides: Sequence[str] = ()) -> Draft:
     raw = _read_tree(file, inputs, chain=())
     for override in overrides:
         raw = apply_override(raw, override)
+    _rebase(raw, file.resolve().parent)
     if overrides:
         inputs["--set"] = "\n".join(overrides).encode()
     data, problems = conform(raw, Study)
@@ -97,7 +100,7 @@ def _read_tree(file: Path, inputs: dict[str, bytes], *, chain: tuple[Path, ...])
     blob = read_bytes(file)
     inputs[str(file)] = blob
     own = parse_toml(decode_text(blob, where=str(file)), where=str(file))
-    _rebase(own, file.parent)
+    _rebase(own, file.resolve().parent)
     header = own.get("study")
     names = header.get("include", ()) if isinstance(header, dict) else ()
     names = [names] if isinstance(names, str) else names
@@ -128,6 +131,9 @@ def is_file_name(value: str, folder: Path) -> bool:
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``over`` on top of ``base``: tables key by key, lists of tables by their ids, everything else replaced."""
     out = dict(copy.deepcopy(base))
+    for key, other in INSTEAD.items():
+        if key in over and other not in over:
+            out.pop(other, None)
     for key, value in over.items():
         old = out.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
@@ -180,6 +186,7 @@ def apply_override(data: Mapping[str, Any], text: str) -> dict[str, Any]:
     if isinstance(node, list):
         node[_index(node, last, path, where)] = override_value(value_text)
     elif isinstance(node, dict):
+        node.pop(INSTEAD.get(str(last), ""), None)
         node[str(last)] = override_value(value_text)
     else:
         raise InputError(f"{path} is not a table", where=where)

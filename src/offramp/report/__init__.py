@@ -26,6 +26,7 @@ page by :func:`render`. Nothing is loaded from anywhere: charts are Vega-Lite sp
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from pathlib import Path
@@ -70,7 +71,8 @@ def write(result: Result, folder: str | Path, *, name: str = "report.html") -> P
         part.write_bytes(text)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise BackendError(
             f"cannot be written ({error.strerror})", where=str(path), mend="Free space or name another folder."
         ) from None

@@ -80,6 +80,7 @@ def digits(value: float | int | None, *, significant: int = 3) -> str:
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
+    size = math.floor(math.log10(abs(round(value, significant - 1 - size))))  # 99.96 is shown as 100
     if size + 1 >= significant:
         shown = round(value, significant - 1 - size) if abs(value) >= 1e5 else round(value)
         return f"{shown:,.0f}".replace(",", THIN).replace("-", "−")
