@@ -28,7 +28,8 @@ def tables(draw: st.DrawFn) -> StepTable:
     return StepTable(
         token_grid=grid, base_s=np.cumsum(rng.uniform(1e-4, 2e-2, 4)), prefill_extra_s=rng.uniform(0, 1e-3, 4),
         seq_grid=seqs, decode_base_s=rng.uniform(0, 1e-3, 3), decode_slope_s=rng.uniform(0, 2e-6, 3),
-        prefill_base_s=float(rng.uniform(0, 1e-4)), pair_s=float(rng.uniform(0, 1e-7)), seq_s=float(rng.uniform(0, 1e-5)),
+        prefill_base_s=float(rng.uniform(0, 1e-4)), pair_s=float(rng.uniform(0, 1e-7)),
+        seq_s=float(rng.uniform(0, 1e-5)),
         kv_capacity_tokens=block * draw(st.integers(max(2, 700 // block), 6000 // block)),
         virtual_engines=draw(st.sampled_from([1, 1, 2, 3])), synchronised=draw(st.booleans()), block_tokens=block,
         max_batch_tokens=budget, max_seqs=draw(st.sampled_from([1, 3, 16, 64])), decode_tokens=decode_tokens,

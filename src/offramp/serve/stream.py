@@ -47,6 +47,7 @@ class Stream:
         self.tally = Tally(len(self.deployment.pools), exact=False)
         self.late = np.array([pool.delay_s - self.deployment.entry_delay_s for pool in self.deployment.pools])
         self.queue_at_end = 0
+        self.skip = 0
         self.overflowed = False
         self.first_s = np.inf
         self.last_s = -np.inf
@@ -82,7 +83,8 @@ class Stream:
         control = self.memory.control[0]
         control["index_base"] += control["count"]
         control["head"], control["sent"], control["count"], control["final"] = 0, n, n, final
-        skip = int(control["index_base"]) + warmup
+        if warmup:
+            self.skip = int(control["index_base"]) + warmup
         if n:
             self.first_s = min(self.first_s, float(times[0]))
         while run(self.memory, batch) == NEEDS_SLOTS:
@@ -90,16 +92,16 @@ class Stream:
                 self.overflowed = True
                 break
             self.memory = state.grown(self.memory, slots=2 * len(self.memory.slots), done=len(self.memory.done))
-        self._report(skip)
+        self._report()
 
-    def _report(self, skip: int) -> None:
+    def _report(self) -> None:
         """Moves completed requests from the kernel's report into the statistics."""
         control = self.memory.control[0]
         done = self.memory.done[: control["n_done"]]
         if len(done):
             self.last_s = max(self.last_s, float(done["done_s"].max()))
         late = self.late[done["pool"]]
-        keep = done["index"] >= skip
+        keep = done["index"] >= self.skip
         part, late = done[keep], late[keep]
         times = (part["start_s"].copy(), part["first_s"] + late, part["done_s"] + late)
         self.tally.add_requests((part["isl"].copy(), part["osl"].copy(), part["slo"].copy()), times, self.config.slo)
