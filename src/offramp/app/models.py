@@ -10,6 +10,7 @@ import msgspec
 from offramp import __version__, arch
 from offramp.catalog import data_version
 from offramp.core.result import Column, Notice, Result, Table, hash_inputs, table_of
+from offramp.core.units import GIGA
 
 DTYPES = ("bf16", "fp8", "int8", "int4", "fp4")
 _CONTEXTS = (1024, 8192, 32768, 131072)
@@ -87,7 +88,8 @@ def _one(spec: str) -> Result:
     answer = describe(model)
     if facts is not None:
         answer["published"] = {
-            "parameters_total": facts.published_total * 1e9, "parameters_active": facts.published_active * 1e9,
+            "parameters_total": facts.published_total * GIGA or None,
+            "parameters_active": facts.published_active * GIGA or None,
             "source": facts.published_source, "url": facts.url, "as_of": facts.as_of, "note": facts.note,
         }  # fmt: skip
     tables = {"layers": _layer_table(model), "parameters": _parameter_table(model)}

@@ -186,7 +186,8 @@ def layer_kinds(f: Fields, d: Dialect, n: int) -> list[str]:
     """The kind of each of ``n`` layers: full, sliding, chunk, state, csa, hca, hybrid or none."""
     listed = f.items("layer_types") if d.mixers != "nemotron-h" and "layer_types" not in d.ignore else None
     if listed is not None:
-        if len(listed) < n or (len(listed) > n and d.mixers != "deepseek-v4"):
+        spare = f.count(*d.mtp_fields, default=d.mtp_default)  # some lists go on with the MTP layers
+        if len(listed) not in (n, n + spare):
             raise InputError(f"{len(listed)} entries for {n} layers", where=f.at("layer_types"))
         f.read.update(("full_attn_idxs", "attn_layer_indices", "sliding_window_pattern", "_sliding_window_pattern",
                        "hybrid_layer_pattern", "no_rope_layers", "attn_type_list", "compress_ratios", *d.period_fields,

@@ -84,6 +84,10 @@ def _gqa(f: Fields, d: Dialect, kind: str, hidden: int, i: int) -> Attention:
     by_layer = f.items("num_attention_heads_per_layer")
     if by_layer is not None and i < len(by_layer):
         heads = f.whole("num_attention_heads_per_layer", by_layer[i], least=kv)
+    if sliding and (f.has("attention_other_setting") or f.has("num_sliding_attention_heads")):
+        other = f.table("attention_other_setting") or f
+        heads = other.count("num_sliding_attention_heads", "num_attention_heads", default=heads, least=1)
+    heads = over.count("num_attention_heads", default=heads, least=1)
     width = over.count("head_dim", default=width, least=1)
     kv = over.count("num_key_value_heads", default=kv, least=1)
     value = width if over.has("head_dim") else value

@@ -71,10 +71,11 @@ def _arctic(f: Fields, d: Dialect, n: int) -> list[str]:
 
 def _step3(f: Fields, d: Dialect, n: int) -> list[str]:
     raw = f.raw("moe_layers_enum")
+    first = f.count("first_k_dense_replace", default=3)
     if isinstance(raw, str):
         chosen = {int(part) for part in raw.split(",") if part.strip().isdigit()}
     else:
-        chosen = {f.whole("moe_layers_enum", entry) for entry in f.items("moe_layers_enum") or range(1, n)}
+        chosen = {f.whole("moe_layers_enum", entry) for entry in f.items("moe_layers_enum") or range(first, n)}
     return ["moe" if i in chosen else "dense" for i in range(n)]
 
 

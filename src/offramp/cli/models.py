@@ -41,11 +41,15 @@ def _print_flat(result: Result) -> None:
 
 
 def _billions(value: float) -> str:
-    return f"{value / 1e9:,.3g} B" if value < 1e9 * 10 else f"{value / 1e9:,.1f} B"
+    from offramp.core.units import GIGA
+
+    return f"{value / GIGA:,.3g} B" if value < 10 * GIGA else f"{value / GIGA:,.1f} B"
 
 
 def _size(value: float) -> str:
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    from offramp.core.units import GIGA, KILO, MEGA, TERA
+
+    for unit, factor in (("TB", TERA), ("GB", GIGA), ("MB", MEGA), ("kB", KILO)):
         if value >= factor:
             return f"{value / factor:.3g} {unit}" if value < 1000 * factor else f"{value / factor:,.0f} {unit}"
     return f"{value:.0f} B"
