@@ -239,3 +239,14 @@ def test_many_rows_of_text_numbers(tmp_path: Path) -> None:
     assert len(trace) == 899_999
     assert int(trace.arrival_s[-1]) == 899_999
     assert len(np.unique(trace.arrival_s)) == 899_999
+
+
+def test_dates_that_the_calendar_lacks_are_dropped(tmp_path: Path) -> None:
+    rows = "2024-02-30 00:00:00,5,5\n2024-02-28 00:00:01+00:00,6,6\n2024-02-28 00:00:03+00:00,7,7\n"
+    trace = load(tmp_path, AZURE + rows)
+    assert trace.arrival_s.tolist() == [0.0, 2.0]
+    assert any("not a time" in note for note in trace.notes)
+
+
+def test_numbers_where_dates_are_usual(tmp_path: Path) -> None:
+    assert load(tmp_path, AZURE + "1.5,5,5\n3.5,6,6\n").arrival_s.tolist() == [0.0, 2.0]

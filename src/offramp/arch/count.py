@@ -20,6 +20,7 @@ QUANTISABLE = ("attention", "dense_mlp", "experts", "shared")
 # Bytes of one weight, without scales.
 DTYPE_BYTES: dict[str, float] = {
     "fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5,
+    "mxfp4": 0.5, "nvfp4": 0.5,
 }  # fmt: skip
 # An indexer key is stored as FP8 with one FP32 scale whatever the dtype of the main cache.
 # Source: deepseek-ai/DeepSeek-V3.2-Exp inference/model.py (Indexer k_cache, k_scale_cache).
@@ -412,14 +413,16 @@ def bytes_per_weight(dtype: str, *, scheme: str = "", group_size: int = 0, block
 
 
 # What a scheme costs when a dtype is asked for that the checkpoint does not have.
-_DEFAULT_GROUP: dict[str, tuple[str, int]] = {"int4": ("awq", 128), "fp4": ("nvfp4", 16)}
+_DEFAULT_GROUP: dict[str, tuple[str, int]] = {
+    "int4": ("awq", 128), "fp4": ("nvfp4", 16), "nvfp4": ("nvfp4", 16), "mxfp4": ("mxfp4", 32),
+}  # fmt: skip
 
 
 def part_dtypes(model: Model, weights_dtype: str | None = None) -> dict[str, str]:
     """The dtype of each part, in the checkpoint or after quantising it to ``weights_dtype``."""
     quant: Quantization | None = model.quantization
     dtypes: dict[str, str] = dict.fromkeys(PARTS, "bf16")
-    if quant is not None and weights_dtype in (None, quant.weights_dtype):
+    if quant is not None and weights_dtype in (None, quant.weights_dtype, quant.scheme):
         for part in QUANTISABLE:
             if part not in quant.excluded:
                 dtypes[part] = quant.weights_dtype
@@ -438,7 +441,7 @@ def part_dtypes(model: Model, weights_dtype: str | None = None) -> dict[str, str
 def weight_bytes_by_part(model: Model, weights_dtype: str | None = None) -> dict[str, float]:
     """Bytes of each part with scales; MTP layers take the dtype of their own parts."""
     quant, dtypes = model.quantization, part_dtypes(model, weights_dtype)
-    own = quant is not None and weights_dtype in (None, quant.weights_dtype)
+    own = quant is not None and weights_dtype in (None, quant.weights_dtype, quant.scheme)
 
     def per_weight(dtype: str) -> float:
         if own and quant is not None and dtype == (quant.expert_dtype or quant.weights_dtype):

@@ -261,8 +261,11 @@ def _dates(column: pa.Array, origin: list[int]) -> F8:
         good = pc.match_substring_regex(plain, r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,9})?$")
         if not pc.any(good).as_py():
             return _numbers(column)
-        dates = [_one_date(text) for text in pc.if_else(good, plain, pa.nulls(len(column), pa.string())).to_pylist()]
-        stamps = pa.array(dates, pa.timestamp("ns"))
+        masked = pc.if_else(good, plain, pa.nulls(len(column), pa.string()))
+        try:
+            stamps = pc.cast(masked, pa.timestamp("ns"))
+        except pa.ArrowInvalid:  # a date that the calendar does not have
+            stamps = pa.array([_one_date(text) for text in masked.to_pylist()], pa.timestamp("ns"))
     empty = ~_present(stamps)
     whole = np.where(empty, 0, _flat(pc.cast(stamps, pa.int64()), np.int64))
     if not origin and not empty.all():
