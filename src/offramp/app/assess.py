@@ -97,7 +97,8 @@ def job_of(work: Workload, study: Study, calibration: str = "") -> Job:
     mean = point.mean_requests_per_s
     return Job(
         workload=work.id, model=model, requests=requests, mix=mix_of(requests, context_limit=model.max_context_tokens),
-        slo=dict(work.slo), limits=limits, simulate=search.simulate, most_requests=search.trace_requests,
+        slo={str(key): value for key, value in work.slo.items()},
+        limits=limits, simulate=search.simulate, most_requests=search.trace_requests,
         accept=work.spec_accept, prefix=requests.hash_ids is not None, seed=study.study.seed, as_of=study.study.as_of,
         calibration=calibration, trace_key=requests_key(requests),
         demand=Demand(mean=mean, peak=mean * ratio, spares=work.availability.spare_replicas,

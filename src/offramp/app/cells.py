@@ -287,7 +287,7 @@ def _load(
         question.model, found.pool, catalog=catalog, calibration=calibration, as_of=job.as_of,
         overrides=dict(values) or None,
     )  # fmt: skip
-    common = {"pool": found.pool, "mix": job.mix, "context_limit": job.model.max_context_tokens,
+    common: dict[str, Any] = {"pool": found.pool, "mix": job.mix, "context_limit": job.model.max_context_tokens,
               "decode_tokens": question.decode_tokens, "accept_tokens": 1.0 + job.accept}  # fmt: skip
     most = min(job.most_requests, LOAD_REQUESTS)
 

@@ -69,7 +69,8 @@ def _data_version() -> str:
 
 def _tables(data: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Path and content of each entry of a list of tables."""
-    for i, entry in enumerate(data.get(name) or ()):
+    entries: Sequence[Any] = data.get(name) or ()
+    for i, entry in enumerate(entries):
         if isinstance(entry, dict):
             yield f"$.{name}[{i}]", entry
 
@@ -284,14 +285,16 @@ def _named_chips(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if isinstance(candidates, dict):
         if isinstance(candidates.get("baseline"), str):
             yield "$.candidates.baseline", candidates["baseline"]
-        for i, chip in enumerate(candidates.get("chips") or ()):
+        chips: Sequence[Any] = candidates.get("chips") or ()
+        for i, chip in enumerate(chips):
             if isinstance(chip, str):
                 yield f"$.candidates.chips[{i}]", chip
     for name in ("fleet", "order", "price"):
         for path, entry in _tables(data, name):
             if isinstance(entry.get("chip"), str):
                 yield f"{path}.chip", entry["chip"]
-    for i, entry in enumerate((data.get("plan") or {}).get("frozen") or ()):
+    frozen: Sequence[Any] = (data.get("plan") or {}).get("frozen") or ()
+    for i, entry in enumerate(frozen):
         if isinstance(entry, dict) and isinstance(entry.get("chip"), str):
             yield f"$.plan.frozen[{i}].chip", entry["chip"]
 

@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -252,7 +252,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def failing(run: Run) -> Iterator[None]:
+def failing(run: Run) -> Generator[None]:
     """Marks the run as failed when the block ends in an error."""
     try:
         yield

@@ -176,11 +176,12 @@ def pool_of(settings: Settings, model: Model, chip_id: str, catalog: Catalog, tr
         raise CatalogError(f"{system} is not sold with {chip.id}", where="--set layout.system", mend=hint)
     fixed = {key: getattr(own, key) for key in ("tp", "pp", "dp", "ep") if getattr(own, key)}
     _check_degrees(fixed, model)
-    rest = {"chip": chip.id, "system": system, "engine": engine, "engine_version": own.engine_version,
+    rest: dict[str, Any] = {"chip": chip.id, "system": system, "engine": engine, "engine_version": own.engine_version,
             "weights_dtype": own.weights_dtype, "kv_dtype": own.kv_dtype, "replicas": max(own.replicas, 1),
             "max_batch_tokens": own.max_batch_tokens, "max_seqs": own.max_seqs}  # fmt: skip
     if "tp" in fixed:
-        return Pool(**{**rest, "pp": 1, "dp": 1, "ep": 1, **fixed})
+        stated: dict[str, Any] = {**rest, "pp": 1, "dp": 1, "ep": 1, **fixed}
+        return Pool(**stated)
     limits = Limits(pps=(fixed["pp"],) if "pp" in fixed else (1, 2, 4))
     listed = pools(model, chip, catalog, limits, engine=engine, dtype=own.weights_dtype)
     listed = [pool for pool in listed if all(getattr(pool, key) == value for key, value in fixed.items())]

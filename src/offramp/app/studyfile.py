@@ -102,10 +102,10 @@ def _read_tree(file: Path, inputs: dict[str, bytes], *, chain: tuple[Path, ...])
     own = parse_toml(decode_text(blob, where=str(file)), where=str(file))
     _rebase(own, file.resolve().parent)
     header = own.get("study")
-    names = header.get("include", ()) if isinstance(header, dict) else ()
-    names = [names] if isinstance(names, str) else names
+    names: Any = header.get("include", ()) if isinstance(header, dict) else ()
+    listed: list[Any] = [names] if isinstance(names, str) else names if isinstance(names, list) else []
     merged: dict[str, Any] = {}
-    for i, name in enumerate(names if isinstance(names, list) else ()):
+    for i, name in enumerate(listed):
         if not isinstance(name, str) or not name:
             raise InputError("expected a file name", where=f"{file}:$.study.include[{i}]")
         merged = merge(merged, _read_tree(file.parent / name, inputs, chain=(*chain, key)))

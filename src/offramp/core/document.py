@@ -258,7 +258,8 @@ def _mapping(value: Any, kind: mi.DictType, path: str, problems: list[Problem]) 
         return _BAD
     out: dict[str, Any] = {}
     key_kind = _bare(kind.key_type)
-    for key, item in value.items():
+    for name, item in value.items():
+        key = str(name)
         if isinstance(key_kind, mi.LiteralType) and key not in key_kind.values:
             names = [str(name) for name in key_kind.values]
             hint = near_miss_hint(key, names) or f"Known keys: {', '.join(names)}."
@@ -337,8 +338,10 @@ def _kind_words(kind: mi.Type) -> str:
     kind = _bare(kind)
     if isinstance(kind, mi.LiteralType):
         return " or ".join(f'"{value}"' for value in kind.values)
-    words = {mi.StrType: "text", mi.IntType: "a whole number", mi.FloatType: "a number", mi.BoolType: "true or false",
-             mi.DateType: "a date", mi.StructType: "a table", mi.DictType: "a table"}  # fmt: skip
+    words: dict[type[mi.Type], str] = {
+        mi.StrType: "text", mi.IntType: "a whole number", mi.FloatType: "a number", mi.BoolType: "true or false",
+        mi.DateType: "a date", mi.StructType: "a table", mi.DictType: "a table",
+    }  # fmt: skip
     return words.get(type(kind), "a list")
 
 

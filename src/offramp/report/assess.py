@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final, Literal
 
 from markupsafe import Markup as Html
 
@@ -30,10 +30,15 @@ from offramp.report.html import (
 )
 
 Item = dict[str, Any]
-_BADGES = {"carries": ("carries it", "good"), "range": ("range only", "warn"), "blocked": ("cannot", "bad"),
-           "refused": ("not computable", "bad")}  # fmt: skip
-_TERMS = {"compute": "arithmetic", "memory": "memory traffic", "floors": "kernel floors", "messages": "communication",
-          "host": "host overhead"}  # fmt: skip
+Kind = Literal["good", "bad", "warn", "plain"]
+_BADGES: Final[dict[str, tuple[str, Kind]]] = {
+    "carries": ("carries it", "good"), "range": ("range only", "warn"), "blocked": ("cannot", "bad"),
+    "refused": ("not computable", "bad"),
+}  # fmt: skip
+_TERMS: Final = {
+    "compute": "arithmetic", "memory": "memory traffic", "floors": "kernel floors", "messages": "communication",
+    "host": "host overhead",
+}  # fmt: skip
 
 
 def page(result: Result) -> Page:
@@ -142,7 +147,8 @@ def _latency(item: Item, key: str, evidence: str = "", quantile: str = "p50") ->
 def _permit(item: Item) -> Html:
     said = item["rules"]["verdict"]
     free = said in ("allowed", "discouraged", "notification", "conditional", "quota")
-    kind = "good" if said == "allowed" else "warn" if free or said in ("unknown", "indeterminate") else "bad"
+    unsure = free or said in ("unknown", "indeterminate")
+    kind: Literal["good", "warn", "bad"] = "good" if said == "allowed" else "warn" if unsure else "bad"
     return badge(said.replace("licence-", "licence: ").replace("-", " "), kind)
 
 

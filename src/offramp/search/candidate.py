@@ -357,7 +357,7 @@ def _blocked(
     if not stacks:
         text = f"no layout of {question.model.id} divides evenly on {chip.id} within the search limits"
         return _with(base, blockers=(Blocker(kind="engine", text=text),))
-    fitting = [(stack, i) for stack in stacks for i in np.flatnonzero(np.bincount(
+    fitting = [(stack, int(i)) for stack in stacks for i in np.flatnonzero(np.bincount(
         stack.grid.pool_index, weights=stack.grid.fits.astype(float), minlength=len(stack.pools)))]  # fmt: skip
     if not fitting:
         stack = stacks[0]
