@@ -1,4 +1,4 @@
-"""Recall of the drill: every planted class and build, drilled again and again; writes the table of docs/drill-recall.md.
+"""Recall of the drill: every planted class and build, drilled again and again, as docs/drill-recall.md shows.
 
 Run by ``make drill-recall``. Needs root (or user namespaces); a build whose compiler is absent is listed as not built.
 """
@@ -57,10 +57,12 @@ def c_plants(folder: Path, broker: str, port: int) -> Iterator[Plant | str]:
     rows = [
         ("plain-socket", "PLAIN", (), "192.0.2.10:{p}"), ("double-fork", "DOUBLE_FORK", (), "192.0.2.10:{p}"),
         ("dns-tunnel", "DNS_TUNNEL", (), "tunneled.test"), ("icmp-payload", "ICMP", (), "192.0.2.11"),
-        ("raw-frame", "RAW_FRAME", (), "02:01:02:03:04:05 ethertype 0x88b6"), ("unix-broker", "UNIX", (broker,), broker),
+        ("raw-frame", "RAW_FRAME", (), "02:01:02:03:04:05 ethertype 0x88b6"),
+        ("unix-broker", "UNIX", (broker,), broker),
         ("int-0x80", "INT_80", (), "192.0.2.10:{p}"), ("io-uring", "IO_URING", (), "192.0.2.10:{p}"),
         ("date-bomb", "DATE", (date,), "192.0.2.10:{p}"), ("uptime-bomb", "UPTIME", (uptime,), "192.0.2.10:{p}"),
-        ("uptime-bomb", "UPTIME_SYSINFO", (uptime,), "192.0.2.10:{p}"), ("only-if-online", "ONLINE", (), "192.0.2.10:{q}"),
+        ("uptime-bomb", "UPTIME_SYSINFO", (uptime,), "192.0.2.10:{p}"),
+        ("only-if-online", "ONLINE", (), "192.0.2.10:{q}"),
         ("delayed", "DELAYED", (), "192.0.2.10:{p}"), ("delayed", "DELAYED_EPOLL", (), "192.0.2.10:{p}"),
         ("delayed", "DELAYED_TIMERFD", (), "192.0.2.10:{p}"),
     ]  # fmt: skip
@@ -69,7 +71,9 @@ def c_plants(folder: Path, broker: str, port: int) -> Iterator[Plant | str]:
             port += 1
             name = f"{macro.lower()}-{build[3:]}"
             path = compile_c(folder, "plant.c", name, f"-DCLASS_{macro}", *flags)
-            label = build + (f" ({macro.lower().split('_', 1)[1]})" if "_" in macro and kind in ("delayed", "uptime-bomb") else "")
+            label = build + (
+                f" ({macro.lower().split('_', 1)[1]})" if "_" in macro and kind in ("delayed", "uptime-bomb") else ""
+            )
             if path is None:
                 yield f"{kind}, {label}"
                 continue
@@ -85,7 +89,14 @@ def raw_plants(folder: Path, port: int) -> Iterator[Plant | str]:
     for kind, macro in rows.items():
         port += 1
         name = f"raw-{macro.lower()}"
-        flags = ("-static", "-nostdlib", "-ffreestanding", f"-DCLASS_{macro}", f"-DPORT={port}", f"-DLIMIT={limits.get(macro, 0)}")
+        flags = (
+            "-static",
+            "-nostdlib",
+            "-ffreestanding",
+            f"-DCLASS_{macro}",
+            f"-DPORT={port}",
+            f"-DLIMIT={limits.get(macro, 0)}",
+        )
         path = compile_c(folder, "raw.c", name, *flags)
         if path is None:
             yield f"{kind}, raw system calls"
@@ -100,7 +111,8 @@ def python_plants(folder: Path, broker: str, port: int) -> Iterator[Plant]:
     rows = [
         ("plain-socket", "plain", "", "192.0.2.10:{p}"), ("plain-socket", "http", "", "planted-{p}.test:{p}"),
         ("double-fork", "double-fork", "", "192.0.2.10:{p}"), ("dns-tunnel", "dns", "", "p{p}.test"),
-        ("icmp-payload", "icmp", "", "192.0.2.12"), ("raw-frame", "raw-frame", "", "02:01:02:03:04:99 ethertype 0x88b7"),
+        ("icmp-payload", "icmp", "", "192.0.2.12"),
+        ("raw-frame", "raw-frame", "", "02:01:02:03:04:99 ethertype 0x88b7"),
         ("unix-broker", "unix", broker, broker), ("date-bomb", "date", date, "192.0.2.10:{p}"),
         ("uptime-bomb", "uptime", uptime, "192.0.2.10:{p}"), ("only-if-online", "online", "", "192.0.2.10:{q}"),
         ("delayed", "delayed", "", "192.0.2.10:{p}"),
@@ -110,7 +122,8 @@ def python_plants(folder: Path, broker: str, port: int) -> Iterator[Plant]:
         script = folder / f"py-{word}.py"
         shutil.copy(HERE / "plant.py", script)
         argv = (sys.executable, "-S", str(script), word, str(port), *([extra] if extra else []))
-        yield Plant(kind=kind, build="Python" + (" (HTTP by name)" if word == "http" else ""), argv=argv, process=script.name,
+        build = "Python (HTTP by name)" if word == "http" else "Python"
+        yield Plant(kind=kind, build=build, argv=argv, process=script.name,
                     destination=destination.format(p=port, q=port + 1000), waits=kind != "delayed")  # fmt: skip
 
 
@@ -149,8 +162,8 @@ def score(plants: list[Plant], findings: tuple[Finding, ...], tally: dict[Plant,
 def unexpected(plants: list[Plant], findings: tuple[Finding, ...]) -> list[str]:
     """Findings that no plant explains."""
     known = {plant.destination for plant in plants}
-    first_steps = {p.destination.replace(str(int(p.destination.rsplit(":", 1)[1])), str(int(p.destination.rsplit(":", 1)[1]) - 1000))
-                   for p in plants if p.kind == "only-if-online"}  # fmt: skip
+    online = [plant.destination.rpartition(":") for plant in plants if plant.kind == "only-if-online"]
+    first_steps = {f"{host}:{int(port) - 1000}" for host, _, port in online}
     sockets = ("a raw packet socket", "a raw IP socket")
     return [f"{f.channel} {f.destination} by {f.process.exe if f.process else '?'}" for f in findings
             if f.destination not in known | first_steps and f.destination not in sockets
@@ -165,16 +178,20 @@ def table(tally: dict[Plant, list[int]], count: int) -> list[str]:
     return out
 
 
-def write_page(path: Path, body: list[str], missing: list[str], odd: list[str], count: int, took_s: float, canary: list[str]) -> None:
+def write_page(
+    path: Path, body: list[str], missing: list[str], odd: list[str], count: int, took_s: float, canary: list[str]
+) -> None:
     """The whole documentation page."""
     text = [
         "# Drill: recall over planted senders", "",
-        "Produced by `make drill-recall`; not edited by hand. Every program below was started together by one shell script "
-        f"and drilled {count} times under {', '.join(CONDITIONS)}, with fresh canary targets and run order each time. *Found*: a finding "
-        "with the planted destination. *Right process*: the finding names the planted program itself, not its parent or "
-        "its interpreter alone. *Right class*: the finding carries the class, so for the triggers (date, uptime, "
-        "only-if-online, delayed) that the drill saw that the plant spoke in no other condition.", "",
-        f"{dt.date.today().isoformat()}, Linux {platform.release()}, {platform.machine()}, {count} drills in {took_s:.0f} s.", "",
+        "Produced by `make drill-recall`; not edited by hand. Every program below was started together by one shell "
+        f"script and drilled {count} times under {', '.join(CONDITIONS)}, with fresh canary targets and run order each "
+        "time. *Found*: a finding with the planted destination. *Right process*: the finding names the planted program "
+        "itself, not its parent or its interpreter alone. *Right class*: the finding carries the class, so for the "
+        "triggers (date, uptime, only-if-online, delayed) that the drill saw the plant speak in no other condition.",
+        "",
+        f"{dt.date.today().isoformat()}, Linux {platform.release()}, {platform.machine()}, {count} drills in "
+        f"{took_s:.0f} s.", "",
         *body, "",
         f"Canaries: {'; '.join(canary) or 'every canary of every class was caught in every run'}.", "",
         f"Findings that no plant explains: {'; '.join(sorted(set(odd))) or 'none'}.", "",
@@ -187,7 +204,9 @@ def write_page(path: Path, body: list[str], missing: list[str], odd: list[str], 
 
 def drill_once(folder: Path, script: Path, seed: int) -> Campaign:
     """One drill of the launcher."""
-    workload = check(Workload(start=(str(script),), name="plants", cwd=str(folder), conditions=CONDITIONS, repeats=1), where="plants")
+    workload = check(
+        Workload(start=(str(script),), name="plants", cwd=str(folder), conditions=CONDITIONS, repeats=1), where="plants"
+    )
     out = Path(tempfile.mkdtemp(prefix="recall-"))
     campaign = Campaign(workload, load_profiles()["quick"], out, seed)
     campaign.run()
@@ -216,7 +235,11 @@ def main() -> None:
         findings = gather(runs, {})
         score(plants, findings, tally)
         odd += unexpected(plants, findings)
-        gaps += [f"drill {seed}: {v.kind} {v.canaries} ({v.reason})" for v in judge_classes(runs, findings) if "missed" in v.reason]
+        gaps += [
+            f"drill {seed}: {v.kind} {v.canaries} ({v.reason})"
+            for v in judge_classes(runs, findings)
+            if "missed" in v.reason
+        ]
         print(f"drill {seed + 1}/{options.count}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     body = table(tally, options.count)
     write_page(options.out, body, missing, odd, options.count, time.monotonic() - start, gaps)

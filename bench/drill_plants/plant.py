@@ -1,5 +1,6 @@
 """Planted senders in Python, one class per call; documentation addresses and .test names only."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -55,19 +56,14 @@ def raw_frame(_: int) -> None:
 
 
 def broker(path: str) -> None:
-    with socket.socket(socket.AF_UNIX) as link:
-        try:
-            link.connect(path)
-            link.send(b"planted")
-        except OSError:
-            pass
+    with socket.socket(socket.AF_UNIX) as link, contextlib.suppress(OSError):
+        link.connect(path)
+        link.send(b"planted")
 
 
 def http(port: int) -> None:
-    try:
+    with contextlib.suppress(OSError):
         urllib.request.urlopen(f"http://planted-{port}.test:{port}/report", data=b"planted", timeout=2).read()
-    except OSError:
-        pass
 
 
 def main() -> None:
@@ -79,9 +75,7 @@ def main() -> None:
         http(port)
     elif kind == "unix":
         broker(extra)
-    elif kind == "date" and time.time() > float(extra):
-        udp(port)
-    elif kind == "uptime" and time.monotonic() > float(extra):
+    elif (kind == "date" and time.time() > float(extra)) or (kind == "uptime" and time.monotonic() > float(extra)):
         udp(port)
     elif kind == "online" and tcp(port):
         udp(port + 1000)

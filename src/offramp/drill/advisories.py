@@ -68,7 +68,7 @@ def match(inventory: Inventory, folders: tuple[Path, ...]) -> tuple[tuple[Vulner
     found: list[Vulnerability] = []
     counts: dict[str, list[str]] = {}
     for name, document in _documents(folders):
-        if "affected" in document or "modified" in document and "id" in document:
+        if "affected" in document or ("modified" in document and "id" in document):
             found += _match_osv(document, by_name, name, counts)
         elif "document" in document:
             found += _match_csaf(document, drivers, name, counts)
@@ -154,7 +154,11 @@ def _osv_state(affected: dict[str, Any], version: str, ecosystem: str) -> tuple[
     if version in affected.get("versions", []):
         return True, ", ".join(fixed)
     order = key_for(ecosystem)
-    states = [in_events(version, rng.get("events", []), order) for rng in affected.get("ranges", []) if rng.get("type") != "GIT"]
+    states = [
+        in_events(version, rng.get("events", []), order)
+        for rng in affected.get("ranges", [])
+        if rng.get("type") != "GIT"
+    ]
     if any(states):
         return True, ", ".join(fixed)
     return (None if None in states else False), ", ".join(fixed)
@@ -183,7 +187,9 @@ def _match_csaf(
     publisher = str(head.get("publisher", {}).get("name", "")).lower()
     date = str(head.get("tracking", {}).get("current_release_date", ""))[:10]
     products = dict(_products(document.get("product_tree", {}).get("branches", []), ()))
-    vendors = [v for v in _DRIVER_WORDS if v in publisher or any(v in " ".join(path).lower() for path in products.values())]
+    vendors = [
+        v for v in _DRIVER_WORDS if v in publisher or any(v in " ".join(path).lower() for path in products.values())
+    ]
     if "huawei" in publisher:
         vendors.append("ascend")
     for vendor in set(vendors):

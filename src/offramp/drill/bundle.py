@@ -13,9 +13,9 @@ from offramp.core.errors import InputError
 from offramp.core.record import Record
 from offramp.drill import frames
 from offramp.drill.inventory import FileFacts, Inventory, file_hash
-from offramp.drill.names import A, AAAA, parse_question
-from offramp.drill.pcap import read_pcap
+from offramp.drill.names import AAAA, A, parse_question
 from offramp.drill.netlink import GATEWAY_MAC
+from offramp.drill.pcap import read_pcap
 from offramp.drill.records import RunRecord
 from offramp.drill.sink import FlowBook
 from offramp.drill.workload import Workload
@@ -75,7 +75,9 @@ def verify(folder: Path, manifest: Manifest) -> tuple[str, ...]:
             wrong.append(f"{name}: missing")
         elif file_hash(path) != digest:
             wrong.append(f"{name}: changed")
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name not in NOT_EVIDENCE}
+    present = {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name not in NOT_EVIDENCE
+    }
     return tuple(wrong + [f"{name}: not in the manifest" for name in sorted(present - set(manifest.files))])
 
 
@@ -214,5 +216,3 @@ def _system_changed(old: Inventory | None, new: Inventory) -> tuple[str, ...]:
     for label, a, b in (("tool", old.tools, new.tools), ("file", old.versions, new.versions)):
         out += [f"{label} {key} says something else" for key in sorted(set(a) | set(b)) if a.get(key) != b.get(key)]
     return tuple(out)
-
-

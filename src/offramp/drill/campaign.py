@@ -71,13 +71,17 @@ class Campaign:
         """More runs, condition and baseline in turn, where a slow-down was seen in few: it may be the machine's."""
         out: list[PlannedRun] = []
         for effect in assess_effects(self.runs, self.workload, self.seed):
-            timed = [run for run in self.runs if run.condition.id == effect.condition and run.condition.watching == "odd"]
-            reference = [run for run in self.runs if run.condition.id == effect.against and run.condition.watching == "odd"]
+            timed = [
+                run for run in self.runs if run.condition.id == effect.condition and run.condition.watching == "odd"
+            ]
+            reference = [
+                run for run in self.runs if run.condition.id == effect.against and run.condition.watching == "odd"
+            ]
             if "DEGRADES" not in effect.verdicts or not timed or not reference or len(timed) >= _ENOUGH_RUNS:
                 continue
             for i in range(_CONFIRMING):
-                for group in (reference, timed):
-                    out.append(PlannedRun(condition=group[0].condition, repeat=len(group) + i))
+                both = (reference, timed)
+                out += [PlannedRun(condition=group[0].condition, repeat=len(group) + i) for group in both]
         return out
 
     def _do(self, index: int, count: int, planned: PlannedRun) -> None:
@@ -92,7 +96,8 @@ class Campaign:
             self._service = True
         found = sum(1 for flow in record.flows if not flow.canary)
         note = f", {record.note}" if record.note else ""
-        self.say(f"run {index + 1}/{count} {planned.condition.id} ({_kind(planned.condition)}): {record.outcome}{note}; "
+        kind = _kind(planned.condition)
+        self.say(f"run {index + 1}/{count} {planned.condition.id} ({kind}): {record.outcome}{note}; "
                  f"{found} flows, {record.wall_s:.1f} s")  # fmt: skip
 
     def _resumed(self, folder: Path, planned: PlannedRun) -> RunRecord | None:
@@ -126,7 +131,7 @@ class Campaign:
         )  # fmt: skip
 
     def _settle_s(self) -> float:
-        """Ordinary time before clocks are sped up: what the command usually takes, so that its start is not disturbed."""
+        """Ordinary time before clocks are sped up: what the command usually takes, so that its start stays sound."""
         walls = [run.wall_s for run in self.runs if run.outcome == "finished"]
         return 1.5 * max(walls) + 1.0 if walls and not self._service else _SETTLE_S
 

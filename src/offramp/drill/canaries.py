@@ -77,7 +77,9 @@ class _Maker:
     def finish(self, name: str, kind: str, program: Program, *targets: tuple[str, int], channel: str = "tap") -> Canary:
         """The canary around a program."""
         path = f"{CANARY_DIR}/{name}"
-        return Canary(name=name, kind=kind, files={name: program.build()}, argv=(path,), targets=targets, channel=channel)
+        return Canary(
+            name=name, kind=kind, files={name: program.build()}, argv=(path,), targets=targets, channel=channel
+        )
 
     def udp(self, program: Program, target: tuple[str, int], text: str) -> None:
         """Adds one datagram."""
@@ -129,7 +131,11 @@ class _Maker:
         program, suffix = self.program(), f"{self.token()}.test"
         labels = [self.token() + self.token() + self.token(), *suffix.split(".")]
         name = b"".join(bytes((len(label),)) + label.encode() for label in labels) + b"\0"
-        query = struct.pack("!HHHHHH", self._stream.randint(1, 65535), 0x0100, 1, 0, 0, 0) + name + struct.pack("!HH", 16, 1)
+        query = (
+            struct.pack("!HHHHHH", self._stream.randint(1, 65535), 0x0100, 1, 0, 0, 0)
+            + name
+            + struct.pack("!HH", 16, 1)
+        )
         address = program.data("peer", _sockaddr(GATEWAY_V4, 53))
         body = program.data("text", query)
         program.call("socket", 2, 2, 0)

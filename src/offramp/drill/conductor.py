@@ -21,7 +21,15 @@ from offramp.drill.clock import VirtualClock
 from offramp.drill.output import Pump
 from offramp.drill.plan import SITE_DIR, STACK_FILE, RunPlan
 from offramp.drill.records import (
-    Call, CanaryOutcome, Flow, Lost, Outcome, Process, PythonStack, Reply, RunRecord,
+    Call,
+    CanaryOutcome,
+    Flow,
+    Lost,
+    Outcome,
+    Process,
+    PythonStack,
+    Reply,
+    RunRecord,
 )  # fmt: skip
 from offramp.drill.tracer import Tracer
 from offramp.drill.watcher import Watcher
@@ -378,7 +386,8 @@ class Conductor:
             replies=tuple(sorted(self.replies, key=lambda reply: reply.index)), flows=flows, calls=calls,
             processes=processes, stacks=tuple(self.stacks), mapped=tuple(sorted(self.mapped)), lost=lost,
             canaries=self._judge_canaries(flows, calls, processes),
-            counters=counters | {"peak_processes": self._peak}, facts={"began_unix_s": time.time() - time.monotonic() + self.began},
+            counters=counters | {"peak_processes": self._peak},
+            facts={"began_unix_s": time.time() - time.monotonic() + self.began},
         )  # fmt: skip
 
     def _judge_canaries(

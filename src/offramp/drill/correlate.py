@@ -73,14 +73,16 @@ def correlate(path: Path, runs: list[RunRecord], findings: tuple[Finding, ...]) 
         UpstreamFlow(
             layer=flow.layer, src=sources.get(flow.id, ""), dst=flow.dst, dst_port=flow.dst_port,
             name=flow.name or flow.server_name or flow.host, first_unix_s=flow.first_s, frames=flow.frames,
-            during=_during(flow.first_s, flow.last_s, spans), same_as=_same(flow.name or flow.server_name, flow.dst, findings),
+            during=_during(flow.first_s, flow.last_s, spans),
+            same_as=_same(flow.name or flow.server_name, flow.dst, findings),
         ) for flow in book.flows
     ]  # fmt: skip
     covered = sum(1 for start, end in spans.values() if first <= end and last >= start)
     return Upstream(
         file=path.name, frames=count, covers_runs=covered, runs=len(spans), flows=tuple(rows[:_MOST_ROWS]),
         during_runs=sum(row.during >= 0 for row in rows),
-        escaped=sum(row.src in (HOST_V4, HOST_V6) for row in rows), left_out=max(len(rows) - _MOST_ROWS, 0) + book.left_out,
+        escaped=sum(row.src in (HOST_V4, HOST_V6) for row in rows),
+        left_out=max(len(rows) - _MOST_ROWS, 0) + book.left_out,
     )  # fmt: skip
 
 

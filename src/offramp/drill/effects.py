@@ -122,8 +122,7 @@ def compare(
         expect: digest of the output that the user expects, or "".
         ends: whether the command usually ends by itself.
     """
-    outcomes = tuple(f"{run.outcome}{f' ({run.exit_code})' if run.exit_code else ''}{f': {run.note}' if run.note else ''}"
-                     for run in runs)  # fmt: skip
+    outcomes = tuple(_outcome_words(run) for run in runs)
     assessed = [run for run in runs if run.outcome != "lost"]
     if not assessed:
         return Effect(condition=condition, verdicts=("NOT ASSESSED",), against=against, reason="no run was completed",
@@ -131,8 +130,12 @@ def compare(
     good = [run for run in assessed if works(run, ends=ends)]
     sound = [run for run in reference if works(run, ends=ends)]
     if not good and any(run.condition.rate != 1 for run in assessed):
-        reason = "it does not survive clocks this fast, which says nothing about being cut off; its timers are not covered"
-        return Effect(condition=condition, verdicts=("NOT ASSESSED",), against=against, reason=reason, outcomes=outcomes)
+        reason = (
+            "it does not survive clocks this fast, which says nothing about being cut off; its timers are not covered"
+        )
+        return Effect(
+            condition=condition, verdicts=("NOT ASSESSED",), against=against, reason=reason, outcomes=outcomes
+        )
     if not good:
         reason = "it does not work here" + (", nor in the reference" if not sound else "")
         return Effect(condition=condition, verdicts=("STOPS",), against=against, reason=reason, outcomes=outcomes)
@@ -151,6 +154,11 @@ def compare(
                                             "it works; too few runs to judge its speed"]  # fmt: skip
     return Effect(condition=condition, verdicts=tuple(verdicts), against=against, reason="; ".join(reasons),
                   changes=tuple(changes), outcomes=outcomes)  # fmt: skip
+
+
+def _outcome_words(run: RunRecord) -> str:
+    code = f" ({run.exit_code})" if run.exit_code else ""
+    return f"{run.outcome}{code}" + (f": {run.note}" if run.note else "")
 
 
 def _changes(runs: list[RunRecord], reference: list[RunRecord], seed: int) -> list[Change]:
@@ -231,9 +239,7 @@ def start_time(run: RunRecord) -> float | None:
     return run.ready_s if run.ready_s is not None else (run.wall_s if run.outcome == "finished" else None)
 
 
-def find_dependency(
-    runs: list[RunRecord], *, endpoints: tuple[str, ...], switch: dict[str, str]
-) -> Dependency | None:
+def find_dependency(runs: list[RunRecord], *, endpoints: tuple[str, ...], switch: dict[str, str]) -> Dependency | None:
     """Whether being cut off costs time or success that the documented switches (or another condition) give back."""
     timed: dict[str, list[float]] = {}
     for run in runs:

@@ -16,7 +16,9 @@ NETWORK_SYMBOLS: Final = frozenset({
     "socket", "SSL_connect", "curl_easy_perform", "curl_multi_perform", "io_uring_setup", "io_uring_queue_init",
     "ibv_open_device", "rdma_connect", "inet_pton",
 })  # fmt: skip
-_HOST: Final = re.compile(rb"(?:https?|grpcs?|wss?|ftp)://([A-Za-z0-9][A-Za-z0-9.-]{2,80}\.[A-Za-z]{2,12})(?=[:/\"'\s\0?]|$)")
+_HOST: Final = re.compile(
+    rb"(?:https?|grpcs?|wss?|ftp)://([A-Za-z0-9][A-Za-z0-9.-]{2,80}\.[A-Za-z]{2,12})(?=[:/\"'\s\0?]|$)"
+)
 _NO_SENDERS: Final = re.compile(
     r"(^|\.)(w3\.org|example\.(com|org)|localhost|schemas\.\w+\.\w+|gnu\.org|apache\.org|opensource\.org|ietf\.org)$"
 )

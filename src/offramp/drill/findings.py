@@ -8,6 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from offramp.core.record import Record
@@ -119,7 +120,9 @@ def gather(runs: Iterable[RunRecord], allow: dict[str, str]) -> tuple[Finding, .
     _adopt_orphans(groups)
     _join_lookups(groups)
     found = [_finish(group, all_runs, allow) for group in groups.values()]
-    return tuple(sorted(found, key=lambda f: (bool(f.documented or f.accepted), _PRIORITY.index(f.kind), f.destination)))
+    return tuple(
+        sorted(found, key=lambda f: (bool(f.documented or f.accepted), _PRIORITY.index(f.kind), f.destination))
+    )
 
 
 def _add_flows(groups: dict[tuple[str, str, str], _Group], run: RunRecord, images: dict[str, Process]) -> None:
@@ -224,7 +227,9 @@ def _call_destination(call: Call) -> tuple[str, str]:
 
 def _has_frames(run: RunRecord, call: Call) -> bool:
     """Whether a process that opened a raw socket is known to have sent something through one."""
-    sent = any(flow.process == call.process and flow.layer in ("icmp", "icmp6", "ip", "raw", "arp") for flow in run.flows)
+    sent = any(
+        flow.process == call.process and flow.layer in ("icmp", "icmp6", "ip", "raw", "arp") for flow in run.flows
+    )
     return sent or any(other.process == call.process and other.sent and other.family == "packet" for other in run.calls)
 
 
@@ -325,9 +330,9 @@ def _trigger_classes(group: _Group, attributed: list[RunRecord]) -> set[str]:
 
 def _frames(group: _Group) -> tuple[str, ...]:
     """Python frames of the first network call by the same process near one of its flows or calls."""
-    for run, at_s, image_key, thread in [
-        *((run, flow.first_s, flow.process, 0) for run, flow in group.flows),
-        *((run, call.at_s, call.process, call.thread) for run, call in group.calls),
+    for run, at_s, image_key in [
+        *((run, flow.first_s, flow.process) for run, flow in group.flows),
+        *((run, call.at_s, call.process) for run, call in group.calls),
     ]:
         images = {image.key: image for image in run.processes}
         if image_key not in images:
@@ -356,7 +361,7 @@ def _period(group: _Group) -> float:
     best = 0.0
     for index, times in by_run.items():
         times.sort()
-        gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(times)]
         if len(gaps) >= 2 and rates[index] != 1:
             best = max(best, statistics.median(gaps) * rates[index])
     return round(best, 1)

@@ -146,7 +146,9 @@ def build_frame(src_mac: bytes, dst_mac: bytes, src: str, dst: str, *, protocol:
     return dst_mac + src_mac + struct.pack("!H", ETH_IPV4) + head + body
 
 
-def tcp_segment(src: str, dst: str, ports: tuple[int, int], *, seq: int, ack: int, flags: int, data: bytes = b"") -> bytes:  # fmt: skip
+def tcp_segment(
+    src: str, dst: str, ports: tuple[int, int], *, seq: int, ack: int, flags: int, data: bytes = b""
+) -> bytes:  # fmt: skip
     """A TCP segment with its checksum; a SYN carries a maximum segment size of 1460 (1440 on IPv6)."""
     options = struct.pack("!BBH", 2, 4, 1440 if ":" in src else 1460) if flags & SYN else b""
     offset = (20 + len(options)) // 4 << 4

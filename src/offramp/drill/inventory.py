@@ -34,7 +34,9 @@ _VERSION_FILES: Final = (
     "/proc/driver/cambricon/mlus", "/sys/module/amdgpu/version", "/opt/rocm/.info/version",
     "/usr/local/cuda/version.json", "/usr/local/neuware/version.txt",
 )  # fmt: skip
-_ACCELERATOR_MODULE: Final = re.compile(r"nvidia|nouveau|gdrdrv|davinci|devmm|hisi_|drv_|cambricon|cndrv|amdgpu|amdkfd|kfd")
+_ACCELERATOR_MODULE: Final = re.compile(
+    r"nvidia|nouveau|gdrdrv|davinci|devmm|hisi_|drv_|cambricon|cndrv|amdgpu|amdkfd|kfd"
+)
 _MOST_FIRMWARE: Final = 3000
 VENDORS: Final = {
     "nvidia": ("nvidia",), "ascend": ("davinci", "ascend", "npu-smi"), "cambricon": ("cambricon", "cnmon"),
@@ -98,7 +100,9 @@ def take(runs: Iterable[RunRecord]) -> Inventory:
         mapped |= set(run.mapped)
         mapped |= {image.exe for image in run.processes if not image.canary}
         interpreters |= {image.exe for image in run.processes if image.linkage.startswith("script:")}
-    files = tuple(_describe(path, owners) for path in sorted(mapped) if not path.startswith(PRIVATE_DIR) and os.path.isfile(path))
+    files = tuple(
+        _describe(path, owners) for path in sorted(mapped) if not path.startswith(PRIVATE_DIR) and os.path.isfile(path)
+    )
     tools = {name: _run_tool(command) for name, command in _TOOLS.items()}
     versions = {path: _read_short(path) for path in _VERSION_FILES if os.path.exists(path)}
     modules, firmware = tuple(_kernel_modules(owners)), tuple(_firmware(owners))
@@ -188,14 +192,18 @@ def _packages(files: tuple[FileFacts, ...], owners: Owners) -> tuple[Package, ..
 
 
 def _vendors(modules: tuple[FileFacts, ...], tools: dict[str, str], versions: dict[str, str]) -> tuple[str, ...]:
-    text = " ".join([*(Path(module.path).name for module in modules), *(name for name, out in tools.items() if out), *versions])
+    text = " ".join(
+        [*(Path(module.path).name for module in modules), *(name for name, out in tools.items() if out), *versions]
+    )
     return tuple(vendor for vendor, words in VENDORS.items() if any(word in text.lower() for word in words))
 
 
 def _notes(firmware: tuple[FileFacts, ...], tools: dict[str, str]) -> tuple[str, ...]:
     out: list[str] = []
     if not any(tools.values()):
-        out.append("none of nvidia-smi, npu-smi, cnmon, rocm-smi is installed: driver and firmware versions are unknown")
+        out.append(
+            "none of nvidia-smi, npu-smi, cnmon, rocm-smi is installed: driver and firmware versions are unknown"
+        )
     if not firmware:
         out.append("no accelerator firmware files were found where vendors put them")
     return tuple(out)

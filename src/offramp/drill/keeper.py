@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -127,8 +126,9 @@ class Keeper:
         rootless = not sandbox.is_privileged()
         if rootless:
             sandbox.become_user_namespace()
-            self.lost.append(Lost(what="root", why="run by an ordinary user, in a user namespace",
-                                  effect="peers of unix sockets outside cannot be named; device nodes keep their owner's rights"))  # fmt: skip
+            effect = "peers of unix sockets outside have no name; device nodes keep their owner's rights"
+            why = "run by an ordinary user, in a user namespace"
+            self.lost.append(Lost(what="root", why=why, effect=effect))
         clock = self._make_clock(condition)
         pump = Pump(self.plan.folder, self.plan.workload.limits.output_bytes, terminal=self.plan.workload.terminal)
         control = self._start_first(pump, clock, rootless)
@@ -239,9 +239,7 @@ class Keeper:
             effect = "family trees by sampling" if condition.watching == "calls" else "clocks could not be moved"
             self.lost.append(Lost(what="ptrace", why=str(error), effect=effect))
 
-    def _make_sink(
-        self, watcher: Watcher, book: ProcessBook, began: float
-    ) -> tuple[Sink | None, Attribution]:
+    def _make_sink(self, watcher: Watcher, book: ProcessBook, began: float) -> tuple[Sink | None, Attribution]:
         attribution = Attribution(watcher, book, self.init, self.plan.canary_targets())
         if self.cable < 0:
             return None, attribution
@@ -256,9 +254,7 @@ class Keeper:
         sink = Sink(self.cable, mode, NameServer(refuse), tap=tap, began=began, on_new=attribution.note)
         return sink, attribution
 
-    def _record(
-        self, conductor: Conductor, watcher: Watcher, attribution: Attribution, sink: Sink | None
-    ) -> RunRecord:
+    def _record(self, conductor: Conductor, watcher: Watcher, attribution: Attribution, sink: Sink | None) -> RunRecord:
         flows = attribution.finish(sink.book.flows if sink else [])
         counters = {"notices": watcher.notices, "calls_left_out": watcher.left_out,
                     "frames_housekeeping": sink.book.housekeeping if sink else 0,

@@ -179,9 +179,7 @@ def _overlay(plan: MountPlan, handle: int, target: str, number: int) -> None:
     try:
         sysabi.mount("offramp", target, "overlay", data=data + (",userxattr" if plan.rootless else ""))
     except OSError as error:
-        plan.lost.append(
-            Lost(what=f"writing below {target}", why=str(error), effect="the workload sees it read-only")
-        )
+        plan.lost.append(Lost(what=f"writing below {target}", why=str(error), effect="the workload sees it read-only"))
 
 
 def _pass_in(plan: MountPlan, handle: int, path: str, number: int) -> None:
@@ -258,9 +256,7 @@ def _mount_proc(plan: MountPlan) -> None:
     try:
         sysabi.mount("proc", "/proc", "proc", flags=sysabi.MS_NOSUID | sysabi.MS_NODEV | sysabi.MS_NOEXEC)
     except OSError as error:
-        plan.lost.append(
-            Lost(what="a private /proc", why=str(error), effect="the workload can list processes outside")
-        )
+        plan.lost.append(Lost(what="a private /proc", why=str(error), effect="the workload can list processes outside"))
 
 
 def mask_proc() -> None:

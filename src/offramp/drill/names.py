@@ -34,7 +34,7 @@ class Question:
 
     @property
     def type_name(self) -> str:
-        """"A", "AAAA", "TXT" ..."""
+        """Name of the record type: A, AAAA, TXT or its number."""
         return _TYPES.get(self.kind, str(self.kind))
 
 

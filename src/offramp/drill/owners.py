@@ -41,7 +41,7 @@ class Owners:
         return self.of(image.exe)
 
     def of(self, path: str) -> str:
-        """"pip torch 2.13.0", "dpkg libc6 2.36", "rpm glibc-2.34" or ""."""
+        """Owner of a file: "pip torch 2.13.0", "dpkg libc6 2.36", "rpm glibc-2.34" or ""."""
         if not path or path in self._known:
             return self._known.get(path, "")
         answer = self._of_pip(path) or self._of_dpkg(path) or self._of_rpm(path)

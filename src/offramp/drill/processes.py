@@ -62,7 +62,7 @@ def descendants(root: int) -> list[int]:
 
 
 def elf_linkage(path: str) -> str:
-    """"dynamic" where the image asks for an interpreter, "static" where not, "" where it is no ELF file."""
+    """Linkage of an image: dynamic, static, or "" where it is no ELF file."""
     try:
         with open(path, "rb") as image:
             head = image.read(4096)

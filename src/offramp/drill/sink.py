@@ -136,7 +136,8 @@ class Sink:
     """
 
     def __init__(
-        self, cable: int, mode: Mode, names: NameServer, *, tap: PcapWriter, began: float, on_new: Callable[[Flow], None]
+        self, cable: int, mode: Mode, names: NameServer, *, tap: PcapWriter, began: float,
+        on_new: Callable[[Flow], None],
     ) -> None:  # fmt: skip
         self._cable = cable
         self._mode = mode
@@ -195,11 +196,8 @@ class Sink:
             return  # the namespace is going away
 
     def _reply(self, packet: Packet, protocol: int, body: bytes) -> None:
-        self._put(
-            frames.build_frame(
-                GATEWAY_MAC, packet.source_mac, packet.dst, packet.src, protocol=protocol, body=body
-            )  # fmt: skip
-        )
+        ends = packet.dst, packet.src
+        self._put(frames.build_frame(GATEWAY_MAC, packet.source_mac, *ends, protocol=protocol, body=body))
 
     def _answer_arp(self, packet: Packet) -> None:
         asked = packet.payload

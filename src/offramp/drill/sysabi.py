@@ -110,13 +110,13 @@ def fork_into(flags: int) -> int:
 
 
 def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
-    """prctl(2)."""
+    """Sets an attribute of this process (prctl)."""
     longs = [ctypes.c_ulong(value) for value in (a, b, c, d)]
     return check(LIBC.prctl(ctypes.c_int(option), *longs), "prctl")
 
 
 def mount(source: str, target: str, kind: str = "", *, flags: int = 0, data: str = "") -> None:
-    """mount(2)."""
+    """Mounts a file system, or binds a path."""
     status = LIBC.mount(
         source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), data.encode() or None
     )

@@ -13,6 +13,7 @@ from typing import Final
 from offramp.drill import sysabi
 from offramp.drill.clock import VirtualClock
 from offramp.drill.processes import ProcessBook, descendants, read_status
+from offramp.drill.timers import rescale_descriptors
 from offramp.drill.waits import Change, translate
 
 _SEIZE, _INTERRUPT, _LISTEN = 0x4206, 0x4207, 0x4208
@@ -243,6 +244,8 @@ class Tracer:
             registers.save()
 
     def _interrupt_all(self, init: int) -> None:
+        if self.clock is not None:
+            rescale_descriptors(init, self.clock.rate)
         for pid in descendants(init):
             try:
                 tasks = [int(name) for name in os.listdir(f"/proc/{pid}/task")]

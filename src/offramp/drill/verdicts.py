@@ -17,12 +17,12 @@ BLIND_SPOTS: Final = (
     ("management controller (BMC) and DPU", "they have network ports and an operating system of their own"),
     ("DMA and RDMA", "RDMA devices are not passed in; memory that a device writes or sends by itself is not seen"),
     ("on-die metering and fuses", "counters inside the chip that act later leave no trace in a run"),
-    ("kernel-mode senders", "a driver can send from kernel context outside the namespace; compare with an upstream tap"),
+    ("kernel-mode senders", "a driver can send outside the namespace; compare with an upstream tap"),
     ("covert channels in allowed traffic", "data hidden in the replies, timing or logs that you let out is not seen"),
     ("reading the CPU's counters directly", "rdtsc, file time stamps and network time are not moved with the clocks"),
     ("contents of TLS", "the sink has no trusted certificate: server names are read, contents are not"),
-    ("triggers that were not met", "a sender that waits for a model, a date or a message that no run produced stays silent"),
-    ("agents beside the workload", "daemons outside the command (fleet agents, licence daemons) are not drilled unless started"),
+    ("triggers that were not met", "a sender that waits for a model, date or message that no run produced is silent"),
+    ("agents beside the workload", "daemons outside the command (fleet, licence) are drilled only if it starts them"),
 )  # fmt: skip
 CHANNELS_EXTRA: Final = ("vsock", "setns", "raw-socket")
 
@@ -96,7 +96,8 @@ def _why_not(
 ) -> str:  # fmt: skip
     if missed:
         run, canary = missed[0]
-        return f"its canary was missed in {len(missed)} of {len(pairs)} runs (run {run.index}, {run.condition.id}: {canary.detail})"
+        where = f"run {run.index}, {run.condition.id}: {canary.detail}"
+        return f"its canary was missed in {len(missed)} of {len(pairs)} runs ({where})"
     if pairs:
         return ""
     made = any(canary.kind == kind for run in runs for canary in run.canaries)

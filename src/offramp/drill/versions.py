@@ -49,7 +49,8 @@ def _debian_part(text: str) -> Key:
     for words, digits in re.findall(r"([^\d]*)(\d*)", text):
         if not words and not digits:
             continue
-        out.append(tuple(-1 if c == "~" else (ord(c) if c.isalpha() else ord(c) + 256) for c in words) + (0,))
+        weights = (-1 if c == "~" else (ord(c) if c.isalpha() else ord(c) + 256) for c in words)
+        out.append((*weights, 0))
         out.append(int(digits or 0))
     return (*out, (0,))
 

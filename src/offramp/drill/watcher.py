@@ -228,9 +228,13 @@ class Watcher:
 
     def _message(self, notice: Notice, address: int) -> int:
         if notice.narrow:
-            name, size, vectors, count = struct.unpack("IIII", sysabi.read_memory(notice.pid, address, 16).ljust(16, b"\0"))
+            name, size, vectors, count = struct.unpack(
+                "IIII", sysabi.read_memory(notice.pid, address, 16).ljust(16, b"\0")
+            )
         else:
-            name, size, vectors, count = struct.unpack("QIxxxxQQ", sysabi.read_memory(notice.pid, address, 32).ljust(32, b"\0"))
+            name, size, vectors, count = struct.unpack(
+                "QIxxxxQQ", sysabi.read_memory(notice.pid, address, 32).ljust(32, b"\0")
+            )
         if not name:
             return 0
         raw = sysabi.read_memory(notice.pid, name, min(size, 128))
