@@ -149,7 +149,7 @@ def frontier_part(cells: Sequence[analysis.Cell], currency: str) -> tuple[dict[s
     table = table_of(rows, columns=columns, title="Which part of a ban can be met when")
     part = {
         "cells": rows, "summary": summary, "headline": frontier_headline(summary),
-        "met_means": "at least 99 % of the scope's work is done from the ban on", "chart": frontier_chart(rows),
+        "met_means": "from the ban on, at least 99 % of the scope's work is done that would be done without it", "chart": frontier_chart(rows),
     }  # fmt: skip
     return part, table
 
@@ -177,17 +177,15 @@ _ACT: Final = {"buy": "buying", "use": "using", "support": "supporting"}
 
 
 def frontier_headline(summary: Sequence[dict[str, Any]]) -> str:
-    """One sentence over all kinds and scopes."""
-    met = [item for item in summary if item["met_from"]]
-    not_met = [item for item in summary if not item["met_from"]]
-    if not not_met:
-        last = max(str(item["met_from"]) for item in met)
-        return f"Every ban considered can be met with 90 % probability from {last} on"
-    if not met:
-        return "No ban considered can be met with 90 % probability within the plan"
-    yes = "; ".join(f"{_ACT[i['what']]} for {i['scope']} from {i['met_from']}" for i in met)
-    no = "; ".join(f"{_ACT[i['what']]} for {i['scope']}" for i in not_met)
-    return f"Can be met with 90 % probability: a ban of {yes}. Cannot within the plan: {no}"
+    """One sentence: for each kind of ban, for whom it can be met with 90 % probability, and for whom not."""
+    parts: list[str] = []
+    for kind in dict.fromkeys(item["what"] for item in summary):
+        mine = [item for item in summary if item["what"] == kind]
+        met = [f"{item['scope']} ({item['met_from']})" for item in mine if item["met_from"]]
+        missed = [str(item["scope"]) for item in mine if not item["met_from"]]
+        text = f"a ban of {_ACT[kind]} can be met for {', '.join(met)}" if met else f"a ban of {_ACT[kind]} for nobody"
+        parts.append(text + (f", not for {', '.join(missed)}" if met and missed else ""))
+    return "With 90 % probability, " + "; ".join(parts)
 
 
 def frontier_chart(rows: Sequence[dict[str, Cell]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ F8 = npt.NDArray[np.floating[Any]]
 Bool = npt.NDArray[np.bool_]
 BanKind = Literal["buy", "use", "support"]
 MET: Final = 0.99
-"""Work counts as met when at least this share of it is done over the quarters after a ban."""
+"""A ban counts as met when at least this share of the work is done after it that would be done without it."""
 CARE: Final = 0.1
 """The frontier buys whatever at least this share of the futures needs: what can be met with 90 % probability."""
 
@@ -214,7 +214,8 @@ class Cell:
     """One cell of the frontier.
 
     Attributes:
-        probability_met: share of scenarios in which at least 99 % of the scope's work is done from the ban on.
+        probability_met: share of scenarios in which, from the ban on, at least 99 % of the scope's work is done that
+            would be done without the ban.
         met_p10, met_p50: share of that work done: 10 % quantile (reached with 90 % probability) and median.
         extra_cost: over the same plan without the ban, mean; shortage not counted.
         baseline_met_p10: met_p10 without the ban.
@@ -248,7 +249,7 @@ def frontier(problem: PlanProblem, bans: Sequence[Ban]) -> list[Cell]:
                 kind=ban.kind,
                 scope=ban.scope,
                 quarter=problem.quarters[ban.start],
-                probability_met=float(problem.weight @ (met >= MET)),
+                probability_met=float(problem.weight @ (met >= MET * before)),
                 met_p10=_quantile(met, problem.weight, 0.1),
                 met_p50=_quantile(met, problem.weight, 0.5),
                 extra_cost=cost_of_doing(plan) - cost_of_doing(free),

@@ -1,0 +1,310 @@
+"""national: what share of a country's work its own chips can do, by quarter; which part of a ban can be met when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp import __version__
+from offramp.app import national_facts as facts
+from offramp.app import national_model as model
+from offramp.app.national_facts import Question
+from offramp.app.national_model import National
+from offramp.app.plan_answer import frontier_part
+from offramp.core.result import Column, FigureLog, Notice, Result, hash_inputs, table_of
+from offramp.plan.analysis import MET, Cell
+from offramp.plan.coverage import coverage
+from offramp.supply import facts as supply_facts
+from offramp.supply.buyer import buyer_figures
+
+F8 = npt.NDArray[np.floating[Any]]
+Bool = npt.NDArray[np.bool_]
+STEP: Final = 2
+LIFTED: Final = ("HBM", "yield", "wafers", "packaging", "training suitability", "software")
+
+
+def national(path: str | Path, *, overrides: Sequence[str] = ()) -> Result:
+    """Answers a national study.
+
+    Raises:
+        InputError: the study or its facts are wrong.
+    """
+    question = facts.load(path, overrides)
+    log = FigureLog()
+    run = model.draw_all(question, log=log)
+    shares = domestic_share(run)
+    cells = frontier(run, log)
+    part, table = frontier_part(cells, "USD")
+    years, views = year_rows(run), view_rows(run)
+    limits = bottlenecks(question, run)
+    rows = coverage_rows(run, shares)
+    answer: dict[str, Any] = {
+        "national": question.header.country, "study": question.header.name, "as_of": question.header.as_of.isoformat(),
+        "headline": _headline(run, shares, part), "findings": _findings(rows, years, limits, part),
+        "quarters": run.quarters, "scopes": ["all", *(work.id for work in question.facts.workload)],
+        "coverage": rows, "years": years, "views": views, "bottlenecks": limits, "frontier": part,
+        "bridge": _bridge(run), "charts": {"coverage": _chart(rows), "frontier": part["chart"]}, "currency": "USD",
+    }  # fmt: skip
+    return Result(
+        command="plan", answer=answer, inputs_hash=hash_inputs(dict(question.inputs)),
+        data_version=supply_facts.DATA_VERSION, tables=_tables(rows, years, limits, views) | {"frontier": table},
+        knowledge_horizon=log.horizon, seed=question.header.seed, figures=log.figures, warnings=_warnings(log),
+        offramp_version=__version__,
+    )  # fmt: skip
+
+
+def _scopes(run: National) -> dict[str, Bool]:
+    """Groups of workloads by name, the whole first. [W] each"""
+    works = run.question.facts.workload
+    found: dict[str, Bool] = {"all work": np.ones(len(works), dtype=np.bool_)}
+    found["state-funded"] = np.asarray([work.state_funded for work in works])
+    for name, kind in (("inference", "serve"), ("fine-tuning", "fine-tune"), ("pre-training", "pretrain")):
+        found[name] = np.asarray([work.kind == kind for work in works])
+    return {name: mask for name, mask in found.items() if mask.any()}
+
+
+def domestic_share(run: National, *, step: int = 1) -> dict[str, F8]:
+    """Share that domestic chips alone can do: of all work evenly, and of each workload served first. [S, Q]"""
+    chips = model.capacity(run, step=step) * run.domestic
+    rate, can, wanted = model.rates(run), model.usable(run, step=step), model.demand(run, step=step)
+    found = {"all": coverage(chips, rate, wanted, usable=can)[0]}
+    for column, work in enumerate(run.question.facts.workload):
+        one = np.zeros(len(run.question.facts.workload), dtype=np.bool_)
+        one[column] = True
+        done = np.einsum("sqc,sc,sqc->sq", chips, rate[:, :, column], can[..., column])
+        found[work.id] = np.minimum(done / np.maximum(wanted[..., column], 1e-12), 1.0)
+    return found
+
+
+def coverage_rows(run: National, shares: dict[str, F8]) -> list[dict[str, Any]]:
+    """Quantiles by quarter."""
+    return [
+        {"quarter": quarter, **{name: _band(values[:, t]) for name, values in shares.items()}}
+        for t, quarter in enumerate(run.quarters)
+    ]
+
+
+def _band(values: F8) -> dict[str, float]:
+    p10, p50, p90 = (float(x) for x in np.quantile(values, (0.1, 0.5, 0.9)))
+    return {"p10": p10, "p50": p50, "p90": p90}
+
+
+def frontier(run: National, log: FigureLog) -> list[Cell]:
+    """What every ban leaves of the work it touches, with the other work kept as it would be without it."""
+    step = STEP if len(run.quarters) > 6 else 1
+    at = model.grid(run, step)
+    rate, can, wanted = model.rates(run), model.usable(run, step=step), model.demand(run, step=step)
+    free = coverage(model.capacity(run, step=step), rate, wanted, usable=can)[0]
+    life = log.use("supply/buyer#support_life", buyer_figures()["support_life"]).value / 3.0
+    cells: list[Cell] = []
+    for kind in ("buy", "use", "support"):
+        for scope, mask in _scopes(run).items():
+            for start in at:
+                done = _under_ban(run, kind, mask, int(start), life, step=step, required=free)
+                cells.append(_cell(run, kind, scope, int(start), at, done, free, mask))
+    return cells
+
+
+def _under_ban(
+    run: National, kind: str, mask: Bool, start: int, life: float, *, step: int, required: F8
+) -> F8:  # fmt: skip
+    """Share of the scope's work done from the ban on. [S, columns from the ban on]
+
+    Foreign cards that a ban of part of the work leaves to other work count as a second kind of chip that the scope
+    may not use: those bought after a buying ban, all under a ban of use, those beyond what still runs without support.
+    """
+    at = model.grid(run, step)
+    q = np.arange(len(run.quarters))
+    left = np.where(q >= start, np.maximum(0.0, 1.0 - (q - start) / life), 1.0)
+    whole = model.capacity(run, step=step)
+    if kind == "use":
+        inside = whole * run.domestic
+    elif kind == "buy":
+        inside = model.capacity(run, foreign_from=start, step=step)
+    else:
+        inside = model.capacity(run, left=left, step=step)
+    after = at >= start
+    rate, can, wanted = model.rates(run), model.usable(run, step=step), model.demand(run, step=step)
+    outside = np.zeros_like(whole) if mask.all() else whole - inside
+    chips = np.concatenate([inside, outside], axis=2)[:, after]
+    both = np.concatenate([can, can & ~mask], axis=2)[:, after]
+    rates = np.concatenate([rate, rate], axis=1)
+    done, _ = coverage(chips, rates, wanted[:, after], usable=both, scope=mask, required=required[:, after] * 0.999)
+    return np.nan_to_num(done, nan=0.0)
+
+
+def _cell(
+    run: National, kind: Any, scope: str, start: int, at: Any, done: F8, free: F8, mask: Bool
+) -> Cell:  # fmt: skip
+    base = free[:, at >= start]
+    met = (done >= MET * base).all(axis=1)
+    mean, before = done.mean(axis=1), base.mean(axis=1)
+    lost = np.maximum(base - done, 0.0).mean(axis=1)
+    equivalents = (run.wanted[:, -1] * run.shares[:, mask].sum(axis=1)) * lost
+    own = (run.price[:, run.domestic] * run.rate[:, run.domestic] ** -1.0).min(axis=1)
+    return Cell(
+        kind=kind, scope=scope, quarter=run.quarters[start], probability_met=float(met.mean()),
+        met_p10=float(np.quantile(mean, 0.1)), met_p50=float(np.quantile(mean, 0.5)),
+        extra_cost=float(np.median(equivalents * own)), baseline_met_p10=float(np.quantile(before, 0.1)),
+    )  # fmt: skip
+
+
+def year_rows(run: National) -> list[dict[str, Any]]:
+    """Domestic supply over new demand by year, in money and in work: the two ratios that published views mix."""
+    rows: list[dict[str, Any]] = []
+    for year in sorted({name[:4] for name in run.quarters}):
+        at = [i for i, name in enumerate(run.supply.quarters) if name.startswith(year)]
+        mine = [i for i, name in enumerate(run.quarters) if name.startswith(year)]
+        if len(mine) < 4:
+            continue
+        money = work = 0.0
+        for column, chip in enumerate(run.chips):
+            if run.domestic[column]:
+                cards = run.cards[chip][:, mine].sum(axis=1)
+                money = money + cards * run.price[:, column]
+                work = work + cards * run.rate[:, column]
+        rows.append({
+            "year": int(year), "quarters": len(at), "money_ratio": _band(money / run.money[:, mine].sum(axis=1)),
+            "work_ratio": _band(work / run.new[:, mine].sum(axis=1)),
+            "domestic_price": _band(money / np.maximum(work, 1e-9)),
+            "wanted_price": _band(run.money[:, mine].sum(axis=1) / run.new[:, mine].sum(axis=1)),
+            "domestic_equivalents": _band(np.asarray(work)), "wanted_equivalents": _band(run.new[:, mine].sum(axis=1)),
+        })  # fmt: skip
+    return rows
+
+
+def view_rows(run: National) -> list[dict[str, Any]]:
+    """Published views beside ours for the same year, and why they differ."""
+    ours = {row["year"]: row for row in year_rows(run)}
+    rows: list[dict[str, Any]] = []
+    for view in run.question.facts.view:
+        known = view.known_since <= run.question.header.as_of
+        mine = ours.get(view.year)
+        text = f"{view.who}, {view.year}: {view.value:.0%} in {view.what}"
+        text += "" if known else f" (published {view.as_of}, after this study's date)"
+        if mine:
+            money, work = mine["money_ratio"], mine["work_ratio"]
+            text += (f"; here {money['p50']:.0%} in money ({money['p10']:.0%} to {money['p90']:.0%}) and "
+                     f"{work['p50']:.0%} in work ({work['p10']:.0%} to {work['p90']:.0%}).")  # fmt: skip
+        else:
+            text += "; outside this study's whole years."
+        rows.append({"who": view.who, "year": view.year, "view": view.value, "known": known, "text": text,
+                     "money_p50": mine["money_ratio"]["p50"] if mine else None,
+                     "work_p50": mine["work_ratio"]["p50"] if mine else None})  # fmt: skip
+    return rows
+
+
+def bottlenecks(question: Question, run: National) -> list[dict[str, Any]]:
+    """Share of all work that domestic chips can do at the end of the plan if one limit were lifted."""
+    data = supply_facts.load()
+    bare = model.draw_all(question, data=model.structure_only(data))
+    column = len(run.quarters) - 1
+    rows = [{"lifted": "none", "share_p50": _end_share(run, column), "base": "full mixture of sources"},
+            {"lifted": "none", "share_p50": _end_share(bare, column), "base": "structure only"}]  # fmt: skip
+    for name in LIFTED:
+        changed = _lifted(question, bare, name, data)
+        rows.append({"lifted": name, "share_p50": _end_share(changed, column), "base": "structure only"})
+    base = float(rows[1]["share_p50"])
+    return [{**row, "gain": float(row["share_p50"]) - base if row["base"] == "structure only" else 0.0} for row in rows]
+
+
+def _lifted(question: Question, bare: National, name: str, data: Any) -> National:
+    from dataclasses import replace
+
+    if name == "training suitability":
+        return replace(bare, ready=np.ones_like(bare.ready))
+    if name == "software":
+        best = np.asarray([chip.exchange.value / chip.exchange.si_range[0] for chip in question.facts.chip])
+        return replace(bare, rate=np.where(bare.domestic, bare.rate * best, bare.rate))
+    return model.draw_all(question, data=model.relieved(model.structure_only(data), name))
+
+
+def _end_share(run: National, column: int) -> float:
+    chips = (model.capacity(run) * run.domestic)[:, [column]]
+    wanted = model.demand(run)[:, [column]]
+    done, _ = coverage(chips, model.rates(run), wanted, usable=model.usable(run)[:, [column]])
+    return float(np.median(done))
+
+
+def _headline(run: National, shares: dict[str, F8], part: dict[str, Any]) -> str:
+    last = _band(shares["all"][:, -1])
+    text = f"Domestic chips alone can do {last['p50']:.0%} ({last['p10']:.0%} to {last['p90']:.0%}) of the work wanted "
+    return f"{text}in {run.quarters[-1]}. {part['headline']}"
+
+
+def _findings(
+    rows: list[dict[str, Any]], years: list[dict[str, Any]], limits: list[dict[str, Any]], part: dict[str, Any]
+) -> list[str]:
+    best = max((row for row in limits if row["lifted"] != "none"), key=lambda row: row["gain"])
+    found = [
+        f"In {rows[0]['quarter']} domestic chips alone could do {rows[0]['all']['p50']:.0%} of all work evenly.",
+        f"What holds domestic chips back most is {best['lifted']}: lifting it would raise the share of work that they "
+        f"can do at the end from {best['share_p50'] - best['gain']:.0%} to {best['share_p50']:.0%} (structure alone).",
+    ]
+    found += [
+        f"{row['year']}: new domestic cards are worth {row['money_ratio']['p50']:.0%} of the money wanted and do "
+        f"{row['work_ratio']['p50']:.0%} of the new work wanted: an H20's worth of domestic inference costs "
+        f"{row['domestic_price']['p50']:,.0f} USD, of foreign {row['wanted_price']['p50']:,.0f}."
+        for row in years
+    ]
+    return found + [item["text"] for item in part["summary"]]
+
+
+def _bridge(run: National) -> list[str]:
+    price = run.money.sum(axis=1) / np.maximum(run.new.sum(axis=1), 1e-9)
+    return [
+        "wanted work = money wanted / price of an H20's worth of work "
+        f"(median {np.median(price):,.0f} USD over the plan, falling by a drawn rate)",
+        "supplied work = cards x H20-equivalents of a card, for inference from measured and scaled exchange rates, for "
+        "training from peaks x utilisation x goodput",
+        "a kind of work counts as covered in the same share as every other kind (max-min), in every draw and quarter",
+        f"work in use when the plan starts: {np.median(run.wanted[:, 0] - run.new[:, 0]):,.0f} H20-equivalents",
+    ]
+
+
+def _chart(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    values = [{"quarter": row["quarter"], **row["all"]} for row in rows]
+    scale = {"field": "p10", "type": "quantitative", "title": "share of all work", "axis": {"format": ".0%"}}
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "title": "Share of all work that domestic chips alone can do: median, band 10 % to 90 %",
+        "data": {"values": values}, "encoding": {"x": {"field": "quarter", "type": "ordinal"}},
+        "layer": [
+            {"mark": {"type": "area", "opacity": 0.3}, "encoding": {"y": scale, "y2": {"field": "p90"}}},
+            {"mark": "line", "encoding": {"y": {"field": "p50", "type": "quantitative"}}},
+        ],
+    }  # fmt: skip
+
+
+def _tables(rows: Any, years: Any, limits: Any, views: Any) -> dict[str, Any]:
+    flat = [
+        {"quarter": row["quarter"], "scope": scope, **band} for row in rows for scope, band in row.items()
+        if scope != "quarter"
+    ]  # fmt: skip
+    yearly = [
+        {"year": row["year"], **{f"{name}_{end}": row[name][end] for name in ("money_ratio", "work_ratio")
+                                 for end in ("p10", "p50", "p90")}} for row in years
+    ]  # fmt: skip
+    share = [Column(name=name, unit="share") for name in ("p10", "p50", "p90")]
+    names = [f"{name}_{end}" for name in ("money_ratio", "work_ratio") for end in ("p10", "p50", "p90")]
+    return {
+        "coverage": table_of(flat, columns=["quarter", "scope", *share], title="Work that domestic chips alone can do"),
+        "years": table_of(yearly, columns=["year", *names], title="Domestic supply over new demand"),
+        "bottlenecks": table_of(limits, columns=["lifted", "base", "share_p50", "gain"],
+                                title="If one limit were lifted"),
+        "views": table_of(views, columns=["who", "year", "view", "known", "money_p50", "work_p50"],
+                          title="Published views beside this answer"),
+    }  # fmt: skip
+
+
+def _warnings(log: FigureLog) -> tuple[Notice, ...]:
+    assumed = sum(figure.confidence == "assumed" for figure in log.figures)
+    return (
+        Notice(kind="assumed-figure", text=f"{assumed} of {len(log.figures)} figures are assumed; see the figures."),
+        Notice(kind="scope", text="the installed stock is taken at its mean over draws; no chip retires before 2029"),
+        Notice(kind="prior", text="exchange rates are ranges stated in the study, not yet a run of the cost model"),
+    )

@@ -1,0 +1,67 @@
+"""Coverage: the largest share of the wanted work that given chips can do, the same share of every kind of work.
+
+For each scenario and quarter apart: maximise theta so that every workload of the scope gets theta of its demand (at
+most all of it) while the others keep a required share. All blocks are one programme that falls apart into small ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.core.errors import BackendError
+from offramp.plan import builder
+from offramp.plan.builder import INF, Model
+
+F8 = npt.NDArray[np.floating[Any]]
+Bool = npt.NDArray[np.bool_]
+
+
+def coverage(
+    capacity: F8, rate: F8, demand: F8, *, usable: Bool, scope: Bool | None = None, required: F8 | float = 0.0
+) -> tuple[F8, F8]:
+    """Share of the scope's work that can be done, and the chips that do it.
+
+    Args:
+        capacity: chips. [S, Q, C]
+        rate: work of one chip. [S, C, W]
+        demand: work wanted. [S, Q, W]
+        usable: whether a chip may and can do a workload. [S, Q, C, W]
+        scope: workloads whose share counts; all where None. [W]
+        required: share that the other workloads must get. [S, Q] or a number
+
+    Returns:
+        The share, 0 to 1; NaN where the others' required share alone cannot be done. [S, Q]
+        Chips by workload. [S, Q, C, W]
+
+    Raises:
+        BackendError: the solver fails.
+    """
+    s, q, c = capacity.shape
+    w = demand.shape[2]
+    inside = np.ones(w, dtype=np.bool_) if scope is None else scope
+    model = Model()
+    names = ([str(i) for i in range(s)], [str(i) for i in range(q)])
+    chips, works = [str(i) for i in range(c)], [str(i) for i in range(w)]
+    size = np.maximum(capacity.sum(axis=2), 1e-12)
+    able = usable & (rate > 0)[:, None]
+    place = model.columns("place", (*names, chips, works), upper=np.where(able, INF, 0.0))
+    share = model.columns("share", names, upper=1.0, cost=-1.0)
+    missing = model.columns("missing", names, cost=100.0)
+    rows = model.rows("capacity", (*names, chips), upper=capacity / size[..., None])
+    model.entries(rows[..., None], place, np.where(able, 1.0, 0.0))
+    wanted = demand / size[..., None]
+    unit = np.maximum(wanted, 1e-12)
+    floor = np.where(inside, 0.0, np.broadcast_to(np.asarray(required), (s, q))[..., None])
+    work = model.rows("work", (*names, works), lower=np.where(wanted > 0, floor, -INF))
+    model.entries(work[:, :, None, :], place, np.where(able, rate[:, None] / unit[:, :, None, :], 0.0))
+    model.entries(work, share[..., None], np.where(inside, -1.0, 0.0))
+    model.entries(work, missing[..., None], np.where(inside, 0.0, 1.0))
+    arrays = model.arrays()
+    found, _ = builder.solve(arrays)
+    if not found.has_point:
+        raise BackendError(f"the solver says {found.status}", mend="Check the figures of the study.")
+    theta = np.where(found.columns[missing] > 1e-6, np.nan, found.columns[share])
+    return theta, found.columns[place] * size[..., None, None]
