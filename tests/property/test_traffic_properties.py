@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offramp.traffic import Trace
+from offramp.core.errors import OfframpError
+from offramp.traffic import Trace, load
 
 
 @st.composite
@@ -83,3 +87,36 @@ def test_prefix_share_equals_a_plain_count(trace: Trace) -> None:
 
 def _repeats(trace: Trace) -> bool:
     return any(len(set(blocks)) != len(blocks) for _, _, blocks in rows(trace))
+
+
+_GOOD = [
+    b"arrival_s,isl_tokens,osl_tokens\n" + b"".join(b"%d,%d,%d\n" % (i, i + 1, i + 2) for i in range(20)),
+    b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,374,44\n2023-11-16 18:15:50.99,396,109\n",
+    b'{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}\n' * 5,
+    b'{"num_prompts":2,"input_lens":[10,20],"output_lens":[3,4],"start_times":[100.5,101.0]}',
+]
+
+
+@given(
+    st.sampled_from(_GOOD),
+    st.lists(st.tuples(st.integers(0, 600), st.binary(max_size=4), st.integers(0, 9)), max_size=4),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_damaged_file_gives_a_sound_trace_or_an_error(good: bytes, edits: list[tuple[int, bytes, int]]) -> None:
+    data = good
+    for at, put, cut in edits:
+        data = data[:at] + put + data[at + cut :]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace"
+        file.write_bytes(data)
+        try:
+            trace = load(file)
+        except OfframpError as error:
+            assert error.where
+            return
+    assert len(trace) > 0
+    assert trace.isl_tokens.min() >= 1
+    assert trace.osl_tokens.min() >= 1
+    assert trace.arrival_s[0] == 0.0
+    assert np.all(np.diff(trace.arrival_s) >= 0)
+    trace.statistics()

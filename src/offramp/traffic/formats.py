@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +81,35 @@ def open_binary(path: Path, where: str) -> BinaryIO:
     return stream  # pyright: ignore[reportReturnType]
 
 
+class Utf8Bytes(io.RawIOBase):
+    """A stream that hands its bytes on and refuses the first that are not UTF-8."""
+
+    def __init__(self, stream: BinaryIO, where: str) -> None:
+        self._stream = stream
+        self._where = where
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._done = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes.
+
+        Raises:
+            InputError: they are not UTF-8.
+        """
+        data = bytes(self._stream.read(size))
+        try:
+            self._decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            at = max(self._done + error.start, 0)
+            raise InputError(f"not UTF-8 near byte {at}", where=self._where, mend="Save the file as UTF-8.") from None
+        self._done += len(data)
+        return data
+
+
 def detect(path: Path, *, where: str) -> Format:
     """The format of a trace file.
 
@@ -103,7 +134,7 @@ def _decode(head: bytes, where: str) -> str:
     try:
         return head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start >= len(head) - 4:  # a character cut by the end of the head
+        if len(head) == HEAD_BYTES and error.start >= len(head) - 4:  # a character cut by the end of the head
             return head[: error.start].decode("utf-8-sig")
         raise InputError(f"not UTF-8 at byte {error.start}", where=where, mend="Save the file as UTF-8.") from None
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from offramp.core.errors import InputError
 from offramp.traffic.columns import Columns, clean, join
-from offramp.traffic.formats import Format, detect, open_binary
+from offramp.traffic.formats import Format, Utf8Bytes, detect, open_binary
 from offramp.traffic.trace import F8, Trace
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _arrow_csv(file: Path, form: Format, where: str, *, typed: bool) -> Iterator
     with open_binary(file, where) as stream:
         try:
             reader = csv.open_csv(
-                stream,
+                pa.PythonFile(Utf8Bytes(stream, where), mode="r"),
                 read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, column_names=list(form.columns), skip_rows=1),
                 parse_options=csv.ParseOptions(delimiter=form.delimiter, invalid_row_handler=skip),
                 convert_options=csv.ConvertOptions(
@@ -254,6 +254,8 @@ def _dates(column: pa.Array, origin: list[int]) -> F8:
     pc = _compute()
 
     try:
+        if len(column) and pc.all(pc.ends_with(column, "+00:00")).as_py():  # Azure 2024
+            column = pc.utf8_slice_codeunits(column, 0, -6)
         stamps = pc.cast(column, pa.timestamp("ns"))
     except pa.ArrowInvalid:
         trimmed = pc.utf8_trim_whitespace(column)
@@ -376,7 +378,11 @@ def _one_row(line: bytes, form: Format) -> tuple[float, float, float, list[int]]
 def _bench_parts(file: Path, where: str) -> Iterator[Columns]:
     """One batch of a benchmark's result file, saved with its per-request details."""
     with open_binary(file, where) as stream:
-        raw = bytes(stream.read(_MAX_LINE_BYTES * 4)).decode("utf-8-sig", errors="strict")
+        data = bytes(stream.read(_MAX_LINE_BYTES * 4))
+    try:
+        raw = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 at byte {error.start}", where=where, mend="Save the file as UTF-8.") from None
     try:
         record: Any = json.loads(raw)
     except json.JSONDecodeError:
