@@ -8,13 +8,14 @@ when it is far out (Student t). The curvature at the optimum gives the joint pos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg, sparse
 
+from offramp.calibrate.operators import Anchor
 from offramp.calibrate.prior import Beliefs
 from offramp.cost.calibration import SHARE_CAP, SHARES, Stack
 from offramp.cost.parameters import PARAMETER_NAMES, Parameters
@@ -26,6 +27,10 @@ Sparse = Any
 
 STEP = 0.02
 """Finite-difference step of a log parameter."""
+ANCHOR_SD = 0.12
+"""How far an engine's kernels in a running server may differ from their tables, log scale. Assumed."""
+GROUP_DF = 2.0
+"""Degrees of freedom of deployment errors. Assumed."""
 STUDENT_DF = 4.0
 """Degrees of freedom of the row errors: broken runs and mislabelled rows are outliers, not evidence."""
 
@@ -67,6 +72,7 @@ class Problem:
         keys: effect keys ("gemm_compute@chip:nvidia/h20"), the columns.
         mean, sd: prior of each effect. [c]
         design: rows are (parameter, entry) pairs in that order, columns effects. [P * n, c]
+        anchor_rows, anchor_logs, anchor_sd: sums of effects that operator tables have measured. [a, c], [a], [a]
     """
 
     keys: tuple[str, ...]
@@ -74,9 +80,12 @@ class Problem:
     sd: F8
     design: Sparse
     entries: int
+    anchor_rows: Sparse = None
+    anchor_logs: F8 = field(default_factory=lambda: np.empty(0))
+    anchor_sd: F8 = field(default_factory=lambda: np.empty(0))
 
 
-def make_problem(stacks: Sequence[Stack], beliefs: Beliefs) -> Problem:
+def make_problem(stacks: Sequence[Stack], beliefs: Beliefs, anchors: Sequence[Anchor] = ()) -> Problem:
     """Columns for every effect that any entry touches, with its prior."""
     column: dict[str, int] = {}
     mean: list[float] = []
@@ -98,7 +107,29 @@ def make_problem(stacks: Sequence[Stack], beliefs: Beliefs) -> Problem:
                 rows.append(p * n + e)
                 cols.append(column[full])
     design = sparse.csr_matrix((np.ones(len(rows)), (rows, cols)), shape=(len(PARAMETER_NAMES) * n, len(column)))
-    return Problem(keys=tuple(column), mean=np.array(mean), sd=np.array(sd), design=design, entries=n)
+    problem = Problem(keys=tuple(column), mean=np.array(mean), sd=np.array(sd), design=design, entries=n)
+    return _anchored(problem, column, anchors)
+
+
+def _anchored(problem: Problem, column: dict[str, int], anchors: Sequence[Anchor]) -> Problem:
+    """Adds what operator tables say of sums of effects; effects that no row touches stay out of the sums."""
+    rows: list[int] = []
+    cols: list[int] = []
+    logs: list[float] = []
+    sds: list[float] = []
+    for anchor in anchors:
+        keys = ["population", f"family:{anchor.family}", f"chip:{anchor.chip}"]
+        if anchor.engine:
+            keys += [f"engine:{anchor.engine}", f"engine-family:{anchor.engine}/{anchor.family}"]
+        found = [column[f"{anchor.parameter}@{key}"] for key in keys if f"{anchor.parameter}@{key}" in column]
+        if f"{anchor.parameter}@chip:{anchor.chip}" not in column or not found or anchor.parameter.endswith("_s"):
+            continue  # floors of kernels timed alone hold launches that a captured graph hides
+        rows += [len(logs)] * len(found)
+        cols += found
+        logs.append(np.log(anchor.value))
+        sds.append(float(np.hypot(ANCHOR_SD, 0.5 * anchor.median_error)))
+    matrix = sparse.csr_matrix((np.ones(len(rows)), (rows, cols)), shape=(len(logs), len(column)))
+    return replace(problem, anchor_rows=matrix, anchor_logs=np.array(logs), anchor_sd=np.array(sds))
 
 
 def parameters_at(problem: Problem, effects: F8) -> Parameters:
@@ -179,6 +210,7 @@ def fit(
         rows = _design_rows(problem, slopes, data.kind, data.entry)
         residual = data.value - base[data.kind, data.entry]
         shared = _shared(data, residual, scale)
+        data = replace(data, group_prior=_heavy(group_sd[groups % group_sd.size], shared))
         weights = _student((residual - shared[group_of]) / scale[data.kind]) * data.weight / scale[data.kind] ** 2
         before = _objective(problem, data, effects, residual, weights)
         for _ in range(6):
@@ -204,6 +236,15 @@ def fit(
     return Posterior(
         effects=effects, precision=precision, row_sd=scale, group_sd=group_sd, iterations=taken, loss=loss
     )  # fmt: skip
+
+
+def _heavy(prior: F8, shared: F8) -> F8:
+    """Scale of each deployment's error under a Student t: a deployment far out widens its own scale, not the fit. [g]
+
+    Broken or immature deployments run several times slower than the same silicon elsewhere; they are a population of
+    their own and must not drag the silicon's efficiencies.
+    """
+    return prior * np.sqrt((GROUP_DF + (shared / prior) ** 2) / (GROUP_DF + 1.0))
 
 
 def _student(z: F8) -> F8:
@@ -247,7 +288,10 @@ def _objective(problem: Problem, data: _Data, effects: F8, residual: F8, weights
     inner = np.bincount(data.group_of, weights, data.group_prior.size) + 1.0 / data.group_prior**2
     cross = np.bincount(data.group_of, weights * residual, data.group_prior.size)
     fit_part = float(np.sum(weights * residual**2) - np.sum(cross**2 / inner))
-    return 0.5 * fit_part + 0.5 * float(np.sum(((effects - problem.mean) / problem.sd) ** 2))
+    prior_part = float(np.sum(((effects - problem.mean) / problem.sd) ** 2))
+    if problem.anchor_logs.size:
+        prior_part += float(np.sum(((problem.anchor_rows @ effects - problem.anchor_logs) / problem.anchor_sd) ** 2))
+    return 0.5 * fit_part + 0.5 * prior_part
 
 
 def _solve(
@@ -267,6 +311,10 @@ def _solve(
     reduced = normal - cross.T @ (cross / inner[:, None])
     reduced[np.diag_indices_from(reduced)] += 1.0 / problem.sd**2
     vector = right - cross.T @ (pooled / inner)
+    if problem.anchor_logs.size:
+        pull: Sparse = sparse.diags(1.0 / problem.anchor_sd**2) @ problem.anchor_rows
+        reduced += (problem.anchor_rows.T @ pull).toarray()
+        vector += np.asarray(pull.T @ problem.anchor_logs)
     diagonal = damping * np.diag(reduced).copy()
     factor = linalg.cho_factor(reduced + np.diag(diagonal), lower=True)
     return linalg.cho_solve(factor, vector + diagonal * effects), reduced

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from offramp.calibrate.fit import Posterior, Problem, draw, fit, make_problem
 from offramp.calibrate.observe import ClosedForm, observe
+from offramp.calibrate.operators import load_anchors
 from offramp.calibrate.prior import Beliefs
 from offramp.core.seeds import derive_seed
 from offramp.cost.calibration import Calibration, Offset, Residual, from_prior, load_prior
@@ -20,7 +21,7 @@ from offramp.validate.predict import DEFAULT_RESIDUAL, KIND, Prediction
 
 F8 = npt.NDArray[np.float64]
 
-GROUP_SD: Final = np.array([0.15, 0.15, 0.30, 0.30])
+GROUP_SD: Final = np.array([0.12, 0.12, 0.30, 0.30])
 """Scale of deployment errors by kind during a fit. Assumed; left-out groups then say what they really are."""
 ROW_SD: Final = np.array([0.10, 0.10, 0.25, 0.25])
 ITERATIONS: Final = 10
@@ -34,7 +35,7 @@ class Fitted:
         self.cases = list(cases)
         self.forward = ClosedForm(self.cases, from_prior(load_prior(), draws=2))
         self.beliefs = Beliefs(load_prior())
-        self.problem: Problem = make_problem(self.forward.stacks, self.beliefs)
+        self.problem: Problem = make_problem(self.forward.stacks, self.beliefs, load_anchors())
         self.observed = observe(self.cases, [case.row.deployment for case in self.cases])
 
     def fit(

@@ -34,6 +34,8 @@ MAX_SEQS: Final = {
 (max_batch_size 2048); SGLang derives it from memory, 1024 is where its captured graphs end."""
 SEPARATE_PREFILL: Final = frozenset({"sglang"})
 """Engines whose steps hold either prefill or decode by default. Source: SGLang enable_mixed_chunk = False."""
+MAX_PLAIN_TP: Final = 16
+"""Widest tensor-parallel attention that anyone runs; a wider decode group means attention data parallelism. Assumed."""
 NO_GRAPH: Final = frozenset({"transformers"})
 RESERVE: Final = 0.05
 """Share of memory that engines keep back in tuned benchmark runs. Assumed (0.03 to 0.12): published runs fit models that the
@@ -189,7 +191,7 @@ def _layouts(
 ) -> list[Variant] | str:
     """Layouts that agree with what the row states; an unstated degree is searched, not assumed."""
     if row.disaggregated:
-        return [_disaggregated(row, model, per_package=per_package)]
+        return _disaggregated(row, model, per_package=per_package)
     if devices <= 0:
         if row.tp <= 0:
             return "the number of chips is not stated"
@@ -238,22 +240,36 @@ def _searched(
     return [replace(v, weight=1.0 / len(fitting)) for v in fitting]
 
 
-def _disaggregated(row: Row, model: Model, *, per_package: int) -> Variant:
+def _disaggregated(row: Row, model: Model, *, per_package: int) -> list[Variant]:
+    """Layouts of the decode pool that agree with the row.
+
+    Sources often give the decode group as one tensor-parallel number and leave attention data parallelism out. A
+    latent-attention model that wide, or that loaded, may as well have run one attention rank per device: both are kept.
+    """
     moe = any(group.mlp.kind == "moe" for group in model.layers)
     decode, prefill = row.decode_chips * per_package, row.prefill_chips * per_package
-    tp = row.tp or int(min(decode, 8))
     workers = _workers(row.raw.get("disagg", ""))
-    group = max(decode / workers[1], 1.0) if workers[1] else float(tp)
-    dp = int(group // tp) if moe and group > tp else 1
-    attention = row.raw.get("disagg", "").lower()
-    if moe and row.ep > 1 and ("dp_attn=true" in attention or row.dp_on or row.dp > 1) and tp > 1 and dp == 1:
-        dp, tp = tp, 1
-    ep = min(max(row.ep, 1), tp * dp) if moe else 1
-    each = max(prefill / workers[0], 1.0) if workers[0] else float(row.prefill_tp or tp)
-    return Variant(
-        weight=1.0, tp=int(tp), pp=1, dp=dp, ep=int(ep), replicas=max(decode / (tp * dp), 1.0),
-        prefill_tp=int(max(min(each, 32), 1)), prefill_replicas=max(prefill / max(min(each, 32), 1), 1.0),
+    group = int(max(decode / workers[1], 1.0)) if workers[1] else int(min(decode, max(row.tp * max(row.dp, 1), 1)))
+    each = max(prefill / workers[0], 1.0) if workers[0] else float(row.prefill_tp or row.tp or 8)
+    ep = min(max(row.ep, 1), group) if moe else 1
+    width = int(max(min(each, 32), 1))
+    plain = Variant(
+        weight=1.0, tp=group, pp=1, dp=1, ep=ep, replicas=max(decode / group, 1.0), prefill_tp=width,
+        prefill_replicas=max(prefill / width, 1.0),
     )  # fmt: skip
+    if not moe:
+        return [replace(plain, tp=min(row.tp or group, group), replicas=max(decode / min(row.tp or group, group), 1.0))]
+    spread = replace(plain, tp=1, dp=group, ep=group)
+    if row.dp_on or row.dp > 1:
+        rank = max(row.tp, 1) if row.tp * max(row.dp, 1) <= group and row.dp > 1 else 1
+        return [replace(spread, tp=rank, dp=max(group // rank, 1))]
+    load = row.concurrency / max(decode, 1.0)
+    if group > MAX_PLAIN_TP:
+        return [spread]
+    if "dp_attn=1 " in row.raw.get("disagg", "") and load >= 4.0 and group > 1:
+        share = min(0.85, load / (load + 8.0))
+        return [replace(plain, weight=1.0 - share), replace(spread, weight=share)]
+    return [plain]
 
 
 def _workers(text: str) -> tuple[int, int]:

@@ -269,7 +269,9 @@ def _finish(
     ramp = 1.0 + 0.25 / waves
     static = batch.mode == MODES["static"]
     whole = w * burst + np.maximum(batch.osl - 1.0, 0.0) * tpot
-    done = np.where(static, burst / whole, rate / np.where(batch.mode == MODES["open"], 1.0, ramp))
+    answer = np.maximum(batch.osl - 1.0, 0.0) * tpot
+    slowed = np.where(batch.mode == MODES["closed"], (ttft + answer) / (np.maximum(mean, 1e-9) + answer), 1.0)
+    done = np.where(static, burst / whole, rate * slowed / np.where(batch.mode == MODES["open"], 1.0, ramp))
     mean = np.where(static, first + w * burst, mean)
     return Solution(
         rate=done, ttft_s=mean, ttft_median_s=np.where(static, mean, median), ttft_p99_s=np.maximum(late, 1.3 * median),

@@ -282,7 +282,7 @@ def _build(
         spec, accept = "on", float(printed.group(1))
     uniform = raw.get("length_kind", "").startswith("uniform-0.8")
     scale = 0.9 if uniform else 1.0
-    requests = number(raw.get("concurrency")) if "prompts at once" in raw.get("concurrency", "") else 0.0
+    requests = _requests(raw, concurrency)
     rate = number(raw.get("rate"))
     hit = number(raw.get("prefix_hit"))
     metrics, per_chunk = _itl_per_token(metrics, accept=accept)
@@ -299,6 +299,17 @@ def _build(
         concurrency=concurrency, rate=rate if rate > 0 else 0.0, requests=int(requests) if requests > 0 else 0, spec=spec,
         accept=accept, draft_tokens=draft, prefix_hit=hit / 100.0 if hit > 0 else 0.0, metrics=metrics, raw=raw,
     )  # fmt: skip
+
+
+def _requests(raw: dict[str, str], concurrency: float) -> float:
+    """Number of requests of the run where the row prints it, else 0."""
+    if "prompts at once" in raw.get("concurrency", ""):
+        return number(raw.get("concurrency"))
+    other = raw.get("other", "")
+    if "int(max_concurrency) * 4" in other:
+        return 4.0 * concurrency
+    found = re.search(r"num_prompts=(\d+)", other)
+    return float(found.group(1)) if found else 0.0
 
 
 def _itl_per_token(metrics: dict[str, float], *, accept: float) -> tuple[dict[str, float], bool]:
