@@ -9,7 +9,7 @@ import msgspec
 from offramp.app.cells import BreakEven, Job
 from offramp.app.flips import Flip
 from offramp.app.permits import Permit
-from offramp.app.rollup import Row, as_dict, chips_for, span_of
+from offramp.app.rollup import Row, as_dict, chips_for, short_name, span_of
 from offramp.app.study import Workload
 from offramp.catalog import Catalog
 from offramp.core.result import Cell, Column, Table, table_of
@@ -59,7 +59,8 @@ def _chip_answer(row: Row, job: Job, breaks: list[BreakEven]) -> dict[str, Any]:
     found = case.candidate if case else None
     loaded = case.loaded if case else None
     answer: dict[str, Any] = {
-        "chip": row.chip.id, "name": row.chip.name, "status": row.status, "mode": row.cell.mode,
+        "chip": row.chip.id, "name": row.chip.name, "short_name": short_name(row.chip.name),
+        "status": row.status, "mode": row.cell.mode,
         "fits": bool(found and (found.rate > 0 or found.floor)), "is_baseline": row.is_baseline,
         "interval": _INTERVALS[row.cell.mode],
         **as_dict(row),
@@ -183,10 +184,10 @@ def decision(answers: list[dict[str, Any]], currency: str) -> dict[str, Any]:
 
 def _moves(work: dict[str, Any], item: dict[str, Any], base: dict[str, Any] | None, currency: str) -> dict[str, Any]:
     chips, rate = item["chips"], item["exchange_rate"]
-    short = f"{work['id']} to {chips['mid']:,.0f} {item['name']}"
-    text = f"{work['id']} runs on {_range(chips)} {item['name']} ({item['layout']['words']})"
+    short = f"{work['id']} to {chips['mid']:,.0f} {item['short_name']}"
+    text = f"{work['id']} runs on {_range(chips)} {item['short_name']} ({item['layout']['words']})"
     if base and base["chips"]["mid"] and rate["mid"] is not None:
-        text += f" instead of {base['chips']['mid']:,.0f} {base['name']}: {_range(rate)} for one"
+        text += f" instead of {base['chips']['mid']:,.0f} {base['short_name']}: {_range(rate)} for one"
     allowed = item["rules"]["verdict"]
     if allowed not in ("allowed", "unknown"):
         text += f"; rules: {allowed.replace('-', ' ')}"
@@ -194,6 +195,7 @@ def _moves(work: dict[str, Any], item: dict[str, Any], base: dict[str, Any] | No
     change = None
     if cost["mid"] and own and own["mid"]:
         change = cost["mid"] / own["mid"] - 1.0
+        short += f" at {change:+.0%} cost"
         text += f"; {cost['mid']:.3g} {currency} per million output tokens, {change:+.0%} against {own['mid']:.3g}"
     return {"workload": work["id"], "chip": item["chip"], "short": short, "text": text + ".", "chips": chips,
             "exchange_rate": rate, "cost_change": change, "rules": allowed, "instead": _instead(work)}  # fmt: skip
@@ -207,7 +209,7 @@ def _instead(work: dict[str, Any]) -> str:
     cost, verdict = item["cost_per_million_output_tokens"]["mid"], item["rules"]["verdict"].replace("-", " ")
     price = f" at {cost:.3g} per million output tokens" if cost else ""
     sides = ", ".join(f"{side} {said.replace('-', ' ')}" for side, said in item["rules"]["by_jurisdiction"].items())
-    return f"{work['id']} would be cheaper on {item['name']}{price}, but the rules say: {verdict} ({sides})."
+    return f"{work['id']} would be cheaper on {item['short_name']}{price}, but the rules say {verdict} ({sides})."
 
 
 def _range(span: dict[str, Any]) -> str:
@@ -224,7 +226,7 @@ def _n(value: float | None) -> str:
 
 def _stays(work: dict[str, Any]) -> dict[str, Any]:
     reasons = [
-        f"{item['name']}: {blocker['text']}" for item in work["chips"] if not item["is_baseline"]
+        f"{item['short_name']}: {blocker['text']}" for item in work["chips"] if not item["is_baseline"]
         for blocker in item["blockers"] if blocker["stops"]
     ]  # fmt: skip
     text = f"{work['id']} has no chip that carries it. " + " ".join(f"{reason}." for reason in reasons)

@@ -8,7 +8,7 @@ import msgspec
 
 from offramp.app.cells import Job, closed_per_chip
 from offramp.app.economics import Ledger
-from offramp.app.rollup import Numbers, Row
+from offramp.app.rollup import Numbers, Row, short_name
 from offramp.app.study import Site
 from offramp.core.record import Record
 from offramp.core.units import KWH_J, YEAR_S
@@ -82,17 +82,21 @@ def _price(job: Job, best: Row, baseline: Row, ledger: Ledger) -> list[Flip]:
     unit = f"{ledger.currency}/chip"
     if at <= 0:
         text = (
-            f"{job.workload}: no price makes {best.chip.name} as cheap as {baseline.chip.name}: its hosts and power "
+            f"{job.workload}: no price makes {_name(best)} as cheap as {_name(baseline)}: its hosts and power "
             "alone cost more"
         )
         return [_flip(job, best, "chip price", now, None, unit, text)]
     verb = "stops being cheaper than" if cheaper else "becomes cheaper than"
     word = "above" if cheaper else "below"
     text = (
-        f"{job.workload}: {best.chip.name} {verb} {baseline.chip.name} {word} {at:,.0f} {unit} (now {now:,.0f}, "
+        f"{job.workload}: {_name(best)} {verb} {_name(baseline)} {word} {at:,.0f} {unit} (now {now:,.0f}, "
         f"a factor of {at / now:.2f})"
     )
     return [_flip(job, best, "chip price", now, at, unit, text)]
+
+
+def _name(row: Row) -> str:
+    return short_name(row.chip.name)
 
 
 def _flip(job: Job, row: Row, name: str, now: float | None, at: float | None, unit: str, text: str) -> Flip:
@@ -113,7 +117,7 @@ def _power(job: Job, best: Row, baseline: Row, ledger: Ledger, site: Site) -> li
     if not 0.1 * now < at < 10.0 * now:
         return []
     text = (
-        f"{job.workload}: the cheaper of {best.chip.name} and {baseline.chip.name} changes where power costs "
+        f"{job.workload}: the cheaper of {_name(best)} and {_name(baseline)} changes where power costs "
         f"{at * KWH_J:.2f} {unit} (now {now * KWH_J:.2f})"
     )
     return [_flip(job, best, "power price", now * KWH_J, at * KWH_J, unit, text)]
@@ -130,7 +134,7 @@ def _efficiency(job: Job, best: Row, rivals: list[Row]) -> list[Flip]:
         return []
     at = best.per_chip.mid * ratio
     text = (
-        f"{job.workload}: {rival.chip.name} becomes the cheaper choice if one {best.chip.name} carries less than "
+        f"{job.workload}: {_name(rival)} becomes the cheaper choice if one {_name(best)} carries less than "
         f"{at:.3g} requests/s (predicted {best.per_chip.mid:.3g}, {100 * (1 - ratio):.0f} % less)"
     )
     return [_flip(job, best, "requests per chip", best.per_chip.mid, at, "req/s", text)]
@@ -148,13 +152,13 @@ def _accuracy(job: Job, row: Row) -> list[Flip]:
         return []
     if other <= 0:
         text = (
-            f"{job.workload}: if accuracy forbids that {_lower(case.candidate.fallback)}, {row.chip.name} is out: BF16 "
+            f"{job.workload}: if accuracy forbids that {_lower(case.candidate.fallback)}, {_name(row)} is out: BF16 "
             "does not fit or is too slow"
         )
         return [_flip(job, row, "accuracy of the fallback precision", row.chips.mid, None, "chips", text)]
     needed = row.chips.mid * now / other
     text = (
-        f"{job.workload}: if accuracy forbids that {_lower(case.candidate.fallback)}, BF16 on {row.chip.name} takes "
+        f"{job.workload}: if accuracy forbids that {_lower(case.candidate.fallback)}, BF16 on {_name(row)} takes "
         f"about {needed:,.0f} chips instead of {row.chips.mid:,.0f}"
     )
     return [_flip(job, row, "accuracy of the fallback precision", row.chips.mid, needed, "chips", text)]
@@ -168,6 +172,6 @@ def _floor(job: Job, row: Row) -> list[Flip]:
     case = row.cell.main
     assert case is not None
     return [
-        _flip(job, row, "SLO", None, None, "s", f"{job.workload} on {row.chip.name}: {text}")
+        _flip(job, row, "SLO", None, None, "s", f"{job.workload} on {_name(row)}: {text}")
         for text in case.candidate.floor
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -233,6 +234,11 @@ def _merge(ends: list[dict[str, Span] | None]) -> dict[str, Span]:
                        high=known[name].high if name == "per_chip" else None) for name in names
         }  # fmt: skip
     return {name: hull(low[name], high[name]) for name in names}
+
+
+def short_name(name: str) -> str:
+    """A chip's name without its variants in brackets, capacities and aliases."""
+    return re.sub(r"( \(.*|,.*| / .*| \d+ ?GB.*)$", "", name)
 
 
 def as_dict(row: Row) -> dict[str, Any]:

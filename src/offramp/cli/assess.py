@@ -114,8 +114,10 @@ def _remarks(chips: list[dict[str, Any]]) -> list[str]:
         for even in item["break_even"]:
             what = even["figure"].replace("_", " ")
             unit = "TB/s" if "bandwidth" in even["figure"] else "TFLOP/s"
-            value = f"{even['value'] / 1e12:.3g} {unit}" if even["value"] else "no value within a factor of eight"
-            about.setdefault(f"one replaces one chip in use from {what} of {value} on", []).append(name)
+            text = f"no {what} within a factor of eight lets one replace one chip in use"
+            if even["value"]:
+                text = f"one replaces one chip in use from a {what} of {even['value'] / 1e12:.3g} {unit} on"
+            about.setdefault(text, []).append(name)
     return [f"{', '.join(dict.fromkeys(names))}: {text}." for text, names in about.items()]
 
 

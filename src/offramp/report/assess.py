@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final, Literal
 
 from markupsafe import Markup as Html
@@ -60,7 +59,7 @@ def _name(works: list[Item], chip: str) -> str:
 
 
 def _short(item: Item) -> str:
-    return re.sub(r"( \(.*|,.*| / .*| \d+ ?GB.*)$", "", str(item["name"]))
+    return str(item["short_name"])
 
 
 def _ev(work: Item, item: Item) -> str:

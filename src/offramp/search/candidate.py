@@ -404,7 +404,19 @@ def _slo_blocked(
                 f"batch 1 on {stack.pools[i].devices} devices, {percent:.0f} % of it {_TERMS[shares.largest]}"
             )
     if not texts:
-        texts.append("no layout keeps all limits at the same time, at any batch")
+        best = min(
+            fitting,
+            key=lambda row: max(_lowest(row[0].grid, row[1], key) / limit for key, limit in question.slo.items()),
+        )
+        grid, i = best[0].grid, best[1]
+        shown = ", ".join(
+            f"{key.replace('_', ' ').upper()} {_lowest(grid, i, key) * 1e3:.0f} ms (limit {limit * 1e3:g} ms)"
+            for key, limit in question.slo.items()
+        )
+        texts.append(
+            "no layout keeps all limits together on this traffic, at any rate: alone and without a queue the nearest "
+            f"one, on {best[0].pools[i].devices} devices, has {shown}"
+        )
     stack, i = best
     pool = stack.pools[i]
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
