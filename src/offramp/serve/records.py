@@ -69,8 +69,16 @@ class Requests:
     def __len__(self) -> int:
         return len(self.arrival_s)
 
-    def take(self, index: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Requests:
-        """The requests at these positions (integers, or a mask), in the order given."""
+    def take(self, index: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | slice) -> Requests:
+        """The requests at these positions (integers, a mask, or a slice, which copies nothing), in the order given."""
+        if isinstance(index, slice):
+            if self.hash_ids is None:
+                return Requests(
+                    arrival_s=self.arrival_s[index], isl_tokens=self.isl_tokens[index],
+                    osl_tokens=self.osl_tokens[index],
+                    slo_class=None if self.slo_class is None else self.slo_class[index],
+                )  # fmt: skip
+            index = np.arange(len(self))[index]
         at = np.flatnonzero(index) if index.dtype == np.bool_ else np.asarray(index, dtype=np.int64)
         ids, offsets = self.hash_ids, self.hash_offsets
         if ids is not None and offsets is not None:

@@ -122,6 +122,16 @@ def run_shards(
     return total, replace(first, pool=pool, **times)
 
 
+def is_streamed(requests: Requests, config: ServeConfig) -> bool:
+    """Whether so many requests are run chunk by chunk, which keeps memory small."""
+    return (
+        len(requests) > EXACT_LIMIT
+        and config.mode == "open"
+        and config.engine == "kernel"
+        and not (config.prefix_cache or config.keep_requests)
+    )
+
+
 def offered_rate(requests: Requests, config: ServeConfig) -> float | None:
     """Arrival rate in requests/s; None in closed loop, and where all arrive at once."""
     if config.mode == "closed" or len(requests) < 2:
@@ -166,6 +176,12 @@ def simulate(pools: Sequence[PoolSpec], requests: Requests, *, config: ServeConf
         InfeasibleError: no request fits.
     """
     check_config(config)
+    if is_streamed(requests, config):
+        from offramp.serve.stream import CHUNK, simulate_stream
+
+        parts = (requests.take(slice(at, at + CHUNK)) for at in range(0, len(requests), CHUNK))
+        span = float(requests.arrival_s[-1] - requests.arrival_s[0])
+        return simulate_stream(pools, parts, config=config, span_s=span, seed=seed)
     deployment = deploy.plan(pools, config)
     masks, reasons = deploy.eligible_pools(deployment, requests)
     del masks

@@ -24,6 +24,8 @@ from offramp.serve.tally import Tally, metrics
 FIRST_SLOTS = 4096
 MOST_IN_FLIGHT = 1_000_000
 """Requests that wait or run on one shard; more is overload, and the shard stops there instead of filling memory."""
+CHUNK = 200_000
+"""Requests that a long run takes at a time."""
 CAPACITY_SAMPLE = 100_000
 """Requests of the first chunk from which the capacity is estimated."""
 
