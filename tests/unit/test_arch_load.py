@@ -149,6 +149,8 @@ def test_unknown_model_type_is_refused_by_its_field() -> None:
         ("n_routed_experts", 64),
         ("attn_res_block_size", 12),
         ("latent_moe_size", 8),
+        ("sliding_window", 4096),
+        ("attention_chunk_size", 8192),
     ],
 )
 def test_unknown_structural_field_is_refused_by_name(field: str, value: int) -> None:

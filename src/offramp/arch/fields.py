@@ -8,42 +8,25 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
 from typing import Any, TypeVar
 
 from offramp.core.errors import InputError, ModelRangeError, near_misses
 
 T = TypeVar("T")
 
-# Fields that say nothing about weights, cache or work: tokens, training, generation, numerics, bookkeeping.
-_HARMLESS = re.compile(
-    r"""^_|pdrop|bidirectional|safe_gate|conv_bias$|moe_norm_min|_token_ids?$|_token_index$|_id$|token_id|dropout|drop_rate|initializer|init_|_init|_eps(ilon)?$|^eps$|
-    rope|rotary|partial_rotary|yarn|alibi|position_embedding_type|pos_emb|original_max|
-    loss|_coef$|_alpha_factor$|_beta_factor$|jitter|scaling_factor|_scal(e|ing)$|_scale_|multiplier|logit|softcap|cap$|
-    _act$|_act_fn$|activation|act_fn|dtype|fp32|transformers_version|architectures|auto_map|name_or_path|custom_pipelines|
-    use_cache|cache_implementation|output_|return_|torchscript|pruned|gradient|flash|attn_implementation|use_mem|fused|
-    pretraining_tp|ep_size|tensor_parallel|parallel_output|chunk_size_feed|bad_words|^(top_p|top_k|temperature|typical_p|
-    length_penalty|repetition_penalty|diversity_penalty|no_repeat_ngram_size|encoder_no_repeat.*|num_beams|num_beam_groups|
-    num_return_sequences|do_sample|early_stopping|min_length|max_length|max_new_tokens|epsilon_cutoff|eta_cutoff|
-    label2id|id2label|num_labels|problem_type|task_specific_params|finetuning_task|prefix|keys_to_ignore.*|license|
-    tokenizer_class|remove_invalid_values|exponential_decay_length_penalty|suppress_tokens|begin_suppress_tokens|
-    forced_.*|generation_config|transformers\.js_config|use_bfloat16|bf16|fp16|decoder_start.*|is_decoder|
-    is_encoder_decoder|add_cross_attention|cross_attention_hidden_size|tie_encoder_decoder|seq_aux|scoring_func|
-    score_function|routing_method.*|norm_topk_prob|norm_topk|topk_method|n_group|topk_group|num_expert_group|
-    renormalize|moe_renormalize|.*_limit|attention_scale.*|query_pre_attn_scalar|final_logit.*|attn_temperature.*|
-    floor_scale|attention_chunk_size|expert_capacity|moe_capacity.*|capacity_factor|drop_tokens|moe_layer_interval_note|
-    rms_norm|layernorm|norm_type|normalization_type|apply_residual.*|residual.*|scale_.*|emb_scale|dim_model_base|
-    mup_.*|dim_note|quantization_config|compression_config|modality|vision_.*|.*_vision|visual.*|audio_.*|.*_audio|image.*|
-    video.*|mm_.*|projector.*|multimodal.*|boi_.*|eoi_.*|spatial.*|patch.*|language_config_note|talker.*|thinker.*|
-    img_processor|embd_layer|unsloth_.*|training.*|time_step.*|dt_min|dt_max|dt_init.*|use_mamba_kernels|use_mambapy|
-    use_associative_scan|chunk_size|mamba_chunk_size|num_logits_to_keep|rescale.*|wsd.*|attention_type_note|
-    interleaved_note|swiglu_.*|layernorm_.*_(alpha|beta)|moe_(token|eval|train|min|drop|random)_.*|enable_expert_tensor.*|
-    skip_.*|group_limited.*|projectors_.*|.*_multipliers|candidate_resolutions|tile_tag|global_view_pos|router_(dtype|temperature)|moe_router_.*|router_z.*|max_window_layers|use_sliding_window|
-    sparse_.*_note|torch_.*|sep_.*|slow_but_exact|.*_interleaved?|indexer_rope.*|long_.*|short_factor|summary_.*|
-    reorder_.*|n_ctx|seq_length|model_max_length|max_sequence_length|.*_note|unk_token.*|masked_softmax.*|
-    hidden_act.*|cache_.*|recompute.*|sequence_parallel|overlap.*|is_.*_model|use_flash.*|use_unified.*)$""",
-    re.VERBOSE,
-)
+
+@cache
+def _harmless() -> re.Pattern[str]:
+    """What the names of fields look like that say nothing about weights, cache or work."""
+    text = resources.files("offramp.data").joinpath("models", "fields.toml").read_text(encoding="utf-8")
+    patterns = [pattern for group in tomllib.loads(text).values() for pattern in group]
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+
+
 # What a field that shapes the network tends to be called.
 _STRUCTURAL = re.compile(
     r"num|size|dim|rank|layer|head|expert|mlp|moe|attn|attention|hidden|kv|ratio|window|topk|index|share|"
@@ -217,7 +200,7 @@ def unread_structural(fields: Fields) -> list[str]:
             continue
         if name in fields.read or value is None or value is False or value in (0, "", [], {}):
             continue
-        if _STRONG.search(name) or (_STRUCTURAL.search(name) and not _HARMLESS.search(name)):
+        if _STRONG.search(name) or (_STRUCTURAL.search(name) and not _harmless().fullmatch(name)):
             found.append(name)
     return found
 

@@ -204,7 +204,9 @@ def layer_kinds(f: Fields, d: Dialect, n: int) -> list[str]:
 
 def _windowed(f: Fields, d: Dialect, kinds: list[str]) -> list[str]:
     """Turns full layers into sliding ones, or back, as the window fields say."""
-    f.read.update(("sliding_window", "use_sliding_window", "max_window_layers", "sliding_window_size"))
+    if d.window == "none" and "sliding" not in kinds:
+        return kinds
+    f.read.update(("use_sliding_window", "max_window_layers"))
     has_window = f.has("sliding_window", "sliding_window_size", "window_size")
     if d.window == "all" and has_window and "sliding" not in kinds:
         return ["sliding" if kind == "full" else kind for kind in kinds]

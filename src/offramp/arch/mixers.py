@@ -249,7 +249,7 @@ def _ssm(f: Fields, d: Dialect, hidden: int) -> Attention:
     state = f.count("ssm_state_size", "mamba_d_state", "state_size", default=16 if d.ssm == "mamba" else 128, least=1)
     taps = f.count("conv_kernel", "mamba_d_conv", "conv_kernel_size", default=4, least=1)
     expand: Any = f.count("expand", "mamba_expand", default=2, least=1)
-    inner = f.count("mamba_d_ssm", "intermediate_size_note", default=expand * hidden, least=1)
+    inner = f.count("mamba_d_ssm", default=expand * hidden, least=1)
     if d.ssm == "mamba":
         rank = f.raw("mamba_dt_rank", "time_step_rank")
         rank = math.ceil(hidden / 16) if rank in (None, "auto") else f.whole("mamba_dt_rank", rank, least=1)
