@@ -173,7 +173,7 @@ def _analyse(
     return {
         "workload": {"name": workload.name, "command": list(workload.start), "cwd": workload.cwd},
         "profile": profile,
-        "headline": _headline(findings, classes, changes),
+        "headline": _headline(findings, classes, changes, runs),
         "findings": plain(findings), "classes": plain(classes), "effects": plain(changes),
         "dependencies": [plain(dependency)] if dependency else [],
         "timers": {"longest_covered_s": round(longest, 1), "known": plain(timers)},
@@ -199,12 +199,17 @@ def _dependency(
 
 
 def _headline(
-    findings: tuple[Finding, ...], classes: tuple[verdicts.ClassVerdict, ...], changes: list[effects.Effect]
-) -> str:
+    findings: tuple[Finding, ...], classes: tuple[verdicts.ClassVerdict, ...], changes: list[effects.Effect],
+    runs: list[RunRecord],
+) -> str:  # fmt: skip
     unknown = sum(1 for f in findings if not f.documented and not f.accepted)
     known = len(findings) - unknown
     parts = [f"{unknown} undocumented and {known} documented senders OBSERVED" if findings else
              "no sender OBSERVED under the conditions and within the time of this drill"]  # fmt: skip
+    for outcome in ("not-started", "never-ready", "too-many-processes", "lost"):
+        count = sum(run.outcome == outcome for run in runs)
+        if count:
+            parts.append(f"{count} of {len(runs)} runs ended {outcome}")
     for verdict in ("STOPS", "CHANGES OUTPUT", "DEGRADES"):
         names = [change.condition for change in changes if verdict in change.verdicts]
         if names:

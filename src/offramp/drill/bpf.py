@@ -182,6 +182,16 @@ def build_filter(watch: Watch, clock: Clock = "none") -> list[Instruction]:
     return out
 
 
+def can_listen() -> bool:
+    """Whether this kernel tells a listener of system calls (seccomp user notification)."""
+    sizes = ctypes.create_string_buffer(6)
+    try:
+        sysabi.syscall("seccomp", 3, 0, sizes)
+    except OSError:
+        return False
+    return struct.unpack("3H", sizes.raw)[0] == 80
+
+
 def install(program: list[Instruction], *, listen: bool) -> int:
     """Puts the filter on this process; the listener's descriptor, or -1 without one.
 

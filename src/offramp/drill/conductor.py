@@ -39,14 +39,19 @@ _SAMPLE_S: Final = 0.1
 _MOST_STACKS: Final = 5000
 _NO_TERMINAL: Final = re.compile(
     r"inappropriate ioctl|not a tty|not a terminal|no such device or address: '?/dev/tty|must be run from a terminal"
-    r"|TERM environment variable not set|cannot open /dev/tty|failed to open.*tty|the input device is not a TTY",
+    r"|TERM environment variable not set|cannot open /dev/tty|/dev/tty.{0,3}: no such device|failed to open.*tty"
+    r"|the input device is not a TTY",
     re.IGNORECASE,
 )
 
 
 @dataclass
 class Conductor:
-    """Runs in a thread of the keeper; ends by having the sandbox's first process killed."""
+    """Runs in a thread of the keeper; ends by having the sandbox's first process killed.
+
+    Attributes:
+        raw: whether programs inside may open raw sockets; where not, the attempt is all that can be caught.
+    """
 
     plan: RunPlan
     control: socket.socket
@@ -56,6 +61,7 @@ class Conductor:
     clock: VirtualClock | None
     pump: Pump
     began: float
+    raw: bool = True
     over: threading.Event = field(default_factory=threading.Event)
     outcome: Outcome = "lost"
     note: str = ""
@@ -402,7 +408,10 @@ class Conductor:
                     or (flow.dst, -1) in canary.targets
                     or any(flow.name.endswith(name) for name, port in canary.targets if port == 53)]  # fmt: skip
             told = [call for call in calls if call.canary == canary.name and _is_proof(canary.kind, call)]
-            seen = bool(mine) or (bool(told) and (canary.channel == "call" or canary.kind == "io-uring"))
+            by_call = (
+                canary.channel == "call" or canary.kind == "io-uring" or (canary.kind == "raw-frame" and not self.raw)
+            )
+            seen = bool(mine) or (bool(told) and by_call)
             named = any(by_key.get(flow.process) == canary.name for flow in mine) or (bool(told) and not mine)
             detail = "" if seen or not expected else self._why_missed(canary.name)
             out.append(CanaryOutcome(name=canary.name, kind=canary.kind, expected=expected, seen=seen,
@@ -417,7 +426,7 @@ class Conductor:
 
 
 def _is_proof(kind: str, call: Call) -> bool:
-    return call.family == {"io-uring": "io_uring", "unix-broker": "unix"}.get(kind, "")
+    return call.family == {"io-uring": "io_uring", "unix-broker": "unix", "raw-frame": "packet"}.get(kind, "")
 
 
 def _is_canary(pid: int) -> bool:

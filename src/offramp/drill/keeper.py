@@ -129,6 +129,8 @@ class Keeper:
             effect = "peers of unix sockets outside have no name; device nodes keep their owner's rights"
             why = "run by an ordinary user, in a user namespace"
             self.lost.append(Lost(what="root", why=why, effect=effect))
+            effect = "an attempt to open one is seen, frames through one cannot be"
+            self.lost.append(Lost(what="raw sockets", why="an ordinary user may not open them", effect=effect))
         clock = self._make_clock(condition)
         pump = Pump(self.plan.folder, self.plan.workload.limits.output_bytes, terminal=self.plan.workload.terminal)
         control = self._start_first(pump, clock, rootless)
@@ -142,6 +144,7 @@ class Keeper:
         conductor = Conductor(
             plan=self.plan, control=control, init=self.init, watcher=watcher, tracer=tracer, clock=clock, pump=pump,
             began=began,
+            raw=not rootless,
         )  # fmt: skip
         threads = [threading.Thread(target=work, daemon=True) for work in (watcher.serve, pump.serve, conductor.work)]
         if sink:
@@ -208,13 +211,22 @@ class Keeper:
             hidden=tuple(listening_paths()) if condition.watching == "odd" else (), rootless=rootless,
             own_address=HOST_V4 if condition.mode != "none" else "127.0.1.1", binds={BROKER: self._open_broker()},
         )  # fmt: skip
+        listens = bpf.can_listen()
+        if not listens:
+            self.lost.append(
+                Lost(
+                    what="seccomp user notification",
+                    why="not in this kernel, or not for this architecture",
+                    effect="calls are not seen; senders are found by socket tables; clocks stay as they are",
+                )
+            )
         filter_clock: bpf.Clock = "none"
         if self._answers(condition):
             filter_clock = "all" if condition.rate != 1 else "real"
         watch: bpf.Watch = "all" if condition.watching == "calls" else "odd"
         return SandboxPlan(
-            mounts=shown, cable=condition.mode not in ("none", "host"), program=bpf.build_filter(watch, filter_clock),
-            listen=True, keep_network=condition.mode == "host", files=plan.private_files(), stdout=pump.stdout,
+            mounts=shown, cable=condition.mode not in ("none", "host"), program=bpf.build_filter(watch, filter_clock) if listens else [],
+            listen=listens, keep_network=condition.mode == "host", files=plan.private_files(), stdout=pump.stdout,
             stderr=pump.stderr, terminal=pump.terminal,
         )  # fmt: skip
 

@@ -109,11 +109,19 @@ def write_sysctl(name: str, value: str) -> bool:
     return True
 
 
+def allow_ping() -> bool:
+    """Lets every group (in a user namespace: the caller's) send echo requests without privilege."""
+    own = os.getgid()
+    return write_sysctl("net/ipv4/ping_group_range", "0 2147483647") or write_sysctl(
+        "net/ipv4/ping_group_range", f"{own} {own}"
+    )
+
+
 def quiet_device(device: str) -> None:
     """Keeps the kernel's own chatter (router solicitation, duplicate detection) off the device."""
     for name, value in (("accept_ra", "0"), ("accept_dad", "0"), ("router_solicitations", "0"), ("autoconf", "0")):
         write_sysctl(f"net/ipv6/conf/{device}/{name}", value)
-    write_sysctl("net/ipv4/ping_group_range", "0 2147483647")
+    allow_ping()
     write_sysctl("net/ipv4/ip_unprivileged_port_start", "0")
 
 

@@ -22,6 +22,8 @@ from offramp.drill.records import Lost
 KEPT_CAPABILITIES: Final = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 14, 18, 29, 31})
 """Chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw (reaches the sink
 only), ipc_lock, sys_chroot, audit_write, setfcap: what container engines leave a root process."""
+NO_FILTER: Final = -3
+"""Told instead of a listener when the child failed before it could become the program."""
 _PIDS_PER_CPU: Final = 256
 _LEAST_PIDS: Final = 8192
 
@@ -92,7 +94,7 @@ def _set_up(control: socket.socket, plan: SandboxPlan) -> None:
         cable = _make_network(plan)
     mounts.build(plan.mounts)
     if not plan.keep_network:
-        netlink.write_sysctl("net/ipv4/ping_group_range", "0 2147483647")
+        netlink.allow_ping()
     _limit_tasks(plan)
     mounts.mask_proc()
     for path, (data, mode) in plan.files.items():
@@ -266,6 +268,7 @@ class _Spawner:
 
 def _become(order: dict[str, Any], plan: SandboxPlan, told: int, go: int) -> NoReturn:
     """In the child: gives up what the workload must not have, waits for the word, becomes the command."""
+    listening = False
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
@@ -278,6 +281,7 @@ def _become(order: dict[str, Any], plan: SandboxPlan, told: int, go: int) -> NoR
         sysabi.prctl(sysabi.PR_SET_NO_NEW_PRIVS, 1)
         listener = bpf.install(plan.program, listen=plan.listen) if plan.program else -1
         os.write(told, struct.pack("i", listener))
+        listening = True
         os.read(go, 1)
         if listener >= 0:
             os.close(listener)
@@ -285,7 +289,8 @@ def _become(order: dict[str, Any], plan: SandboxPlan, told: int, go: int) -> NoR
         os.execve(order["argv"][0], order["argv"], order["env"])
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.write(told, f"\0\0\0\0{error.errno or 0}:{error}".encode())
+            os.write(told, b"" if listening else struct.pack("i", NO_FILTER))
+            os.write(told, str(error).encode())
     finally:
         os._exit(127)
 

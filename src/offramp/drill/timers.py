@@ -32,14 +32,11 @@ def rescale_descriptors(init: int, rate: float) -> int:
 
 
 def _timer_handles(pid: int) -> list[int]:
-    out: list[int] = []
+    base = f"/proc/{pid}/fd"
     try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            if os.readlink(f"/proc/{pid}/fd/{name}") == "anon_inode:[timerfd]":
-                out.append(int(name))
+        return [int(name) for name in os.listdir(base) if os.readlink(f"{base}/{name}") == "anon_inode:[timerfd]"]
     except OSError:
-        return out
-    return out
+        return []  # it ended while we looked
 
 
 def _is_same(pid: int, handle: int, other: int, number: int) -> bool:

@@ -86,7 +86,7 @@ def _finding(finding: dict[str, Any]) -> Html:
         ["documented as", finding["endpoint"] or "nothing known"],
         ["switch", finding["switch"] or "none known"],
         ["seen under", ", ".join(finding["conditions"])], ["silent under", ", ".join(finding["silent_in"]) or "none"],
-        ["flows", f"{finding['flows']}, {finding['size_bytes']} bytes of payload; first after {finding['first_s']:.1f} s"],
+        ["flows", f"{finding['flows']}, {finding['size_bytes']} bytes; the first after {finding['first_s']:.1f} s"],
         ["program", process.get("exe", "unknown")], ["command line", " ".join(process.get("command", ()))[:400]],
         ["SHA-256", process.get("exe_hash", "")], ["package", process.get("owner", "") or "no package owns it"],
         ["built as", process.get("linkage", "")], ["found by", ", ".join(finding["matched_by"])],
@@ -197,7 +197,7 @@ def _inventory(answer: dict[str, Any]) -> Section:
     ]
     parts: list[Any] = [
         paragraph(
-            f"{stock['os']}, Linux {stock['kernel']}, {stock['machine']}: {stock['files']} files mapped during the runs "
+            f"{stock['os']}, Linux {stock['kernel']}, {stock['machine']}: {stock['files']} files mapped in the runs "
             f"({stock['files_with_network_symbols']} import network functions), {stock['packages']} packages "
             f"({stock['packages_mapped']} in use), {stock['kernel_modules']} kernel modules, {stock['firmware_files']} "
             "accelerator firmware files. The full list is sbom.cdx.json and inventory.json in the bundle."
@@ -221,8 +221,8 @@ def _optional(answer: dict[str, Any]) -> list[Section]:
         rows = [[f["layer"], f["src"], f"{f['dst']}:{f['dst_port']}", f["name"], f["during"], f["same_as"]]
                 for f in upstream["flows"] if f["during"] >= 0][:100]  # fmt: skip
         text = (
-            f"{upstream['frames']} frames in {upstream['file']}; it covers {upstream['covers_runs']} of {upstream['runs']} "
-            f"runs. {upstream['during_runs']} flows fell into runs: they come from the rest of the machine. "
+            f"{upstream['frames']} frames in {upstream['file']}; it covers {upstream['covers_runs']} of "
+            f"{upstream['runs']} runs. {upstream['during_runs']} flows fell into runs: they come from the rest of the machine. "
             f"{upstream['escaped']} carry the sandbox's own addresses."
         )
         names = ("layer", "from", "to", "name", "during run", "same as finding")
