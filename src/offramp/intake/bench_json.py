@@ -1,0 +1,328 @@
+"""Benchmark runs written as JSON: vllm bench serve, SGLang, GuideLLM, AIPerf and genai-perf, inference-perf.
+
+Definitions were read in the tools' own sources: GuideLLM 0.7 ``schemas/request_stats.py``, AIPerf
+``metrics/types/inter_token_latency_metric.py``, inference-perf 0.6 ``reportgen/base.py``, and the serving benchmarks of
+vLLM and SGLang.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from offramp.core.units import MILLI
+from offramp.intake.bench import CHUNK_GAP, FACTS, Bench
+from offramp.intake.files import dig, number
+
+Item = dict[str, Any]
+_STATS: Final = {"mean": "mean", "avg": "mean", "median": "median", "p50": "median", "p99": "p99"}
+
+
+def is_vllm(item: Item) -> bool:
+    """Whether it is the result of ``vllm bench serve`` or the older benchmark_serving.py."""
+    return "request_throughput" in item and "output_throughput" in item and "duration" in item
+
+
+def is_sglang(item: Item) -> bool:
+    """Whether it is a line of ``sglang.bench_serving``."""
+    return is_vllm(item) and ("mean_e2e_latency_ms" in item or "input_throughput" in item)
+
+
+def is_guidellm(item: Item) -> bool:
+    """Whether it is a GuideLLM report."""
+    runs = item.get("benchmarks")
+    return isinstance(runs, list) and any(isinstance(run, dict) and "metrics" in run for run in runs)
+
+
+def is_aiperf(item: Item) -> bool:
+    """Whether it is a profile export of AIPerf or genai-perf."""
+    return isinstance(item.get("request_throughput"), dict) and isinstance(item.get("request_latency"), dict)
+
+
+def is_inference_perf(item: Item) -> bool:
+    """Whether it is a life-cycle report of inference-perf."""
+    return "load_summary" in item and isinstance(dig(item, "successes"), dict)
+
+
+def vllm(items: list[Item], where: str) -> list[Bench]:
+    """Runs of vLLM's benchmark."""
+    said = (
+        "TPOT is (latency - TTFT) / (output tokens - 1) per request, as here",
+        "ITL is the gap between streamed chunks: equal to the gap between tokens unless several tokens are sent at once",
+    )
+    return [_flat(item, _place(where, i, items), tool="vllm bench serve", e2e="e2el", said=said)
+            for i, item in enumerate(items)]  # fmt: skip
+
+
+def sglang(items: list[Item], where: str) -> list[Bench]:
+    """Lines of SGLang's benchmark."""
+    said = (
+        "TPOT is (latency - TTFT) / (output tokens - 1) per request, as here",
+        "ITL is the gap between streamed chunks; output tokens are those that the server reports",
+    )
+    return [_flat(item, _place(where, i, items), tool="sglang bench_serving", e2e="e2e_latency", said=said)
+            for i, item in enumerate(items)]  # fmt: skip
+
+
+def _place(where: str, index: int, items: list[Item]) -> str:
+    return where if len(items) == 1 else f"{where}#{index + 1}"
+
+
+def _flat(item: Item, where: str, *, tool: str, e2e: str, said: tuple[str, ...]) -> Bench:
+    done = number(item.get("completed")) or 0.0
+    metrics: dict[str, float] = {}
+    percentiles: dict[str, float] = {}
+    for ours, theirs in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2e", e2e)):
+        for key, raw in item.items():
+            match = re.fullmatch(rf"(mean|median|p\d+)_{theirs}_ms", key)
+            value = number(raw)
+            if not match or not value or value <= 0:
+                continue
+            if match.group(1) in _STATS:
+                metrics[f"{ours}_ms_{_STATS[match.group(1)]}"] = value
+            if match.group(1).startswith("p"):
+                percentiles[f"{ours}_{match.group(1)}"] = value * MILLI
+    _rates(metrics, output_tok_s=item.get("output_throughput"), total_tok_s=item.get("total_token_throughput"),
+           input_tok_s=item.get("input_throughput"), req_s=item.get("request_throughput"))  # fmt: skip
+    duration = number(item.get("duration"))
+    if "input_tok_s" not in metrics and duration and number(item.get("total_input_tokens")):
+        metrics["input_tok_s"] = float(item["total_input_tokens"]) / duration
+    rate = number(item.get("request_rate"))
+    flight = number(item.get("max_concurrency"))
+    open_end = rate is None and flight is None
+    accept = number(item.get("accept_length"))
+    notes = () if done else ("no request completed",)
+    return Bench(
+        tool=tool, where=where, model=_first(item, "model_id", "model", "model_name", "served_model_name"),
+        date=_day(item.get("date")), isl=_mean(item.get("total_input_tokens"), done),
+        osl=_mean(item.get("total_output_tokens"), done), concurrency=flight, rate=rate, offline=open_end,
+        requests=int(done), failed=int(number(item.get("failed")) or 0), duration_s=duration, metrics=metrics,
+        percentiles=percentiles, facts=_facts(item, accept), definitions=said, notes=notes,
+        tool_version=_first(item, "vllm_version", "sglang_version"),
+    )  # fmt: skip
+
+
+def _rates(metrics: dict[str, float], **found: Any) -> None:
+    for name, raw in found.items():
+        value = number(raw)
+        if value and value > 0:
+            metrics[name] = value
+
+
+def _mean(total: Any, count: float) -> float | None:
+    value = number(total)
+    return value / count if value and count > 0 else None
+
+
+def _first(item: Mapping[str, Any], *names: str) -> str:
+    return next((str(item[name]) for name in names if item.get(name)), "")
+
+
+def _facts(item: Item, accept: float | None) -> dict[str, str]:
+    """Columns of the serving schema among the file's own keys (vLLM's --metadata, SGLang's server_info)."""
+    info = item.get("server_info")
+    server = info if isinstance(info, dict) else {}
+    facts = {name: str(item[name]) for name in FACTS if name != "model" and item.get(name) not in (None, "")}
+    for ours, theirs in (("tp", "tp_size"), ("pp", "pp_size"), ("dp", "dp_size"), ("ep", "ep_size")):
+        if number(server.get(theirs)):
+            facts.setdefault(ours, str(server[theirs]))
+    if server.get("version"):
+        facts.setdefault("engine_version", str(server["version"]))
+    backend = str(item.get("backend") or "")
+    if backend in ("vllm", "sglang"):
+        facts.setdefault("engine", backend)
+    if accept and accept > 1.0:
+        facts.setdefault("spec", f"on, accept length {accept:g}")
+    return facts
+
+
+def _day(raw: Any) -> str:
+    text = str(raw or "")
+    match = re.match(r"(20\d\d)-?(\d\d)-?(\d\d)", text)
+    if match:
+        return "-".join(match.groups())
+    stamp = number(raw)
+    if stamp and stamp > 1e9:
+        return dt.datetime.fromtimestamp(stamp, dt.UTC).date().isoformat()
+    return ""
+
+
+def _spread(stats: Any, name: str, *, scale: float, into: dict[str, float], more: dict[str, float]) -> None:
+    """Mean, median and p99 in ms into ``into``; every percentile in seconds into ``more``."""
+    if not isinstance(stats, dict):
+        return
+    flat = {**stats, **(stats["percentiles"] if isinstance(stats.get("percentiles"), dict) else {})}
+    for key, raw in flat.items():
+        value = number(raw)
+        if not value or value <= 0:
+            continue
+        if key in _STATS:
+            into.setdefault(f"{name}_ms_{_STATS[key]}", value * scale / MILLI)
+        if re.fullmatch(r"p\d\d", key):
+            more[f"{name}_{key}"] = value * scale
+
+
+def guidellm(items: list[Item], where: str) -> list[Bench]:
+    """Runs of GuideLLM reports."""
+    return [
+        _guidellm(run, item, f"{where}#{n + 1}")
+        for item in items
+        for n, run in enumerate(run for run in item["benchmarks"] if isinstance(run, dict))
+    ]
+
+
+def _guidellm(run: Item, report: Item, where: str) -> Bench:
+    found = run.get("metrics") or {}
+    metrics: dict[str, float] = {}
+    more: dict[str, float] = {}
+
+    def good(name: str) -> Any:
+        return dig(found, name, "successful")
+
+    _spread(good("time_to_first_token_ms"), "ttft", scale=MILLI, into=metrics, more=more)
+    _spread(good("inter_token_latency_ms"), "tpot", scale=MILLI, into=metrics, more=more)
+    _spread(good("request_latency"), "e2e", scale=1.0, into=metrics, more=more)
+    _rates(metrics, req_s=dig(good("requests_per_second"), "mean"), output_tok_s=dig(good("output_tokens_per_second"), "mean"),
+           total_tok_s=dig(good("tokens_per_second"), "mean"), input_tok_s=dig(good("prompt_tokens_per_second"), "mean"))  # fmt: skip
+    strategy = dig(run, "config", "strategy") or dig(run, "scheduler", "strategy") or dig(run, "args", "strategy") or {}
+    kind = str(dig(strategy, "type_") or dig(strategy, "type") or "")
+    flight = number(dig(strategy, "streams")) or number(dig(strategy, "max_concurrency"))
+    flight = 1.0 if kind == "synchronous" else flight
+    rate = number(dig(strategy, "rate")) if kind in ("constant", "poisson") else None
+    totals = dig(found, "request_totals") or run.get("request_totals") or {}
+    span = number(dig(run, "scheduler_metrics", "measure_end_time")) or number(run.get("end_time"))
+    start = number(dig(run, "scheduler_metrics", "measure_start_time")) or number(run.get("start_time"))
+    done = int(number(dig(totals, "successful")) or 0)
+    said = (
+        "GuideLLM's time_per_output_token_ms counts the first token (latency / n) and is left out; its "
+        "inter_token_latency_ms is (last - first token) / (n - 1) per request, which is TPOT here",
+        "gaps between single tokens are not in the file: no ITL",
+    )
+    backend = {**(dig(report, "args", "backend_kwargs") or {}), **(dig(run, "config", "backend") or {})}
+    return Bench(
+        tool="guidellm", where=where, tool_version=str(dig(report, "metadata", "guidellm_version") or ""),
+        model=_first(backend, "model") or str(dig(run, "worker", "backend_model") or dig(run, "benchmarker", "backend", "model") or ""),
+        date=_day(start), isl=_guide_mean(good("prompt_token_count")), osl=_guide_mean(good("output_token_count")),
+        concurrency=flight if kind != "throughput" else None, rate=rate, offline=kind == "throughput",
+        requests=done, failed=int(number(dig(totals, "errored")) or 0),
+        duration_s=span - start if span and start and span > start else None, metrics=metrics, percentiles=more,
+        facts={}, definitions=said, notes=() if done else ("no request completed",),
+    )  # fmt: skip
+
+
+def _guide_mean(stats: Any) -> float | None:
+    found = number(dig(stats, "mean"))
+    return found if found else _mean(dig(stats, "total_sum"), number(dig(stats, "count")) or 0.0)
+
+
+def aiperf(items: list[Item], where: str) -> list[Bench]:
+    """Profile exports of AIPerf and genai-perf."""
+    return [_aiperf(item, _place(where, i, items)) for i, item in enumerate(items)]
+
+
+_UNIT_S: Final = {"ms": 1e-3, "sec": 1.0, "s": 1.0, "us": 1e-6, "ns": 1e-9}
+
+
+def _aiperf(item: Item, where: str) -> Bench:
+    metrics: dict[str, float] = {}
+    more: dict[str, float] = {}
+    notes: list[str] = []
+    for theirs, ours in (("time_to_first_token", "ttft"), ("inter_token_latency", "tpot"), ("request_latency", "e2e")):
+        unit = str(dig(item, theirs, "unit") or "ms")
+        if unit not in _UNIT_S:
+            notes.append(f'{theirs} is in "{unit}", which is no unit of time: left out')
+            continue
+        _spread(item.get(theirs), ours, scale=_UNIT_S[unit], into=metrics, more=more)
+    said = ["inter_token_latency is (request latency - TTFT) / (output tokens - 1) per request, which is TPOT here"]
+    said.append(_chunks(item, metrics, more))
+    _rates(metrics, req_s=dig(item, "request_throughput", "avg"), output_tok_s=dig(item, "output_token_throughput", "avg"),
+           total_tok_s=dig(item, "total_token_throughput", "avg"))  # fmt: skip
+    config = item.get("input_config") or {}
+    phase = next((p for p in reversed(config.get("phases") or []) if isinstance(p, dict)), {})
+    load = config.get("loadgen") if isinstance(config.get("loadgen"), dict) else {}
+    stimulus = dig(config, "perf_analyzer", "stimulus") or {}
+    flight = number(phase.get("concurrency")) or number(dig(load, "concurrency")) or number(dig(stimulus, "concurrency"))
+    rate = number(phase.get("rate")) or number(dig(load, "request_rate")) or number(dig(stimulus, "request_rate"))
+    done = int(number(dig(item, "request_count", "avg")) or number(dig(item, "request_latency", "count")) or 0)
+    bad = number(dig(item, "error_request_count", "avg")) or 0
+    return Bench(
+        tool="aiperf" if "aiperf_version" in item or "schema_version" in item else "genai-perf", where=where,
+        tool_version=str(item.get("aiperf_version") or ""), model=_aiperf_model(config), date=_day(item.get("start_time")),
+        isl=number(dig(item, "input_sequence_length", "avg")), osl=number(dig(item, "output_sequence_length", "avg")),
+        concurrency=flight, rate=rate, requests=done, failed=int(bad),
+        duration_s=number(dig(item, "benchmark_duration", "avg")), metrics=metrics, percentiles=more,
+        definitions=tuple(part for part in said if part), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _chunks(item: Item, metrics: dict[str, float], more: dict[str, float]) -> str:
+    """Takes inter_chunk_latency as ITL where chunks are single tokens; says what was done."""
+    gaps = number(dig(item, "inter_chunk_latency", "count"))
+    tokens, done = number(dig(item, "output_sequence_length", "sum")), number(dig(item, "output_sequence_length", "count"))
+    if not (gaps and tokens and done):
+        return "no gaps between tokens in the file: no ITL"
+    if abs(gaps - (tokens - done)) > CHUNK_GAP * (tokens - done):
+        return f"{gaps:.0f} gaps between chunks for {tokens:.0f} tokens: chunks are not tokens, inter_chunk_latency is left out"
+    unit = _UNIT_S.get(str(dig(item, "inter_chunk_latency", "unit") or "ms"), 1e-3)
+    _spread(item.get("inter_chunk_latency"), "itl", scale=unit, into=metrics, more=more)
+    return "inter_chunk_latency is ITL here: nearly every chunk is one token"
+
+
+def _aiperf_model(config: Item) -> str:
+    names: list[Any] = []
+    listed = config.get("models")
+    if isinstance(listed, dict):
+        names = [dig(entry, "name") for entry in listed.get("items") or []]
+    names += config.get("model_names") or dig(config, "endpoint", "model_names") or []
+    tokenizer = dig(config, "tokenizer", "name")
+    return str(next((name for name in names if name and "/" in str(name)), None) or tokenizer or next(iter(names), "") or "")
+
+
+def inference_perf(items: list[Item], where: str) -> list[Bench]:
+    """Life-cycle reports of inference-perf; its metrics report of the server is refused by name."""
+    return [_inference_perf(item, _place(where, i, items)) for i, item in enumerate(items)]
+
+
+def _inference_perf(item: Item, where: str) -> Bench:
+    from offramp.core.errors import InputError
+
+    good = item["successes"]
+    if not isinstance(good.get("latency"), dict):
+        raise InputError(
+            "is inference-perf's report of server metrics, which has no latencies per request", where=where,
+            mend="Give the stage_*_lifecycle_metrics.json of the same run.",
+        )  # fmt: skip
+    latency, flow = good["latency"], good.get("throughput") or {}
+    metrics: dict[str, float] = {}
+    more: dict[str, float] = {}
+    for theirs, ours in (("time_to_first_token", "ttft"), ("time_per_output_token", "tpot"), ("request_latency", "e2e")):
+        _spread(latency.get(theirs), ours, scale=1.0, into=metrics, more=more)
+    gap, mean = dig(latency, "inter_token_latency", "median"), dig(latency, "inter_token_latency", "mean")
+    said = ["time_per_output_token is (last - first token) / (n - 1) per request, as here"]
+    if number(gap) and number(mean) and float(gap) > 0.2 * float(mean):
+        _spread(latency["inter_token_latency"], "itl", scale=1.0, into=metrics, more=more)
+    else:
+        said.append("its gaps are between chunks, of which many are empty or hold several tokens: no ITL")
+    _rates(metrics, req_s=flow.get("requests_per_sec"), output_tok_s=flow.get("output_tokens_per_sec"),
+           total_tok_s=flow.get("total_tokens_per_sec"), input_tok_s=flow.get("input_tokens_per_sec"))  # fmt: skip
+    load = item["load_summary"] if isinstance(item["load_summary"], dict) else {}
+    rate = number(load.get("requested_rate")) or number(load.get("achieved_rate"))
+    flight = number(load.get("concurrency"))
+    done = int(number(good.get("count")) or 0)
+    notes: list[str] = []
+    if rate is None and flight is None:
+        notes.append("neither rate nor concurrency is stated (a summary over stages?): give the report of one stage")
+    return Bench(
+        tool="inference-perf", where=where, isl=number(dig(good, "prompt_len", "mean")),
+        osl=number(dig(good, "output_len", "mean")), concurrency=flight, rate=rate if flight is None else None,
+        requests=done, failed=int(number(dig(item, "failures", "count")) or 0),
+        duration_s=number(load.get("send_duration")), metrics=metrics, percentiles=more, definitions=tuple(said),
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def worst_notes(benches: Iterable[Bench]) -> list[str]:
+    """Every note of several runs, each with its place, once."""
+    return list(dict.fromkeys(f"{bench.where}: {note}" for bench in benches for note in bench.notes))
