@@ -152,6 +152,21 @@ class Calibration(Record):
     row_ids: tuple[str, ...] = ()
     note: str = ""
 
+    def current_release(self, engine: str, version: str = "") -> str:
+        """The release whose effects stand for a version: its own where rows of it exist, else the newest with rows.
+
+        Args:
+            engine: catalogue id.
+            version: as the engine names it; "" means the current one.
+        """
+        prefix = f"release:{engine}@"
+        known = {key[len(prefix) :] for effects in self.effects.values() for key in effects if key.startswith(prefix)}
+        wanted = release_of(version)
+        if wanted in known:
+            return wanted
+        numbered = [name for name in known if re.fullmatch(r"\d+(\.\d+)+", name)]
+        return max(numbered, key=lambda name: tuple(int(part) for part in name.split(".")), default=wanted)
+
     def is_measured(self, stack: Stack) -> bool:
         """Whether the user's own rows of this chip and engine are in it, so that only row errors remain."""
         return any(stack.deployment in effects for effects in self.effects.values())

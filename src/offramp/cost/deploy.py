@@ -12,12 +12,13 @@ from offramp.arch.record import Model
 from offramp.catalog import Catalog
 from offramp.core.record import Record
 from offramp.core.result import FigureLog
-from offramp.cost.calibration import Calibration, Stack, parameters_for
+from offramp.cost.calibration import Calibration, Stack, parameters_for, path_of, spreads_noise
 from offramp.cost.device import Device, Num
 from offramp.cost.hardware import device_of, system_of
 from offramp.cost.layout import Pool
 from offramp.cost.memory import Memory, memory_of, memory_table
 from offramp.cost.operators import Traffic
+from offramp.cost.parameters import Parameters, slowed
 from offramp.cost.precision import choose
 from offramp.cost.step import Setting
 from offramp.cost.tabulate import shard_of
@@ -63,13 +64,30 @@ def build_setting(
     system = system_of(catalog, chip, pool.system)
     device = device_of(chip, system, as_of=as_of, log=log, overrides=overrides)
     engine = pool.engine or (chip.engines[0] if chip.engines else "vllm")
-    stack = Stack(chip=chip.id, family=chip.family, vendor=chip.vendor, engine=engine)
-    parameters = parameters_for(calibration, stack)
-    if log is not None:
-        log.note_date(calibration.created)
     dtypes = frozenset(device.peak_flop_per_s)
     precision = choose(model, device_dtypes=dtypes, weights=pool.weights_dtype, kv=pool.kv_dtype)
+    stack = Stack(
+        chip=chip.id, family=chip.family, vendor=chip.vendor, engine=engine,
+        release=calibration.current_release(engine, pool.engine_version), path=path_of(model, precision),
+    )  # fmt: skip
+    parameters = _with_residual(calibration, stack, model.id)
+    if log is not None:
+        log.note_date(calibration.created)
     return Setting(model=model, device=device, precision=precision, parameters=parameters, routing=Traffic())
+
+
+def _with_residual(calibration: Calibration, stack: Stack, model_id: str) -> Parameters:
+    """Parameters whose draws also carry what the model leaves unexplained of an unseen deployment.
+
+    The residual is common to all steps of one deployment, so it is one factor on every time. Deployments share none
+    of it; what they share (engine, family, release) is in the effects and cancels in ratios.
+    """
+    parameters = parameters_for(calibration, stack)
+    residual = calibration.residuals.get("output")
+    if residual is None or calibration.is_measured(stack):
+        return parameters
+    noise = spreads_noise(0, "residual", f"{stack.chip}|{stack.engine}|{model_id}", calibration.draws)
+    return slowed(parameters, np.exp(residual.group_sd * noise - residual.bias)[:, None])
 
 
 def memory_for(setting: Setting, pool: Pool, *, context_tokens: float, mtp: bool = False) -> Memory:

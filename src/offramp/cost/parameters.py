@@ -79,6 +79,20 @@ class Parameters:
         return Parameters(**{name: getattr(self, name)[draws] for name in PARAMETER_NAMES})
 
 
+def slowed(parameters: Parameters, factor: F8) -> Parameters:
+    """The same parameters with every time longer by ``factor`` ``[draws, 1]``: shares shrink, seconds grow."""
+    changed: dict[str, F8] = {}
+    for name in PARAMETER_NAMES:
+        value = getattr(parameters, name)
+        if name.endswith("_s"):
+            changed[name] = value * factor
+        elif name in ("overlap", "memory_reserve", "queue_factor"):
+            changed[name] = value
+        else:
+            changed[name] = value / factor
+    return Parameters(**changed)
+
+
 PARAMETER_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Parameters))
 
 
