@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from offramp import arch, catalog
+from offramp import arch, catalog, intake
 from offramp.arch.record import Model
 from offramp.core.errors import InputError, OfframpError
 from offramp.core.record import Record
@@ -48,12 +48,14 @@ def resolve(name: str) -> tuple[Model, str] | None:
 
 
 def load(path: str | Path, *, limit: int = LIMIT, chip: str = "") -> Loaded:
-    """Cases of a file in the serving schema.
+    """Cases of a file in the serving schema, or of a benchmark file of another tool.
 
     Raises:
-        InputError: not a readable file of that schema.
+        InputError: not a readable file of that schema or of a known tool.
     """
     file = Path(path)
+    if file.is_file() and intake.is_bench(file):
+        return sort_out(intake.to_rows(intake.bench_of(file), chip=chip), limit=limit, where=file.name)
     rows = ({**raw, "chip": raw.get("chip", "").strip() or chip} for raw in read_rows(file, chip_stated=not chip))
     return sort_out(rows, limit=limit, where=file.name)
 
