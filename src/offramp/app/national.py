@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from offramp.app import national_model as model
 from offramp.app.national_facts import Question
 from offramp.app.national_model import National
 from offramp.app.plan_answer import frontier_part
+from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.core.result import Column, FigureLog, Notice, Result, hash_inputs, table_of
 from offramp.plan.analysis import MET, Cell
 from offramp.plan.coverage import coverage
@@ -27,20 +28,41 @@ STEP: Final = 2
 LIFTED: Final = ("HBM", "yield", "wafers", "packaging", "training suitability", "software")
 
 
-def national(path: str | Path, *, overrides: Sequence[str] = ()) -> Result:
+def national(
+    path: str | Path, *, overrides: Sequence[str] = (), root: str | Path | None = None, keep: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Result:  # fmt: skip
     """Answers a national study.
+
+    Args:
+        path: the study, with a [national] table.
+        overrides: "path=value" settings.
+        root: folder of runs.
+        keep: whether the answer is kept there.
+        progress: told what is being done.
 
     Raises:
         InputError: the study or its facts are wrong.
     """
     question = facts.load(path, overrides)
+    inputs = hash_inputs({**question.inputs, "data": supply_facts.DATA_VERSION, "code": code_version()})
+    store = RunStore(runs_root(root) if keep else None)
+    run = Run(store, "plan", inputs, title=question.header.name, seed=question.header.seed)
+    done = run.start()
+    if done is not None:
+        if progress:
+            progress(f"answered before: {run.folder}")
+        return done
+    with failing(run):
+        return run.finish(_solve(question, inputs))
+
+
+def _solve(question: Question, inputs_hash: str) -> Result:
     log = FigureLog()
     run = model.draw_all(question, log=log)
     shares = domestic_share(run)
-    cells = frontier(run, log)
-    part, table = frontier_part(cells, "USD")
-    years, views = year_rows(run), view_rows(run)
-    limits = bottlenecks(question, run)
+    part, table = frontier_part(frontier(run, log), "USD")
+    years, views, limits = year_rows(run), view_rows(run), bottlenecks(question, run)
     rows = coverage_rows(run, shares)
     answer: dict[str, Any] = {
         "national": question.header.country, "study": question.header.name, "as_of": question.header.as_of.isoformat(),
@@ -50,10 +72,9 @@ def national(path: str | Path, *, overrides: Sequence[str] = ()) -> Result:
         "bridge": _bridge(run), "charts": {"coverage": _chart(rows), "frontier": part["chart"]}, "currency": "USD",
     }  # fmt: skip
     return Result(
-        command="plan", answer=answer, inputs_hash=hash_inputs(dict(question.inputs)),
-        data_version=supply_facts.DATA_VERSION, tables=_tables(rows, years, limits, views) | {"frontier": table},
-        knowledge_horizon=log.horizon, seed=question.header.seed, figures=log.figures, warnings=_warnings(log),
-        offramp_version=__version__,
+        command="plan", answer=answer, inputs_hash=inputs_hash, data_version=supply_facts.DATA_VERSION,
+        tables=_tables(rows, years, limits, views) | {"frontier": table}, knowledge_horizon=log.horizon,
+        seed=question.header.seed, figures=log.figures, warnings=_warnings(log), offramp_version=__version__,
     )  # fmt: skip
 
 
@@ -306,5 +327,9 @@ def _warnings(log: FigureLog) -> tuple[Notice, ...]:
     return (
         Notice(kind="assumed-figure", text=f"{assumed} of {len(log.figures)} figures are assumed; see the figures."),
         Notice(kind="scope", text="the installed stock is taken at its mean over draws; no chip retires before 2029"),
-        Notice(kind="prior", text="exchange rates are ranges stated in the study, not yet a run of the cost model"),
+        Notice(
+            kind="prior",
+            text="exchange rates are ranges stated in the study's facts, set around the cost model's answers for three "
+            "workloads and the measurements; most domestic chips have neither",
+        ),
     )

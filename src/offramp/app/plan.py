@@ -78,7 +78,7 @@ def plan(
     if is_national(path):
         from offramp.app.national import national
 
-        return national(path, overrides=overrides)
+        return national(path, overrides=overrides, root=root, keep=keep, progress=progress)
     draft, problems = require_sound(path, overrides)
     study = draft.study()
     catalog = facts.load(study.study.as_of)
