@@ -20,13 +20,14 @@ from offramp.app.permits import permits_of
 from offramp.app.rollup import Row, row_of
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.app.study import DemandPoint, Study, Workload
-from offramp.app.workload import load_model, load_requests, requests_key
+from offramp.app.workload import load_model, load_trace, requests_key, requests_of
 from offramp.catalog import Catalog
-from offramp.core.errors import InputError
+from offramp.core.errors import InputError, ModelRangeError
 from offramp.core.result import FigureLog, Notice, Result, hash_inputs
 from offramp.core.seeds import derive_seed
 from offramp.rules.records import DISCLAIMER
 from offramp.search import Limits, mix_of, peak_to_mean
+from offramp.serve import Requests
 
 Progress = Callable[[str], None]
 BREAK_EVEN_FIGURES = ("memory_bandwidth", "peak_bf16")
@@ -83,10 +84,21 @@ def _file_bytes(path: str) -> bytes:
     return Path(path).read_bytes() if path and Path(path).is_file() else path.encode()
 
 
+def none_fits(requests: Requests, limit: int) -> bool:
+    """Whether every request is longer than the model's context."""
+    return bool(limit and len(requests) and int((requests.isl_tokens + requests.osl_tokens).min()) > limit)
+
+
 def job_of(work: Workload, study: Study, calibration: str = "") -> Job:
     """A workload made ready: model, traffic, demand."""
     model = load_model(work.model)
-    requests = load_requests(work, seed=derive_seed(study.study.seed, "traffic", work.id))
+    trace = load_trace(work, seed=derive_seed(study.study.seed, "traffic", work.id))
+    requests = requests_of(trace)
+    if none_fits(requests, model.max_context_tokens):
+        raise ModelRangeError(
+            f"every request is longer than the {model.max_context_tokens:,} tokens that {model.id} takes",
+            where=f"workload {work.id}", mend="Name another model, or check the trace's columns.",
+        )  # fmt: skip
     point = demand_point(work, study)
     ratio = work.peak_to_mean or 1.0
     search = study.search
@@ -100,7 +112,7 @@ def job_of(work: Workload, study: Study, calibration: str = "") -> Job:
         slo={str(key): value for key, value in work.slo.items()},
         limits=limits, simulate=search.simulate, most_requests=search.trace_requests,
         accept=work.spec_accept, prefix=requests.hash_ids is not None, seed=study.study.seed, as_of=study.study.as_of,
-        calibration=calibration, trace_key=requests_key(requests),
+        calibration=calibration, trace_key=requests_key(requests), trace_notes=trace.notes if work.trace else (),
         demand=Demand(mean=mean, peak=mean * ratio, spares=work.availability.spare_replicas,
                       least=work.availability.min_replicas),
     )  # fmt: skip
@@ -121,8 +133,9 @@ def demand_point(work: Workload, study: Study) -> DemandPoint:
 def chips_of(study: Study, catalog: Catalog) -> list[str]:
     """Baseline first, then the candidates, each once."""
     assert study.candidates is not None
-    names = [study.candidates.baseline, *study.candidates.chips]
-    return list(dict.fromkeys(catalog.chip(name).id for name in names))
+    names = [("baseline", study.candidates.baseline)]
+    names += [(f"chips[{i}]", name) for i, name in enumerate(study.candidates.chips)]
+    return list(dict.fromkeys(catalog.chip(name, where=f"$.candidates.{at}").id for at, name in names))
 
 
 def _solve(
@@ -179,7 +192,12 @@ def _break_evens(job: Job, cell: Cell, baseline: Row) -> list[BreakEven]:
 
 
 def _notices(job: Job, rows: list[Row], work: Workload) -> list[Notice]:
-    found: list[Notice] = []
+    found = [Notice(kind="traffic", text=note, where=work.id) for note in job.trace_notes]
+    total = job.requests.isl_tokens + job.requests.osl_tokens
+    beyond = float((total > job.model.max_context_tokens).mean()) if job.model.max_context_tokens else 0.0
+    if beyond > 0:
+        text = f"{beyond:.2%} of the requests are longer than the model's context and are left out"
+        found.append(Notice(kind="context", text=text, where=work.id))
     if work.peak_to_mean is None:
         text = (
             f"no peak_to_mean is given: chips are sized for the mean with the traffic's own bursts in it "

@@ -67,6 +67,7 @@ class Job:
         as_of: facts known later are not used.
         calibration: parameter file; "" is the shipped one.
         trace_key: hash of the requests.
+        trace_notes: what was dropped or reordered on reading them.
     """
 
     workload: str
@@ -84,6 +85,7 @@ class Job:
     as_of: dt.date | None
     calibration: str
     trace_key: str
+    trace_notes: tuple[str, ...] = ()
 
     def question(self) -> Question:
         """What is asked of every chip."""
