@@ -1,1 +1,1 @@
-"""Would a training run finish, when, and with what probability."""
+"""Training runs: step time, memory, layouts, failures, and when a run is done. Pure; one torch device is the unit."""

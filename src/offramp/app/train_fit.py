@@ -1,0 +1,88 @@
+"""Fits the training parameters to files of runs and writes the parameter file and the table of left-out errors.
+
+    python -m offramp.app.train_fit OUT.json TABLE.md FILE.csv [FILE.csv ...]
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from offramp.app.train_rows import load
+from offramp.calibrate.training import Miss, complete, fit_once, left_out, usable
+from offramp.train.cases import Case
+from offramp.train.parameters import Z90, Posterior
+
+SETS = (
+    ("MLPerf, Llama-3.1-405B step time", "mlperf", "405b", 0.10),
+    ("MLPerf, Llama-3.1-8B step time", "mlperf", "3.1-8b", None),
+    ("MLPerf, Llama-2-70B LoRA step time", "mlperf", "lora", None),
+    ("MLPerf, GPT-3 175B step time", "mlperf", "gpt-3", None),
+    ("Megatron-Bridge, by release", "megatron-bridge", "", 0.15),
+    ("llm-foundry, by chip and model", "llm-foundry", "", 0.15),
+    ("torchtitan, by chip and model", "torchtitan", "", None),
+    ("Megatron-LM weak and strong scaling, by model", "megatron-lm", "", None),
+    ("Megatron on A100 (arXiv 2205.05198), by model", "megatron-2022", "", None),
+    ("Ascend (MindFormers, Pangu), by model", "mindspeed", "", None),
+)
+"""Title, framework id begins with, model holds, target of the median error."""
+
+
+def main(arguments: list[str]) -> None:
+    """Fit, leave out, write."""
+    if len(arguments) < 3:
+        print(__doc__)
+        return
+    out, table, *files = arguments
+    cases = [case for case in load(files).cases if usable(case)]
+    posterior = fit_once(cases, dt.date(2026, 11, 23))
+    print(f"{len(cases)} rows, {len(posterior.names)} effects", file=sys.stderr)
+    misses = left_out(cases, posterior, lambda text: print(text, file=sys.stderr, flush=True))
+    posterior = complete(cases, posterior, misses)
+    Path(out).write_bytes(msgspec.json.encode(posterior))
+    text = left_out_table(cases, posterior, misses)
+    Path(table).write_text(text)
+    print(text)
+
+
+def _inside(miss: Miss, posterior: Posterior, thin: bool) -> bool:
+    left = posterior.residual["new" if thin else "known"]
+    return abs(miss.error) <= Z90 * float(np.sqrt(miss.spread**2 + left.group_sd**2 + left.row_sd**2))
+
+
+def left_out_table(cases: list[Case], posterior: Posterior, misses: list[Miss]) -> str:
+    """Errors of rows predicted by fits that never saw their group, as Markdown."""
+    by_id = {case.row.id: case for case in cases}
+    lines = [
+        "| rows | left out together | n | median error | p90 error | bias | in 80 % interval | target |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for title, framework, model, target in SETS:
+        own = [m for m in misses if by_id[m.id].row.framework.id.startswith(framework) and model in by_id[m.id].row.model.lower()]
+        if not own:
+            continue
+        ape = np.array([abs(np.exp(m.error) - 1.0) for m in own])
+        thin = framework == "mindspeed"
+        held = np.mean([_inside(m, posterior, thin) for m in own])
+        wanted = "" if target is None else f"<= {target:.0%}" + ("" if np.median(ape) <= target else " (missed)")
+        lines.append(
+            f"| {title} | {len({m.fold for m in own})} groups | {len(own)} | {np.median(ape):.1%} | {np.quantile(ape, 0.9):.1%} "
+            f"| {np.median([m.error for m in own]):+.3f} | {held:.0%} | {wanted} |"
+        )
+    every = [m for m in misses]
+    thin_names = ("mindspeed", "flagperf", "meta-4d", "megascale", "hai-llm", "other")
+    held = np.mean([_inside(m, posterior, m.fold.startswith(thin_names)) for m in every])
+    ape = np.array([abs(np.exp(m.error) - 1.0) for m in every])
+    lines.append(
+        f"| all | {len({m.fold for m in every})} groups | {len(every)} | {np.median(ape):.1%} | {np.quantile(ape, 0.9):.1%} | "
+        f"{np.median([m.error for m in every]):+.3f} | {held:.0%} | 75 to 88 % |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,175 @@
+"""Layouts of a training run: parallel degrees, recompute and schedule, one by one and as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.arch.record import Model
+from offramp.core.record import Record
+
+F8 = npt.NDArray[np.float64]
+Recompute = Literal["none", "selective", "full"]
+Schedule = Literal["1f1b", "zero-bubble", "dualpipe"]
+
+
+class Layout(Record):
+    """How a run is spread over torch devices.
+
+    Attributes:
+        tp, pp, dp, cp, ep: tensor, pipeline, data, context and expert parallel degree. ``ep`` is taken out of
+            ``tp * cp * dp``: the experts of a layer are spread over ``ep`` of those ranks.
+        vp: model chunks per pipeline rank; above 1 the 1F1B schedule is interleaved.
+        micro_batch: sequences per micro-batch of one data-parallel rank.
+        zero: what data-parallel ranks share: 0 nothing, 1 optimiser states, 2 also gradients, 3 also weights (FSDP).
+        recompute: activations computed again in the backward pass.
+        sequence_parallel: norms and residuals are split over the TP ranks as well.
+        schedule: of the pipeline.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    cp: int = 1
+    ep: int = 1
+    vp: int = 1
+    micro_batch: int = 1
+    zero: int = 1
+    recompute: Recompute = "none"
+    sequence_parallel: bool = True
+    schedule: Schedule = "1f1b"
+
+    @property
+    def devices(self) -> int:
+        """Torch devices of the layout."""
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def words(self) -> str:
+        """The layout as people write it."""
+        parts = [f"TP{self.tp}", f"PP{self.pp}"]
+        parts += [f"VP{self.vp}"] * (self.vp > 1) + [f"CP{self.cp}"] * (self.cp > 1) + [f"EP{self.ep}"] * (self.ep > 1)
+        parts += [f"DP{self.dp}", f"micro-batch {self.micro_batch}", f"ZeRO-{self.zero}"]
+        parts += [f"{self.recompute} recompute"] if self.recompute != "none" else []
+        parts += [self.schedule] if self.schedule != "1f1b" else []
+        return " ".join(parts)
+
+
+class Task(Record):
+    """What one optimiser step has to do.
+
+    Attributes:
+        sequence_tokens: tokens of a sequence.
+        batch_sequences: sequences of the global batch.
+        dtype: of the GEMMs: "bf16", "fp16", "fp8" or "fp4".
+        lora: base weights are frozen: no weight gradients, no optimiser states for them.
+        imbalance: rows of the busiest expert rank over the mean.
+        node_limit: most nodes that the experts of one token lie on (0 = any).
+        flash: attention is one kernel that keeps no score matrix.
+        grad_bytes: of one gradient as it is summed over data-parallel ranks.
+        mtp: multi-token-prediction layers of the checkpoint are trained too.
+    """
+
+    sequence_tokens: int
+    batch_sequences: int
+    dtype: str = "bf16"
+    lora: bool = False
+    imbalance: float = 1.0
+    node_limit: int = 0
+    flash: bool = True
+    grad_bytes: float = 4.0
+    mtp: bool = False
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimiser step."""
+        return self.sequence_tokens * self.batch_sequences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Layouts as arrays of one length; flags are 0 or 1. [layouts]"""
+
+    tp: F8
+    pp: F8
+    dp: F8
+    cp: F8
+    ep: F8
+    vp: F8
+    micro_batch: F8
+    zero: F8
+    full: F8
+    selective: F8
+    sequence_parallel: F8
+    bubble: F8
+    hidden: F8
+
+    def __len__(self) -> int:
+        return len(self.tp)
+
+    def take(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Grid:
+        """The layouts at ``index``."""
+        return Grid(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+BUBBLE = {"1f1b": 1.0, "zero-bubble": 0.35, "dualpipe": 0.5}
+"""Share of the 1F1B bubble that a schedule leaves. Source: arXiv 2401.10241 table 2 (ZB-H1 keeps about a third, weight
+gradients fill the rest); arXiv 2412.19437 table 2: DualPipe's (PP/2 - 1)(F&B + B - 3W) is about half of 1F1B's."""
+
+
+def grid_of(layouts: list[Layout]) -> Grid:
+    """The layouts as arrays."""
+
+    def column(name: str) -> F8:
+        return np.array([float(getattr(layout, name)) for layout in layouts])
+
+    plain = {name: column(name) for name in ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero")}
+    return Grid(
+        **plain, sequence_parallel=column("sequence_parallel") * (plain["tp"] > 1),
+        full=np.array([float(layout.recompute == "full") for layout in layouts]),
+        selective=np.array([float(layout.recompute == "selective") for layout in layouts]),
+        bubble=np.array([BUBBLE[layout.schedule] for layout in layouts]),
+        hidden=np.array([float(layout.schedule == "dualpipe") for layout in layouts]),
+    )  # fmt: skip
+
+
+def layout_at(grid: Grid, at: int) -> Layout:
+    """One layout of a grid as a record."""
+    whole = {name: round(float(getattr(grid, name)[at])) for name in ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero")}
+    bubble = float(grid.bubble[at])
+    schedule: Schedule = "1f1b" if bubble == 1.0 else "dualpipe" if grid.hidden[at] else "zero-bubble"
+    recompute: Recompute = "full" if grid.full[at] else "selective" if grid.selective[at] else "none"
+    return Layout(
+        **whole, recompute=recompute, sequence_parallel=bool(grid.sequence_parallel[at]), schedule=schedule
+    )  # fmt: skip
+
+
+def layout_problems(layout: Layout, model: Model, task: Task, devices: int) -> list[str]:
+    """Why a layout cannot be; empty when it can."""
+    found: list[str] = []
+    if layout.devices != devices:
+        found.append(f"TP x PP x DP x CP = {layout.devices} is not the {devices} devices of the cluster")
+    attention = [group.attention for group in model.layers if group.attention.heads]
+    for heads in sorted({a.heads for a in attention}):
+        if heads % layout.tp:
+            found.append(f"TP {layout.tp} does not divide {heads} heads")
+    experts = max((group.mlp.experts for group in model.layers), default=0)
+    if layout.ep > 1 and not experts:
+        found.append(f"EP {layout.ep}, but the model has no experts")
+    elif layout.ep > 1 and experts % layout.ep:
+        found.append(f"EP {layout.ep} does not divide {experts} experts")
+    ranks = layout.tp * layout.cp * layout.dp
+    if ranks % layout.ep:
+        found.append(f"EP {layout.ep} does not divide TP x CP x DP = {ranks}")
+    if layout.pp * layout.vp > model.layer_count:
+        found.append(f"PP {layout.pp} x VP {layout.vp} is more than {model.layer_count} layers")
+    if task.batch_sequences % (layout.dp * layout.micro_batch):
+        found.append(
+            f"DP {layout.dp} x micro-batch {layout.micro_batch} does not divide the batch of {task.batch_sequences} sequences"
+        )
+    if task.sequence_tokens % (layout.cp * (layout.tp if layout.sequence_parallel else 1)):
+        found.append(f"CP x TP does not divide {task.sequence_tokens} tokens of a sequence")
+    return found

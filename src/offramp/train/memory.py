@@ -1,0 +1,98 @@
+"""Memory of one torch device by tensor, in bytes, for the fullest pipeline rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.cost.device import Device
+from offramp.train.layout import Grid, Task
+from offramp.train.work import LayerWork, ModelWork
+
+F8 = npt.NDArray[np.float64]
+
+RESERVE_SHARE: Final = 0.04
+"""Of capacity that context, communication buffers and fragmentation keep. Assumed (0.02 to 0.08)."""
+STATE_BYTES: Final = 12.0
+"""FP32 weights and two Adam moments of one parameter. Source: arXiv 1910.02054, section 3.1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes by tensor. [layouts]"""
+
+    weights: F8
+    gradients: F8
+    optimizer: F8
+    activations: F8
+    logits: F8
+    buffers: F8
+    reserve: float
+    capacity: float
+
+    @property
+    def total(self) -> F8:
+        """Bytes needed."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.buffers + self.reserve
+
+    @property
+    def over(self) -> F8:
+        """Bytes over capacity; negative is free."""
+        return self.total - self.capacity
+
+    def parts(self, at: int = 0) -> dict[str, float]:
+        """Bytes by tensor of one layout."""
+        names = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
+        return {name: float(getattr(self, name)[at]) for name in names} | {"reserve": self.reserve}
+
+
+def _activation(layer: LayerWork, hidden: float, task: Task, grid: Grid) -> F8:
+    """Bytes that one token of one layer keeps for the backward pass.
+
+    Source: arXiv 2205.05198, section 4: 34 s b h + 5 a s^2 b; its parts by tensor, so that gated, grouped and MLA layers
+    count by their own widths. Selective recompute and flash attention keep no scores; full recompute keeps the input.
+    """
+    tp = grid.tp
+    spread = np.where(grid.sequence_parallel > 0, tp, 1.0)
+    kept = 10.0 * hidden / spread + 2.0 * (layer.inner + layer.routed_inner) / tp
+    if not task.flash:
+        scores = 5.0 * layer.heads * task.sequence_tokens / tp
+        kept = kept + np.where(grid.selective > 0, 0.0, scores)
+    return np.where(grid.full > 0, 2.0 * hidden / spread, kept)
+
+
+def memory(work: ModelWork, device: Device, task: Task, grid: Grid) -> Memory:
+    """Memory of every layout of a grid."""
+    one = np.ones_like(grid.tp)
+    dense = sum(layer.count * layer.weights for layer in work.layers) / (grid.tp * grid.pp)
+    expert = sum(layer.count * layer.expert_weights for layer in work.layers) / (grid.ep * grid.pp)
+    ends = np.maximum(work.embedding_weights, work.head_weights) + np.where(
+        grid.pp > 1, 0.0, min(work.embedding_weights, work.head_weights)
+    )
+    dense = dense + ends / grid.tp
+    width = grid.dp * grid.cp
+    expert_width = np.maximum(grid.tp * width / grid.ep, 1.0)
+
+    def held(size: float, stage: int) -> F8:
+        shared = grid.zero >= stage
+        return size * (dense / np.where(shared, width, one) + expert / np.where(shared, expert_width, one))
+
+    rows = grid.micro_batch * task.sequence_tokens / grid.cp
+    micro_batches = np.maximum(task.batch_sequences / (grid.dp * grid.micro_batch), 1.0)
+    in_flight = np.where(grid.vp > 1, grid.pp * (1.0 + (grid.pp - 1.0) / (grid.pp * grid.vp)), grid.pp)
+    in_flight = np.minimum(in_flight, micro_batches * np.maximum(1.0, in_flight / grid.pp))
+    kept = sum(layer.count * _activation(layer, work.hidden, task, grid) for layer in work.layers)
+    live = np.asarray(kept / grid.pp * in_flight * rows)
+    widest = max((layer.inner + layer.routed_inner + 5.0 * work.hidden for layer in work.layers), default=work.hidden)
+    working = np.where(grid.full > 0, 2.0 * widest / grid.tp * rows, 0.0)
+    gathered = np.where(grid.zero >= 3, 4.0 * (dense + expert) * grid.pp / max(work.layer_count, 1.0), 0.0)
+    trained = 0.05 if task.lora else 1.0
+    logits = np.where(grid.pp > 1, 0.5, 1.0) * rows * work.vocab / grid.tp * 6.0
+    return Memory(
+        weights=held(2.0, 3), gradients=trained * held(task.grad_bytes, 2), optimizer=trained * held(STATE_BYTES, 1),
+        activations=live + working, logits=logits, buffers=gathered, reserve=RESERVE_SHARE * device.memory_bytes,
+        capacity=device.memory_bytes,
+    )  # fmt: skip

@@ -1,0 +1,268 @@
+"""When a run is done: step-time draws, failures and goodput put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.arch.record import Model
+from offramp.core.seeds import derive_seed
+from offramp.core.units import DAY_S, HOUR_S
+from offramp.cost.device import Device
+from offramp.train.features import features
+from offramp.train.goodput import Reliability, best_interval_s, goodput
+from offramp.train.layout import Layout, Task, grid_of
+from offramp.train.parameters import Posterior, Stack, draw, residual_of
+from offramp.train.search import Found, Limits, search
+from offramp.train.step import StepTime, step_time
+from offramp.train.work import model_flop, model_work
+
+F8 = npt.NDArray[np.float64]
+Z90: Final = 1.2815515594
+DRAWS: Final = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A positive number with its 10 to 90 % range."""
+
+    low: float
+    mid: float
+    high: float
+
+    def draws(self, count: int, seed: int, name: str) -> F8:
+        """Lognormal draws around ``mid``; the same name gives the same draws. [count]"""
+        if self.mid <= 0 or self.high <= self.low:
+            return np.full(count, self.mid)
+        rng = np.random.default_rng(derive_seed(seed, "train-prior", name))
+        half = rng.standard_normal((count + 1) // 2)
+        z = rng.permutation(np.concatenate([half, -half])[:count])
+        up, down = np.log(self.high / self.mid) / Z90, np.log(self.mid / max(self.low, 1e-300)) / Z90
+        return self.mid * np.exp(np.where(z > 0, up, down) * z)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failing:
+    """How the cluster fails, before it is known how large it is.
+
+    Attributes:
+        hazard_per_chip_hour: unexpected stops.
+        restart_s, stall_s, lag_s, repair_s: see :class:`~offramp.train.goodput.Reliability`.
+        planned: share of wall time in planned stops.
+        spares: share of the cluster kept as hot spares.
+        interval_s: between checkpoints; None takes the best.
+        elastic: shrink when spares run out.
+    """
+
+    hazard_per_chip_hour: Spread
+    restart_s: Spread
+    stall_s: Spread
+    lag_s: Spread
+    repair_s: Spread
+    planned: Spread
+    spares: float = 0.01
+    interval_s: float | None = None
+    elastic: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One run on one kind of chip.
+
+    Attributes:
+        model, device, task: what runs on what.
+        chips_per_device: packages of one torch device (0.5 for two dies in a package).
+        packages_per_node: of a server.
+        tokens: of the whole run.
+        stack: which fitted effects apply.
+        failing: reliability.
+        limits: of the layout search.
+        seed: of everything drawn.
+        name: of streams that two questions should not share; chips of one study share the model's own errors.
+    """
+
+    model: Model
+    device: Device
+    task: Task
+    devices_per_chip: int
+    packages_per_node: int
+    tokens: float
+    stack: Stack
+    failing: Failing
+    limits: Limits | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """A run on a cluster, as draws.
+
+    Attributes:
+        chips: packages paid for; ``active`` of them train, the others are spares.
+        found: layouts, best first.
+        step: parts of the step at the centre.
+        step_s, mfu, goodput, days: draws.
+        interval_s: between checkpoints, at the centre.
+        failures: expected stops over the run, draws.
+        compute_share, memory_share: of a step, for energy.
+    """
+
+    chips: int
+    active: int
+    found: Found
+    step: StepTime
+    step_s: F8
+    mfu: F8
+    goodput: F8
+    days: F8
+    interval_s: float
+    failures: F8
+    compute_share: float
+
+
+def active_chips(chips: int, spares: float, per_node: int) -> int:
+    """Packages that train: what is left after whole nodes of spares."""
+    if spares <= 0:
+        return chips
+    nodes = chips // max(per_node, 1)
+    held = min(max(round(nodes * spares), 1 if nodes > 16 else 0), max(nodes - 1, 0))
+    return chips - held * per_node
+
+
+def best_cluster(question: Question, posterior: Posterior, chips: int) -> tuple[int, Found]:
+    """The count of training packages, not above what spares leave, that divides best; and its layouts.
+
+    A cluster whose active count divides badly is trained on the next count that divides well.
+    """
+    q, per_node = question, max(question.packages_per_node, 1)
+    most = active_chips(chips, q.failing.spares, per_node)
+    counts = sorted({most, most // (4 * per_node) * 4 * per_node, most // (16 * per_node) * 16 * per_node,
+                     most // (32 * per_node) * 32 * per_node, chips if q.failing.spares <= 0 else 0})  # fmt: skip
+    values = draw(posterior, q.stack)
+    best: tuple[float, int, Found] | None = None
+    error: Exception | None = None
+    from offramp.core.errors import InfeasibleError
+
+    for count in [c for c in counts if 0 < c <= most and c >= 0.9 * most]:
+        task = fitted_task(q.task, count * q.devices_per_chip)
+        try:
+            found = search(q.model, q.device, task, devices=count * q.devices_per_chip, values=values, limits=q.limits)
+        except InfeasibleError as problem:
+            error = problem
+            continue
+        rate = task.step_tokens / found.seconds[0]
+        if best is None or rate > best[0]:
+            best = (rate, count, found)
+    if best is None:
+        raise error or InfeasibleError("no layout divides the cluster", where="layout")
+    return best[1], best[2]
+
+
+def fitted_task(task: Task, devices: int) -> Task:
+    """The task with its batch rounded, within 5 %, to a count that divides well over so many devices."""
+    batch = task.batch_sequences
+    odd = devices // ((devices & -devices) or 1)
+    if odd > 1 and batch % odd and batch >= 20 * odd:
+        batch = round(batch / odd) * odd
+        step = odd * 16
+        nearest = round(task.batch_sequences / step) * step
+        if nearest and abs(nearest - task.batch_sequences) <= 0.05 * task.batch_sequences:
+            batch = nearest
+    return Task(**{name: getattr(task, name) for name in Task.__struct_fields__ if name != "batch_sequences"},
+                batch_sequences=batch)  # fmt: skip
+
+
+def step_draws(question: Question, posterior: Posterior, task: Task, layout: Layout, draws: int = DRAWS) -> tuple[F8, StepTime]:
+    """Step times of a layout as draws, residual included, and the parts at the centre."""
+    q = question
+    work = model_work(q.model, mtp=task.mtp)
+    f = features(work, q.device, task, grid_of([layout]))
+    center = step_time(f, draw(posterior, q.stack))
+    drawn = step_time(f, draw(posterior, q.stack, draws=draws, seed=q.seed)).total[:, 0]
+    left = residual_of(posterior, q.stack)
+    rng = np.random.default_rng(derive_seed(q.seed, "train-residual", q.stack.framework, q.stack.family))
+    half = rng.standard_normal(draws // 2)
+    return drawn * np.exp(left.group_sd * np.concatenate([half, -half])), center
+
+
+def outlook(question: Question, posterior: Posterior, chips: int, *, draws: int = DRAWS) -> Outlook:
+    """When a run on ``chips`` packages is done.
+
+    Raises:
+        InfeasibleError: nothing divides or fits.
+    """
+    q = question
+    active, found = best_cluster(q, posterior, chips)
+    devices = active * q.devices_per_chip
+    task = fitted_task(q.task, devices)
+    layout = found.layouts[0]
+    step_s, center = step_draws(q, posterior, task, layout, draws)
+    reliability = cluster_reliability(q, active, chips - active, layout, draws)
+    interval = np.full(draws, q.failing.interval_s) if q.failing.interval_s else best_interval_s(reliability)
+    planned = q.failing.planned.draws(draws, q.seed, "planned")
+    good = goodput(reliability, interval) * (1.0 - np.minimum(planned, 0.5))
+    steps = np.ceil(q.tokens / task.step_tokens)
+    days = steps * step_s / np.maximum(good, 1e-12) / DAY_S
+    work = model_work(q.model, mtp=False)
+    flop = model_flop(work, task.sequence_tokens, causal=True)
+    peak = float(np.mean(q.device.peak_flop_per_s["bf16"]))
+    return Outlook(
+        chips=chips, active=active, found=found, step=center, step_s=step_s,
+        mfu=flop * task.step_tokens / step_s / peak / devices, goodput=good, days=days,
+        interval_s=float(np.median(interval)), failures=np.asarray(reliability.failures_per_s) * days * DAY_S,
+        compute_share=float((center.compute / center.total)[0]),
+    )  # fmt: skip
+
+
+def cluster_reliability(q: Question, active: int, spare: int, layout: Layout, draws: int) -> Reliability:
+    """Rates and times of a cluster, as draws."""
+    f = q.failing
+    rate = f.hazard_per_chip_hour.draws(draws, q.seed, f"hazard {q.device.vendor}") * active / HOUR_S
+    nodes = max(active // max(q.packages_per_node, 1), 1)
+    return Reliability(
+        failures_per_s=rate, restart_s=f.restart_s.draws(draws, q.seed, f"restart {q.device.vendor}"),
+        stall_s=f.stall_s.draws(draws, q.seed, "stall"), lag_s=f.lag_s.draws(draws, q.seed, "lag"),
+        repair_s=f.repair_s.mid, nodes=nodes, spare_nodes=spare // max(q.packages_per_node, 1), replicas=layout.dp,
+        elastic=f.elastic,
+    )  # fmt: skip
+
+
+def chips_for(
+    question: Question, posterior: Posterior, deadline_days: float, *, probability: float, most: int = 131_072
+) -> tuple[int | None, Mapping[int, float]]:
+    """Smallest of the usual cluster sizes that meets the deadline with ``probability``; and the chance at each size tried.
+
+    Sizes are powers of two and half-way between, in whole nodes.
+    """
+    from offramp.core.errors import InfeasibleError
+
+    node = max(question.packages_per_node, 1)
+    sizes = sorted({int(node * 2**k * m) for k in range(18) for m in (1.0, 1.5) if node * 2**k * m <= most})
+    chance: dict[int, float] = {}
+
+    def meets(size: int) -> bool:
+        if size not in chance:
+            try:
+                days = outlook(question, posterior, size, draws=200).days
+                chance[size] = float(np.mean(days <= deadline_days))
+            except InfeasibleError:
+                chance[size] = 0.0
+        return chance[size] >= probability
+
+    low, high = 0, len(sizes) - 1
+    if not meets(sizes[high]):
+        # beyond the largest batch no more devices help: look whether any size does
+        return None, chance
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if meets(sizes[middle]) else (middle + 1, high)
+    return sizes[low], chance
+
+
+def what_if(question: Question, **changes: object) -> Question:
+    """The question with parts replaced."""
+    return replace(question, **changes)  # pyright: ignore[reportArgumentType]

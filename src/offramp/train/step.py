@@ -1,0 +1,81 @@
+"""Step time: features put to efficiencies, launch floors and overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.train.features import Features
+
+F8 = npt.NDArray[np.float64]
+Values = Mapping[str, F8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Seconds of one optimiser step and what they go to. [draws, layouts] or [layouts]
+
+    Attributes:
+        total: of the step.
+        compute, tp, expert, context, gather, hop, bubble, end: GEMMs, attention and vector work; exposed messages of tensor,
+            expert and context parallelism and of sharded weights; sends between stages; idle pipeline and uneven stages;
+            gradients and optimiser.
+    """
+
+    total: F8
+    compute: F8
+    tp: F8
+    expert: F8
+    context: F8
+    gather: F8
+    hop: F8
+    bubble: F8
+    end: F8
+
+    def shares(self) -> dict[str, F8]:
+        """Each part over the total."""
+        names = ("compute", "tp", "expert", "context", "gather", "hop", "bubble", "end")
+        return {name: getattr(self, name) / self.total for name in names}
+
+
+def _exposed(message_s: F8, exposed: F8, cover_s: F8) -> F8:
+    """Seconds of messages that stay visible: a share that is never hidden, and what outlasts the work beside it."""
+    hidden = message_s * (1.0 - exposed)
+    return message_s * exposed + np.maximum(hidden - cover_s, 0.0)
+
+
+def step_time(f: Features, p: Values) -> StepTime:
+    """Step time of every case.
+
+    Args:
+        f: features. [cases]
+        p: parameters by name (see :mod:`offramp.train.parameters`), scalars, [cases] or [draws, cases].
+    """
+    matrix = (f.gemm + f.grouped / p["grouped"]) / p["gemm"] + f.gemm_16 / p["gemm_16"]
+    moved = (f.stream * p["stream"] + f.vector + f.scores) / p["memory"]
+    launches = f.dense_passes * p["floor_dense_s"] + f.moe_passes * p["floor_moe_s"]
+    compute = (matrix + f.attention / p["attention"] + moved) * p["stack"]
+    compute = compute + launches
+    tp = (f.tp / p["link"] + f.tp_calls * p["call_s"]) * p["tp_exposed"]
+    share = np.where(f.hidden > 0, 0.3, 1.0) * p["expert_exposed"]
+    cover = np.where(f.hidden > 0, compute, 0.0)
+    expert = _exposed(f.a2a / p["link"], np.minimum(share, 1.0), cover)
+    hidden_far = np.where(f.hidden > 0, 0.3, 1.0) * p["far_exposed"]
+    expert = expert + _exposed(f.far / p["network"], np.minimum(hidden_far, 1.0), cover)
+    context = _exposed(f.cp / p["link"], p["cp_exposed"], f.attention / p["attention"])
+    gather = _exposed(f.gather / p["network"], p["dp_exposed"], compute + tp)
+    hop = f.hop / p["network"] * p["hop_exposed"]
+    one = compute + tp + expert + context + gather + hop
+    passes = f.micro_batches * f.peak_stage
+    idle = (f.bubble * f.peak_stage + f.micro_batches * (f.peak_stage - 1.0)) * one
+    end = _exposed(f.reduce / p["network"], p["dp_exposed"], 0.6 * compute) + f.adam / p["memory"] + p["host_s"]
+    slow = np.exp(p["scale"] * f.scale)
+    busy = f.micro_batches
+    total = (passes * one + f.bubble * f.peak_stage * one + end) * slow
+    return StepTime(
+        total=total, compute=busy * compute, tp=busy * tp, expert=busy * expert, context=busy * context,
+        gather=busy * gather, hop=busy * hop, bubble=idle + total * (1.0 - 1.0 / slow), end=end,
+    )  # fmt: skip
