@@ -183,3 +183,20 @@ def test_more_bandwidth_never_carries_less() -> None:
         stacks = stacks_of(asked, FACTS, CALIBRATION, "nvidia/h20", overrides={"memory_bandwidth": value})
         best.append(max(float((s.rates / [p.devices for p in s.pools]).max()) for s in stacks))
     assert best == sorted(best)
+
+
+def test_the_residual_of_unseen_deployments_widens_the_interval() -> None:
+    import msgspec
+
+    from offramp.cost.calibration import Residual
+
+    asked = question()
+    plain = find(asked, "nvidia/h20", catalog=FACTS, calibration=CALIBRATION)
+    none = msgspec.structs.replace(CALIBRATION, residuals={})
+    wide = msgspec.structs.replace(CALIBRATION, residuals={"output": Residual(group_sd=0.5, row_sd=0.1)})
+    spread = [
+        np.ptp(np.quantile(np.log(find(asked, "nvidia/h20", catalog=FACTS, calibration=one).rates), [0.1, 0.9]))
+        for one in (none, wide)
+    ]
+    assert spread[1] > spread[0] + 0.3
+    assert plain.shift > 0

@@ -279,7 +279,7 @@ def _load(
     system = system_of(catalog, chip)
     order = np.array(found.slow_to_fast)
     fleet = fleet_for(
-        found.rates[at_quantile(order, 0.5)] if found.rates else 0.0, packages=found.packages,
+        float(np.quantile(found.rates, 0.5, method="nearest")) if found.rates else 0.0, packages=found.packages,
         per_server=system.packages_per_node if system else 1, mean=job.demand.mean, peak=job.demand.peak,
         spares=job.demand.spares, least=job.demand.least,
     )  # fmt: skip
@@ -295,7 +295,8 @@ def _load(
 
     def at(quantile: float, rate: float) -> tuple[Felt, Setting]:
         one = replace(setting, parameters=setting.parameters.take([at_quantile(order, quantile)]))
-        return feel(Replica(setting=one, **common).table(), question.stream, rate, most=most, prefix=job.prefix), one
+        load = rate / found.shift  # the residual has no step times: the draw gets the load that it would be asked for
+        return feel(Replica(setting=one, **common).table(), question.stream, load, most=most, prefix=job.prefix), one
 
     peak = {f"p{q * 100:.0f}": at(q, fleet.peak_load)[0] for q in QUANTILES} if fleet.peak_load > 0 else {}
     if fleet.mean_load <= 0:

@@ -33,7 +33,7 @@ from offramp.search.closed import Grid, Slo, evaluate
 from offramp.search.grid import Limits, candidate_engines, pools, weight_dtypes
 from offramp.search.mix import Mix, Stream
 from offramp.search.tune import Felt, Replica, highest_rate, with_limits
-from offramp.search.uncertain import rates_by_draw
+from offramp.search.uncertain import at_quantile, rates_by_draw, residual_factors
 
 F8 = npt.NDArray[np.float64]
 Overrides = Mapping[str, float]
@@ -125,6 +125,7 @@ class Candidate(Record):
         devices_per_package: torch devices in one chip as sold.
         layouts: how many (layout, batch) pairs were priced.
         slow_to_fast: the draws in order of speed.
+        shift: median rate with the residual over the median draw's own.
     """
 
     chip: str
@@ -142,6 +143,7 @@ class Candidate(Record):
     devices_per_package: int = 1
     layouts: int = 0
     slow_to_fast: tuple[int, ...] = ()
+    shift: float = 1.0
 
     @property
     def per_chip(self) -> float:
@@ -252,7 +254,7 @@ def find(
         return _blocked(question, chip_id, stacks, catalog=catalog, priced=priced)
     best = _refined(question, _simplest(good))
     rows = sorted({row.pool: row for row in [*good, best]}.values(), key=lambda row: -row.per_device)
-    return _answer(question, catalog, best, rows, priced)
+    return _answer(question, catalog, calibration, best, rows, priced)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,7 +316,9 @@ def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
     )  # fmt: skip
 
 
-def _answer(question: Question, catalog: Catalog, best: _Try, tried: list[_Try], priced: int) -> Candidate:
+def _answer(
+    question: Question, catalog: Catalog, calibration: Calibration, best: _Try, tried: list[_Try], priced: int
+) -> Candidate:
     pool, stack = best.pool, best.stack
     chip = catalog.chip(pool.chip)
     assert best.felt is not None
@@ -322,13 +326,17 @@ def _answer(question: Question, catalog: Catalog, best: _Try, tried: list[_Try],
         question, stack.setting, stack.middle, pool, rate=best.rate, felt=best.felt,
         most=min(question.most_requests, EXPLORE),
     )  # fmt: skip
+    central = float(rates[at_quantile(order, 0.5)])
+    rates = rates * residual_factors(calibration, pool, question.model.id)
+    shift = float(np.quantile(rates, 0.5, method="nearest")) / central if central > 0 else 1.0
+    order = np.argsort(rates, kind="stable")
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return Candidate(
         chip=chip.id, pool=pool, rate=best.rate, rates=tuple(float(value) for value in rates),
         packages=pool.devices / chip.devices, felt=best.felt, shares=binding(stack.middle, pool, question, best.felt),
         memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found,
         tried=tuple(row.record() for row in tried), fallback=stack.middle.precision.fallback,
-        devices_per_package=chip.devices, layouts=priced, slow_to_fast=tuple(int(draw) for draw in order),
+        devices_per_package=chip.devices, layouts=priced, slow_to_fast=tuple(int(draw) for draw in order), shift=shift,
     )  # fmt: skip
 
 

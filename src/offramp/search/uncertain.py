@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from offramp.cost import Pool, Setting, Steps, shard_of, step_time
+from offramp.cost import Calibration, Pool, Setting, Steps, shard_of, step_time
+from offramp.cost.calibration import spreads_noise
 from offramp.search.tune import Felt, Replica, highest_rate
 
 if TYPE_CHECKING:
@@ -79,6 +80,19 @@ def rates_by_draw(
     # beyond the outermost anchors the rate goes on in proportion to the speed
     inside = np.where(speed < x[0], y[0] * speed / x[0], inside)
     return np.where(speed > x[-1], y[-1] * speed / x[-1], inside), order
+
+
+def residual_factors(calibration: Calibration, pool: Pool, model_id: str) -> F8:
+    """What the cost model leaves unexplained of an unseen deployment, as a factor on its rate by draw. [draws]
+
+    The group part of the residual of output rates on left-out groups; independent between deployments, so it does not
+    cancel in an exchange rate. Ones where the parameter file holds no residual.
+    """
+    residual = calibration.residuals.get("output")
+    if residual is None:
+        return np.ones(calibration.draws)
+    noise = spreads_noise(0, "residual", f"{pool.chip}|{pool.engine}|{model_id}", calibration.draws)
+    return np.exp(residual.bias + residual.group_sd * noise)
 
 
 def at_quantile(order: npt.NDArray[np.int64], quantile: float) -> int:
