@@ -15,7 +15,7 @@ _DRAWS: Final = 2000
 _DEGRADE_SHARE: Final = 0.10
 """A change of a metric counts from here on, if its 95 % interval also excludes no change."""
 _DELAY_S: Final = 2.0
-_DELAY_SHARE: Final = 0.2
+_DELAY_SHARE: Final = 0.5
 CUT_OFF: Final = ("baseline", "refuse", "drop", "nxdomain")
 EffectVerdict = Literal["STOPS", "DEGRADES", "CHANGES OUTPUT", "NO CHANGE", "NOT ASSESSED"]
 METRICS: Final = {
@@ -252,10 +252,14 @@ def find_dependency(runs: list[RunRecord], *, endpoints: tuple[str, ...], switch
     medians = {name: statistics.median(values) for name, values in timed.items()}
     off = [run for run in runs if run.condition.id == "switched-off"]
     worked = bool(off) and all(works(run) for run in off)
-    floor = medians["switched-off"] if worked and "switched-off" in medians else min(medians.values())
-    least = max(_DELAY_S, _DELAY_SHARE * floor)
-    cost = {name: round(value - floor, 2) for name, value in medians.items()
-            if value - floor >= least and name in CUT_OFF}  # fmt: skip
+    confirmed = worked and "switched-off" in timed
+    floor = medians["switched-off"] if confirmed else min(medians.values())
+    least = max(_DELAY_S, 0.0 if confirmed else _DELAY_SHARE * floor)
+    bound = max(timed["switched-off"]) if confirmed else floor
+    cost = {
+        name: round(medians[name] - floor, 2)
+        for name in CUT_OFF if name in timed and medians[name] - floor >= least and min(timed[name]) > bound
+    }  # fmt: skip
     helps = worked and not any(works(run) for run in runs if run.condition.id in ("refuse", "nxdomain", "drop"))
     if not cost and not helps:
         return None

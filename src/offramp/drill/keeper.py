@@ -209,23 +209,20 @@ class Keeper:
             cwd=workload.cwd, home=environment.get("HOME", "/"), scratch_bytes=workload.limits.scratch_bytes,
             passed=named_paths(words, environment, workload.cwd), devices=(*DEVICES, *workload.devices),
             hidden=tuple(listening_paths()) if condition.watching == "odd" else (), rootless=rootless,
-            own_address=HOST_V4 if condition.mode != "none" else "127.0.1.1", binds={BROKER: self._open_broker()},
+            own_address=HOST_V4 if condition.mode != "none" else "127.0.1.1",
+            binds={BROKER: self._open_broker()},
         )  # fmt: skip
         listens = bpf.can_listen()
         if not listens:
-            self.lost.append(
-                Lost(
-                    what="seccomp user notification",
-                    why="not in this kernel, or not for this architecture",
-                    effect="calls are not seen; senders are found by socket tables; clocks stay as they are",
-                )
-            )
+            effect = "calls are not seen; senders are found by socket tables; calendar clocks stay as they are"
+            self.lost.append(Lost(what="seccomp user notification", why="not in this kernel", effect=effect))
         filter_clock: bpf.Clock = "none"
         if self._answers(condition):
             filter_clock = "all" if condition.rate != 1 else "real"
         watch: bpf.Watch = "all" if condition.watching == "calls" else "odd"
         return SandboxPlan(
-            mounts=shown, cable=condition.mode not in ("none", "host"), program=bpf.build_filter(watch, filter_clock) if listens else [],
+            mounts=shown, cable=condition.mode not in ("none", "host"),
+            program=bpf.build_filter(watch, filter_clock) if listens else [],
             listen=listens, keep_network=condition.mode == "host", files=plan.private_files(), stdout=pump.stdout,
             stderr=pump.stderr, terminal=pump.terminal,
         )  # fmt: skip

@@ -197,7 +197,7 @@ def _inventory(answer: dict[str, Any]) -> Section:
     ]
     parts: list[Any] = [
         paragraph(
-            f"{stock['os']}, Linux {stock['kernel']}, {stock['machine']}: {stock['files']} files mapped in the runs "
+            f"{stock['os']}, Linux {stock['kernel']}, {stock['machine']}: {stock['files']} files mapped "
             f"({stock['files_with_network_symbols']} import network functions), {stock['packages']} packages "
             f"({stock['packages_mapped']} in use), {stock['kernel_modules']} kernel modules, {stock['firmware_files']} "
             "accelerator firmware files. The full list is sbom.cdx.json and inventory.json in the bundle."
@@ -222,7 +222,7 @@ def _optional(answer: dict[str, Any]) -> list[Section]:
                 for f in upstream["flows"] if f["during"] >= 0][:100]  # fmt: skip
         text = (
             f"{upstream['frames']} frames in {upstream['file']}; it covers {upstream['covers_runs']} of "
-            f"{upstream['runs']} runs. {upstream['during_runs']} flows fell into runs: they come from the rest of the machine. "
+            f"{upstream['runs']} runs. {upstream['during_runs']} flows fell into runs, from the rest of the machine. "
             f"{upstream['escaped']} carry the sandbox's own addresses."
         )
         names = ("layer", "from", "to", "name", "during run", "same as finding")
