@@ -124,7 +124,7 @@ def frontier(run: National, log: FigureLog) -> list[Cell]:
     cells: list[Cell] = []
     for kind in ("buy", "use", "support"):
         for scope, mask in _scopes(run).items():
-            for start in at:
+            for start in at[:-1] if at.size > 3 else at:
                 done = _under_ban(run, kind, mask, int(start), life, step=step, required=free)
                 cells.append(_cell(run, kind, scope, int(start), at, done, free, mask))
     return cells
@@ -140,7 +140,7 @@ def _under_ban(
     """
     at = model.grid(run, step)
     q = np.arange(len(run.quarters))
-    left = np.where(q >= start, np.maximum(0.0, 1.0 - (q - start) / life), 1.0)
+    left = np.where(q >= start, np.maximum(0.0, 1.0 - (q - start + 0.5) / life), 1.0)
     whole = model.capacity(run, step=step)
     if kind == "use":
         inside = whole * run.domestic
@@ -322,14 +322,17 @@ def _tables(rows: Any, years: Any, limits: Any, views: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_PRIOR: Final = (
+    "exchange rates are ranges stated in the study's facts, set around the cost model's answers for three workloads "
+    "and the measurements; most domestic chips have neither"
+)
+
+
 def _warnings(log: FigureLog) -> tuple[Notice, ...]:
     assumed = sum(figure.confidence == "assumed" for figure in log.figures)
     return (
         Notice(kind="assumed-figure", text=f"{assumed} of {len(log.figures)} figures are assumed; see the figures."),
+        Notice(kind="horizon", text="a ban is judged from its quarter to the end of the plan, not beyond"),
         Notice(kind="scope", text="the installed stock is taken at its mean over draws; no chip retires before 2029"),
-        Notice(
-            kind="prior",
-            text="exchange rates are ranges stated in the study's facts, set around the cost model's answers for three "
-            "workloads and the measurements; most domestic chips have neither",
-        ),
+        Notice(kind="prior", text=_PRIOR),
     )

@@ -241,7 +241,8 @@ def _sweep(setting: Setting, base: PlanProblem) -> tuple[PlanProblem, list[analy
     ]
     groups.insert(0, ("state-funded", question.scope_mask(setting.study, problem.workloads, ("all",), state_only=True)))
     q = len(problem.quarters)
-    starts = sorted({round(i) for i in np.linspace(0, q - 1, min(q, SWEEP_QUARTERS))})
+    last = max(q - 3, 0)  # later bans would be judged over too few quarters
+    starts = sorted({round(i) for i in np.linspace(0, last, min(last + 1, SWEEP_QUARTERS))})
     bans = [
         analysis.Ban(kind=kind, scope=name, workloads=mask, chips=chips, start=start, support_quarters=life)
         for kind in ("buy", "use", "support") for name, mask in groups if mask.any() for start in starts

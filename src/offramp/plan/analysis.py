@@ -195,7 +195,9 @@ def banned(problem: PlanProblem, ban: Ban, *, scenarios: Bool | None = None) -> 
     everything = bool(ban.workloads.all())
     if ban.kind == "use":
         return replaced(problem, can_use=problem.can_use & ~(hit[..., None] & ban.workloads))
-    attrition = np.where(after, np.maximum(0.0, 1.0 - (np.arange(q) - ban.start) / max(ban.support_quarters, 1.0)), 1.0)
+    attrition = np.where(
+        after, np.maximum(0.0, 1.0 - (np.arange(q) - ban.start + 0.5) / max(ban.support_quarters, 1.0)), 1.0
+    )
     if ban.kind == "buy" and everything:
         return replaced(problem, can_arrive=problem.can_arrive & ~hit)
     if ban.kind == "support" and everything:
