@@ -243,7 +243,9 @@ def _aiperf(item: Item, where: str) -> Bench:
     phase = next((p for p in reversed(config.get("phases") or []) if isinstance(p, dict)), {})
     load = config.get("loadgen") if isinstance(config.get("loadgen"), dict) else {}
     stimulus = dig(config, "perf_analyzer", "stimulus") or {}
-    flight = number(phase.get("concurrency")) or number(dig(load, "concurrency")) or number(dig(stimulus, "concurrency"))
+    flight = (
+        number(phase.get("concurrency")) or number(dig(load, "concurrency")) or number(dig(stimulus, "concurrency"))
+    )
     rate = number(phase.get("rate")) or number(dig(load, "request_rate")) or number(dig(stimulus, "request_rate"))
     done = int(number(dig(item, "request_count", "avg")) or number(dig(item, "request_latency", "count")) or 0)
     bad = number(dig(item, "error_request_count", "avg")) or 0
@@ -260,7 +262,10 @@ def _aiperf(item: Item, where: str) -> Bench:
 def _chunks(item: Item, metrics: dict[str, float], more: dict[str, float]) -> str:
     """Takes inter_chunk_latency as ITL where chunks are single tokens; says what was done."""
     gaps = number(dig(item, "inter_chunk_latency", "count"))
-    tokens, done = number(dig(item, "output_sequence_length", "sum")), number(dig(item, "output_sequence_length", "count"))
+    tokens, done = (
+        number(dig(item, "output_sequence_length", "sum")),
+        number(dig(item, "output_sequence_length", "count")),
+    )
     if not (gaps and tokens and done):
         return "no gaps between tokens in the file: no ITL"
     if abs(gaps - (tokens - done)) > CHUNK_GAP * (tokens - done):
@@ -277,7 +282,9 @@ def _aiperf_model(config: Item) -> str:
         names = [dig(entry, "name") for entry in listed.get("items") or []]
     names += config.get("model_names") or dig(config, "endpoint", "model_names") or []
     tokenizer = dig(config, "tokenizer", "name")
-    return str(next((name for name in names if name and "/" in str(name)), None) or tokenizer or next(iter(names), "") or "")
+    return str(
+        next((name for name in names if name and "/" in str(name)), None) or tokenizer or next(iter(names), "") or ""
+    )
 
 
 def inference_perf(items: list[Item], where: str) -> list[Bench]:
@@ -297,7 +304,11 @@ def _inference_perf(item: Item, where: str) -> Bench:
     latency, flow = good["latency"], good.get("throughput") or {}
     metrics: dict[str, float] = {}
     more: dict[str, float] = {}
-    for theirs, ours in (("time_to_first_token", "ttft"), ("time_per_output_token", "tpot"), ("request_latency", "e2e")):
+    for theirs, ours in (
+        ("time_to_first_token", "ttft"),
+        ("time_per_output_token", "tpot"),
+        ("request_latency", "e2e"),
+    ):
         _spread(latency.get(theirs), ours, scale=1.0, into=metrics, more=more)
     gap, mean = dig(latency, "inter_token_latency", "median"), dig(latency, "inter_token_latency", "mean")
     said = ["time_per_output_token is (last - first token) / (n - 1) per request, as here"]

@@ -10,7 +10,9 @@ from offramp.intake.bench import Bench
 
 NS_MS: Final = 1e-6
 _LINE: Final = re.compile(r"^\s*([A-Za-z0-9 ._()/-]+?)\s*:\s*(.+?)\s*$")
-_LATENCY: Final = re.compile(r"(mean|[\d.]+ percentile)\s+(first token latency|time to output token|latency) \(ns\)", re.I)
+_LATENCY: Final = re.compile(
+    r"(mean|[\d.]+ percentile)\s+(first token latency|time to output token|latency) \(ns\)", re.I
+)
 _NAMES: Final = {"first token latency": "ttft", "time to output token": "tpot", "latency": "e2e"}
 
 
@@ -27,7 +29,9 @@ def read(text: str, where: str) -> list[Bench]:
             said.setdefault(match.group(1).strip().lower(), match.group(2).strip())
     scenario = said.get("scenario", "")
     if "performance" not in said.get("mode", "").lower():
-        raise InputError(f'is an MLPerf run of mode "{said.get("mode", "")}"', where=where, mend="Give a performance run.")
+        raise InputError(
+            f'is an MLPerf run of mode "{said.get("mode", "")}"', where=where, mend="Give a performance run."
+        )
     metrics, more = _latencies(said)
     samples = _number(said, "samples per second", "completed samples per second")
     tokens = _number(said, "tokens per second", "completed tokens per second")

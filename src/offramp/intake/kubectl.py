@@ -119,7 +119,9 @@ def nodes_of(path: str | Path) -> tuple[list[NodeGroup], list[str]]:
         name = str(dig(node, "metadata", "name") or "?")
         found = list(_devices(node))
         if len({entry["vendor"] for entry, _, _ in found}) > 1:
-            notes.append(f"node {name} has accelerators of two kinds: {', '.join(e['name'] for e, _, _ in found)}; both are counted")
+            notes.append(
+                f"node {name} has accelerators of two kinds: {', '.join(e['name'] for e, _, _ in found)}; both are counted"
+            )
         for entry, count, about in found:
             chip, product, doubts = _product(entry, _labels(node))
             region = next((str(_labels(node)[key]) for key in ZONES if _labels(node).get(key)), "")
@@ -160,7 +162,9 @@ def _devices(node: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int, tup
         shared = int(number(labels.get(entry.get("shared", ""))) or 1)
         real = int(number(labels.get(entry.get("count", ""))) or 0)
         if shared > 1 and count % shared == 0:
-            notes.append(f"{entry['name']} is shared {shared} ways: {count} shares are {real or count // shared} devices")
+            notes.append(
+                f"{entry['name']} is shared {shared} ways: {count} shares are {real or count // shared} devices"
+            )
             count = real or count // shared
         usable = number(allocatable.get(entry["name"]))
         if usable is not None and usable < count and shared <= 1:
@@ -209,7 +213,11 @@ def chip_of_product(vendor: str, product: str, *, memory_gib: float | None = Non
 
 def vendor_chip(product: str) -> str:
     """The catalogue id of a product name whose vendor is not stated; "" where it is not known or not clear."""
-    found = {chip for vendor in {entry["vendor"] for entry in _data()["product"]} if (chip := chip_of_product(vendor, product)[0])}
+    found = {
+        chip
+        for vendor in {entry["vendor"] for entry in _data()["product"]}
+        if (chip := chip_of_product(vendor, product)[0])
+    }
     return found.pop() if len(found) == 1 else ""
 
 
@@ -225,7 +233,11 @@ def _product(entry: Mapping[str, Any], labels: Mapping[str, Any]) -> tuple[str, 
             return chip, value, [f"{value}: {doubt}"] if doubt else []
     if entry.get("default"):
         return str(entry["default"]), first, []
-    return "", first, [f'no chip of the catalogue is called "{first}"' if first else "no label says which product it is"]
+    return (
+        "",
+        first,
+        [f'no chip of the catalogue is called "{first}"' if first else "no label says which product it is"],
+    )
 
 
 def deployments_of(path: str | Path) -> list[Deployment]:
@@ -242,7 +254,11 @@ def deployments_of(path: str | Path) -> list[Deployment]:
             f"holds no deployment (kinds: {', '.join(sorted(kinds)) or 'none'})", where=str(path),
             mend='Write it with "kubectl get deploy,statefulset,leaderworkerset -A -o json".',
         )  # fmt: skip
-    owned = [item for item in mine if not (item.get("kind") in ("ReplicaSet", "Pod") and dig(item, "metadata", "ownerReferences"))]
+    owned = [
+        item
+        for item in mine
+        if not (item.get("kind") in ("ReplicaSet", "Pod") and dig(item, "metadata", "ownerReferences"))
+    ]
     return [found for item in owned if (found := _deployment(item)) is not None]
 
 
@@ -335,7 +351,9 @@ def _model(words: list[str], container: Mapping[str, Any]) -> str:
         found = after[0] if after and not after[0].startswith("-") else ""
     reference = re.fullmatch(r"\$\(?\{?(\w+)\}?\)?", found)
     if reference:
-        values = {str(e.get("name")): str(e.get("value") or "") for e in container.get("env") or [] if isinstance(e, dict)}
+        values = {
+            str(e.get("name")): str(e.get("value") or "") for e in container.get("env") or [] if isinstance(e, dict)
+        }
         found = values.get(reference.group(1), "")
     return found
 

@@ -213,12 +213,16 @@ def _traffic(model: str, series: Sequence[Series]) -> Traffic:
         if spread is not None and not spread.quantiles:
             notes.append(f"the histogram of {name} lengths has no buckets: its mean is known, its spread is not")
         elif spread is not None and spread.open_share > 0.01:
-            notes.append(f"{spread.open_share:.0%} of {name} lengths lie above the last bucket: their spread is not known")
+            notes.append(
+                f"{spread.open_share:.0%} of {name} lengths lie above the last bucket: their spread is not known"
+            )
     e2e, flight = view.spread("e2e"), _flight(view)
     notes += _contradiction(rate, e2e, flight)
     peak = _peak(counted, rate) if window >= PEAK_NEEDS_S else None
     if view.resets:
-        notes.append(f"counters were reset {view.resets} times (restarts): what was counted between a restart's last sample and it is lost")
+        notes.append(
+            f"counters were reset {view.resets} times (restarts): what was counted between a restart's last sample and it is lost"
+        )
     if not requests:
         notes.append("no request finished in the window")
     if rate is None and requests:
@@ -248,7 +252,9 @@ def _contradiction(rate: float | None, e2e: Spread | None, flight: float | None)
     implied = rate * e2e.mean
     if abs(implied - flight) <= LITTLE_GAP * max(implied, flight):
         return []
-    return [f"rate x latency means {implied:.3g} requests in flight, the gauges show {flight:.3g}: one of them is incomplete"]
+    return [
+        f"rate x latency means {implied:.3g} requests in flight, the gauges show {flight:.3g}: one of them is incomplete"
+    ]
 
 
 def _prefix(view: _View, notes: list[str]) -> float | None:

@@ -13,7 +13,17 @@ from offramp.core.record import Record
 from offramp.intake.files import json_objects, number, read_text, table_rows
 
 PRICE_COLUMNS: Final = ("chip", "chip_price", "server_price", "rent", "rent_route", "quarter", "currency")
-ORDER_COLUMNS: Final = ("chip", "count", "due", "cancel_fee", "defer_fee", "delivery_probability", "site", "price", "currency")
+ORDER_COLUMNS: Final = (
+    "chip",
+    "count",
+    "due",
+    "cancel_fee",
+    "defer_fee",
+    "delivery_probability",
+    "site",
+    "price",
+    "currency",
+)
 _QUARTER: Final = re.compile(r"(20\d\d)[ -]?Q([1-4])", re.IGNORECASE)
 _DAY: Final = re.compile(r"(20\d\d)-(\d\d)(?:-\d\d)?")
 
@@ -109,7 +119,9 @@ def _money(text: str, currency: str, dimension: Any, where: str) -> str:
     """Money as the study writes it; a bare number takes the row's currency."""
     if number(text.replace(",", "")) is not None:
         if not currency:
-            raise InputError(f'"{text}" names no currency', where=where, mend='Add a column "currency", or write "110000 CNY".')
+            raise InputError(
+                f'"{text}" names no currency', where=where, mend='Add a column "currency", or write "110000 CNY".'
+            )
         text = f"{text.replace(',', '')} {currency.upper()}" + ("/h" if dimension == "money/s" else "")
     elif currency and currency.upper() not in text:
         raise InputError(f'"{text}" is not in the row\'s currency {currency}', where=where)
@@ -136,7 +148,9 @@ def _opencost(path: str | Path) -> Listed:
         )  # fmt: skip
     notes: list[str] = []
     if not currency:
-        notes.append("an OpenCost export states no currency: USD, OpenCost's default, is taken; check its pricing settings")
+        notes.append(
+            "an OpenCost export states no currency: USD, OpenCost's default, is taken; check its pricing settings"
+        )
         currency = "USD"
     from offramp.intake.kubectl import vendor_chip
 
@@ -146,9 +160,15 @@ def _opencost(path: str | Path) -> Listed:
         held = rows.setdefault(chip, [0.0, 0.0])
         held[0], held[1] = held[0] + hours, held[1] + cost
         if not chip:
-            notes.append(f'"{key}" names no chip: its {hours:.4g} accelerator hours are attributed to the fleet\'s only chip, if it has one')
+            notes.append(
+                f'"{key}" names no chip: its {hours:.4g} accelerator hours are attributed to the fleet\'s only chip, if it has one'
+            )
     return Listed(
-        rows=tuple({"chip": chip, "rent": f"{cost / hours:.4f} {currency}/h"} for chip, (hours, cost) in rows.items() if cost > 0),
+        rows=tuple(
+            {"chip": chip, "rent": f"{cost / hours:.4f} {currency}/h"}
+            for chip, (hours, cost) in rows.items()
+            if cost > 0
+        ),
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -53,7 +53,9 @@ def wanted_names() -> set[str]:
     found: set[str] = set()
     for entry in metric_names().values():
         for name in entry["names"]:
-            found |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if entry["kind"] == "histogram" else {name}
+            found |= (
+                {f"{name}_{part}" for part in ("bucket", "sum", "count")} if entry["kind"] == "histogram" else {name}
+            )
     return found
 
 
@@ -89,13 +91,17 @@ def parse_dump(text: str, where: str) -> list[Series]:
     head = text.lstrip()[:1]
     if head == "[" or (head == "{" and '"status"' in text[:4096]):
         answers = parse_json(text, where)
-        return [one for answer in (answers if isinstance(answers, list) else [answers]) for one in _from_api(answer, where)]
+        return [
+            one for answer in (answers if isinstance(answers, list) else [answers]) for one in _from_api(answer, where)
+        ]
     return _from_lines(text, where)
 
 
 def _from_api(answer: Any, where: str) -> list[Series]:
     if not isinstance(answer, dict) or not isinstance(answer.get("data"), dict):
-        raise InputError("is JSON, but not an answer of Prometheus", where=where, mend="Give what /api/v1/query_range returned.")
+        raise InputError(
+            "is JSON, but not an answer of Prometheus", where=where, mend="Give what /api/v1/query_range returned."
+        )
     if answer.get("status") != "success":
         raise InputError(f"is an error answer of Prometheus: {answer.get('error', '')}", where=where)
     found: list[Series] = []
@@ -122,9 +128,13 @@ def _from_lines(text: str, where: str) -> list[Series]:
         if not match or value is None:
             bad += 1
             if bad > 20 and not grouped:
-                raise InputError("is no text that Prometheus writes", where=where, mend="Give a dump, an API answer or a URL.")
+                raise InputError(
+                    "is no text that Prometheus writes", where=where, mend="Give a dump, an API answer or a URL."
+                )
             continue
-        labels = {key: json.loads(f'"{body}"') if "\\" in body else body for key, body in _LABEL.findall(match.group(2) or "")}
+        labels = {
+            key: json.loads(f'"{body}"') if "\\" in body else body for key, body in _LABEL.findall(match.group(2) or "")
+        }
         name = match.group(1) or labels.pop("__name__", "")
         stamp = float(match.group(4)) if match.group(4) else 0.0
         stamp = stamp * MILLI if stamp > MS_STAMP else stamp
@@ -154,7 +164,9 @@ def _from_server(address: str) -> list[Series]:
     options = dict(urllib.parse.parse_qsl(parts.query))
     hours = number(options.get("hours")) if "hours" in options else WINDOW_S / HOUR_S
     if hours is None or hours <= 0:
-        raise InputError(f'"hours={options["hours"]}" is no span of time', where=address, mend="Write it as in ?hours=24.")
+        raise InputError(
+            f'"hours={options["hours"]}" is no span of time', where=address, mend="Write it as in ?hours=24."
+        )
     base = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
     listed = _ask(base, "label/__name__/values", {})
     names = sorted(wanted_names() & {str(name) for name in listed if isinstance(name, str)})
@@ -176,7 +188,12 @@ def _fetch(base: str, name: str, *, window: str, start: float, end: float) -> li
         data = _ask(base, "query", {"query": f"{{__name__={json.dumps(name)}}}[{window}]"})
     else:
         step = max((end - start) / STEPS, 1.0)
-        query = {"query": f"{{__name__={json.dumps(name)}}}", "start": f"{start:.0f}", "end": f"{end:.0f}", "step": f"{step:.0f}"}
+        query = {
+            "query": f"{{__name__={json.dumps(name)}}}",
+            "start": f"{start:.0f}",
+            "end": f"{end:.0f}",
+            "step": f"{step:.0f}",
+        }
         data = _ask(base, "query_range", query)
     return _from_api({"status": "success", "data": data}, base)
 
@@ -198,12 +215,18 @@ def _get(url: str) -> str:
         with opener.open(url, timeout=TIMEOUT_S) as answer:
             raw: bytes = answer.read(MOST_BYTES + 1)
     except urllib.error.HTTPError as error:
-        raise BackendError(f"answers with HTTP {error.code}", where=place, mend="Is it the address of Prometheus?") from None
+        raise BackendError(
+            f"answers with HTTP {error.code}", where=place, mend="Is it the address of Prometheus?"
+        ) from None
     except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
         why = getattr(error, "reason", error)
-        raise BackendError(f"does not answer: {why}", where=place, mend="Check the address, or give a dump instead.") from None
+        raise BackendError(
+            f"does not answer: {why}", where=place, mend="Check the address, or give a dump instead."
+        ) from None
     if len(raw) > MOST_BYTES:
-        raise BackendError(f"answers with more than {MOST_BYTES // 2**20} MiB", where=place, mend="Give a shorter ?hours=.")
+        raise BackendError(
+            f"answers with more than {MOST_BYTES // 2**20} MiB", where=place, mend="Give a shorter ?hours=."
+        )
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
