@@ -299,7 +299,7 @@ def left_out(cases: Sequence[Case], posterior: Posterior, progress: Progress = s
             center = math.log(float(step_time(f, draw(fitted, one.stack)).total[0]))
             spread = float(np.std(np.log(step_time(f, draw(fitted, one.stack, draws=DRAWS)).total[:, 0])))
             found.append(Miss(case.row.id, name, center - math.log(measured_step_s(case)), spread))
-        progress(f"{name}: {len(members)} rows, median {np.median([abs(m.error) for m in found[-len(members):]]):.3f}")
+        progress(f"{name}: {len(members)} rows, median {np.median([abs(m.error) for m in found[-len(members) :]]):.3f}")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -185,6 +186,17 @@ def residual_shift(calibration: Calibration, case: Case, metric: str) -> tuple[f
     if calibration.is_measured(case.stack):
         return 0.0, residual.row_sd
     return residual.bias, float(np.hypot(residual.group_sd, residual.row_sd))
+
+
+def with_residual(prediction: Prediction, calibration: Calibration) -> Prediction:
+    """A prediction whose interval holds parameter draws only, moved and widened by an unseen deployment's residual."""
+    residual = residual_of(calibration, prediction.metric)
+    own = (np.log(prediction.p90) - np.log(prediction.p10)) / 2.5631
+    reach = 1.2816 * float(np.sqrt(own**2 + residual.group_sd**2 + residual.row_sd**2))
+    middle = float(np.log(prediction.p50)) + residual.bias
+    return msgspec.structs.replace(
+        prediction, p10=float(np.exp(middle - reach)), p50=float(np.exp(middle)), p90=float(np.exp(middle + reach))
+    )
 
 
 def predict(cases: Sequence[Case], calibration: Calibration) -> list[Prediction]:

@@ -1,0 +1,210 @@
+"""docs/validation.md: the table of errors, generated from left-out predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from offramp.cost.calibration import Calibration
+from offramp.validate.exchange import Pair
+from offramp.validate.judge import GroupError, binomial_band, floor_holds, judge, series_coverage
+from offramp.validate.predict import KIND, Prediction
+
+SHOWN = ("output", "tpot", "ttft")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+
+
+def _family(prediction: Prediction) -> str:
+    return KIND.get(prediction.metric, "output")
+
+
+def split_section(name: str, predictions: Sequence[Prediction]) -> list[str]:
+    """Errors of one split, macro-averaged over deployments, with the coverage of the intervals."""
+    targets = [p for p in predictions if p.grade in ("A", "B")]
+    coverage, series = series_coverage(targets)
+    low, high = binomial_band(series)
+    lines = [f"### {name}", ""]
+    lines.append(
+        f"{len(targets):,} predictions of rows that the fit did not see, {series} series. 80 % intervals hold "
+        f"{coverage:.0%} (averaged over series; {low:.0%} to {high:.0%} would agree with 80 %)."
+    )
+    lines.append("")
+    rows: list[list[str]] = []
+    for chip in sorted({p.chip for p in targets}):
+        for family in SHOWN:
+            mine = [p for p in targets if p.chip == chip and _family(p) == family]
+            if len(mine) >= 5:
+                rows.append(_split_row(chip, family, mine))
+    header = (
+        "chip",
+        "quantity",
+        "rows",
+        "deployments",
+        "median",
+        "macro median",
+        "p90",
+        "bias",
+        "held",
+        "p90/p10",
+        "roofline",
+    )
+    return [*lines, *_table(header, rows)]
+
+
+def _split_row(chip: str, family: str, mine: Sequence[Prediction]) -> list[str]:
+    groups: dict[str, list[float]] = {}
+    for p in mine:
+        groups.setdefault(p.deployment, []).append(abs(p.p50 / p.measured - 1.0))
+    whole: GroupError = judge(mine, ("grade",))[0] if len({p.grade for p in mine}) == 1 else _merged(mine)
+    macro = float(np.median([np.median(errors) for errors in groups.values()]))
+    return [
+        chip, family, str(len(mine)), str(len(groups)), _percent(whole.median_ape), _percent(macro), _percent(whole.p90_ape),
+        f"{whole.bias:+.2f}" if whole.bias is not None else "", _percent(whole.coverage),
+        f"{whole.width:.2f}" if whole.width else "", _percent(whole.roofline_ape),
+    ]  # fmt: skip
+
+
+def _merged(mine: Sequence[Prediction]) -> GroupError:
+    return judge(mine, ("chip",))[0]
+
+
+def floors_section(predictions: Sequence[Prediction]) -> list[str]:
+    """Regression floors judged as bounds."""
+    floors = [p for p in predictions if p.grade == "floor"]
+    if not floors:
+        return []
+    held = [floor_holds(p) for p in floors]
+    rows = []
+    for engine in sorted({p.engine for p in floors}):
+        mine = [h for p, h in zip(floors, held, strict=True) if p.engine == engine]
+        rows.append([engine, str(len(mine)), f"{np.mean(mine):.0%}"])
+    text = (
+        "Regression floors of continuous-integration suites are lower bounds on throughput and upper bounds on latency. A "
+        "floor holds when the optimistic end of the prediction reaches it."
+    )
+    return ["## Floors as bounds", "", text, "", *_table(("engine", "floors", "hold"), rows)]
+
+
+def pairs_section(pairs: Sequence[Pair]) -> list[str]:
+    """Exchange rates, measured and predicted."""
+    if not pairs:
+        return []
+    groups: dict[tuple[str, str, str, str], list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault((pair.base, pair.other, pair.engine, pair.model), []).append(pair)
+    rows: list[list[str]] = []
+    for (base, other, engine, model), members in sorted(groups.items()):
+        error = float(np.median([abs(p.p50 / p.measured - 1.0) for p in members]))
+        held = float(np.mean([p.p10 <= p.measured <= p.p90 for p in members]))
+        measured = [p.measured for p in members]
+        predicted = [p.p50 for p in members]
+        rows.append(
+            [f"{base} : {other}", engine, model, str(len(members)), f"{min(measured):.2f} to {max(measured):.2f}",
+             f"{min(predicted):.2f} to {max(predicted):.2f}", _percent(error), _percent(held),
+             f"{np.median([p.p90 / p.p10 for p in members]):.2f}"]
+        )  # fmt: skip
+    text = (
+        "Chips of the second kind that do the work of one chip of the first, with the same engine, model, lengths and load on "
+        "both. Both sides of a ratio use the same draws, so that what they have in common cancels."
+    )
+    header = ("chips", "engine", "model", "pairs", "measured", "predicted p50", "median error", "held", "p90/p10")
+    return ["## Exchange rates", "", text, "", *_table(header, rows)]
+
+
+def rows_section(predictions: Sequence[Prediction], chips: Sequence[str], *, most: int = 8) -> list[str]:
+    """Grade A rows one by one, evenly spaced over each chip's rows."""
+    rows: list[list[str]] = []
+    for chip in chips:
+        mine = [
+            p
+            for p in predictions
+            if p.chip == chip and p.grade in ("A", "B", "floor") and _family(p) in ("output", "tpot")
+        ]
+        mine = sorted(mine, key=lambda p: (p.grade != "A", p.id, p.metric))
+        best = [p for p in mine if p.grade == "A"] or mine
+        step = max(len(best) // most, 1)
+        for p in best[::step][:most]:
+            rows.append(
+                [p.chip, p.engine, p.model, p.grade, p.metric, f"{p.measured:.4g}", f"{p.p10:.4g}", f"{p.p50:.4g}",
+                 f"{p.p90:.4g}", f"{p.p50 / p.measured - 1.0:+.0%}"]
+            )  # fmt: skip
+    header = ("chip", "engine", "model", "grade", "metric", "measured", "p10", "p50", "p90", "error")
+    text = "Predictions of rows by a fit that did not see their source on that chip."
+    return ["## Rows one by one", "", text, "", *_table(header, rows)]
+
+
+def reliability(predictions: Sequence[Prediction]) -> list[tuple[float, float]]:
+    """Nominal and held share of central intervals, from the log-normal shape of each prediction."""
+    z = []
+    for p in predictions:
+        if p.grade in ("A", "B"):
+            sd = (math.log(p.p90) - math.log(p.p10)) / 2.5631
+            z.append(abs(math.log(p.measured / p.p50)) / max(sd, 1e-6))
+    quantile = {0.2: 0.2533, 0.4: 0.5244, 0.5: 0.6745, 0.6: 0.8416, 0.7: 1.0364, 0.8: 1.2816, 0.9: 1.6449, 0.95: 1.96}
+    return [(share, float(np.mean(np.array(z) <= limit))) for share, limit in quantile.items()] if z else []
+
+
+def residual_section(calibration: Calibration) -> list[str]:
+    """What the model leaves unexplained, by metric family."""
+    rows = [
+        [name, f"{r.group_sd:.2f}", f"{r.row_sd:.2f}", f"{r.bias:+.2f}", str(r.groups), str(r.rows)]
+        for name, r in sorted(calibration.residuals.items())
+    ]
+    text = (
+        "Standard deviations of the logarithm: of a deployment that nobody measured (source, chip, model, engine version, "
+        "dtype), and of a row within one. An unseen deployment carries both, one that you calibrated only the second."
+    )
+    header = ("metric family", "deployment", "row", "bias", "deployments", "rows")
+    return ["## Residuals", "", text, "", *_table(header, rows)]
+
+
+def charts(predictions: Sequence[Prediction]) -> dict[str, dict[str, Any]]:
+    """Vega-Lite specs: predicted against measured, and the reliability diagram."""
+    points = [
+        {"measured": p.measured, "predicted": p.p50, "chip": p.chip, "quantity": _family(p)}
+        for p in predictions
+        if p.grade in ("A", "B") and _family(p) in SHOWN
+    ][::3]
+    log = {"type": "log"}
+    scatter = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": points},
+        "facet": {"column": {"field": "quantity", "type": "nominal", "title": None}},
+        "spec": {
+            "width": 260, "height": 260, "mark": {"type": "point", "size": 8, "opacity": 0.35},
+            "encoding": {
+                "x": {"field": "measured", "type": "quantitative", "scale": log, "title": "measured (column's unit)"},
+                "y": {"field": "predicted", "type": "quantitative", "scale": log, "title": "predicted p50"},
+                "color": {"field": "chip", "type": "nominal"},
+            },
+        },
+        "resolve": {"scale": {"x": "independent", "y": "independent"}},
+        "title": "Rows that the fit did not see: predicted against measured",
+    }  # fmt: skip
+    curve = [{"nominal": a, "held": b, "what": "intervals"} for a, b in reliability(predictions)]
+    line = [{"nominal": v, "held": v, "what": "ideal"} for v in (0.2, 0.95)]
+    diagram = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": curve + line}, "width": 320,
+        "height": 280, "mark": {"type": "line", "point": True},
+        "encoding": {
+            "x": {"field": "nominal", "type": "quantitative", "axis": {"format": "%"}, "title": "promised share"},
+            "y": {"field": "held", "type": "quantitative", "axis": {"format": "%"}, "title": "share held"},
+            "color": {"field": "what", "type": "nominal", "title": None},
+        },
+        "title": "Reliability of intervals on left-out groups",
+    }  # fmt: skip
+    return {"validation-scatter": scatter, "validation-reliability": diagram}
