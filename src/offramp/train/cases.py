@@ -122,7 +122,9 @@ def chip_device(
 ) -> Device:  # fmt: skip
     """A torch device of a catalogue chip in its usual system."""
     chip = book.chip(chip_id)
-    found = device_of(chip, system_of(book, chip, system), as_of=as_of, log=log, overrides={k: v for k, v in (figures or {}).items()})
+    found = device_of(
+        chip, system_of(book, chip, system), as_of=as_of, log=log, overrides={k: v for k, v in (figures or {}).items()}
+    )
     peaks = {dtype: value * clock for dtype, value in found.peak_flop_per_s.items()}
     return replace(found, peak_flop_per_s=peaks)
 
@@ -260,7 +262,8 @@ def _limits(row: TrainRow) -> Limits:
     schedule = row.framework.schedule
     return Limits(
         tp=only(row.tp), pp=only(row.pp), cp=only(row.cp), ep=only(row.ep), micro_batch=only(row.micro_batch),
-        recompute=(row.recompute,) if row.recompute else (), schedule=schedule,  # pyright: ignore[reportArgumentType]
+        recompute=(row.recompute,) if row.recompute else (),
+        schedules=("1f1b",) if schedule == "1f1b" else ("1f1b", schedule),  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
 
 

@@ -245,7 +245,20 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
     zero = np.zeros_like(case.rows)
     sums: dict[str, F8] = {
         name: zero.copy()
-        for name in ("gemm", "grouped", "stream", "attention", "scores", "vector", "tp", "a2a", "far", "cp", "dense", "moe")
+        for name in (
+            "gemm",
+            "grouped",
+            "stream",
+            "attention",
+            "scores",
+            "vector",
+            "tp",
+            "a2a",
+            "far",
+            "cp",
+            "dense",
+            "moe",
+        )
     }
     for layer in work.layers:
         parts = (

@@ -138,7 +138,10 @@ def grid_of(layouts: list[Layout]) -> Grid:
 
 def layout_at(grid: Grid, at: int) -> Layout:
     """One layout of a grid as a record."""
-    whole = {name: round(float(getattr(grid, name)[at])) for name in ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero")}
+    whole = {
+        name: round(float(getattr(grid, name)[at]))
+        for name in ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero")
+    }
     bubble = float(grid.bubble[at])
     schedule: Schedule = "1f1b" if bubble == 1.0 else "dualpipe" if grid.hidden[at] else "zero-bubble"
     recompute: Recompute = "full" if grid.full[at] else "selective" if grid.selective[at] else "none"

@@ -36,7 +36,15 @@ class Memory:
     @property
     def total(self) -> F8:
         """Bytes needed."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.buffers + self.reserve
+        return (
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.logits
+            + self.buffers
+            + self.reserve
+        )
 
     @property
     def over(self) -> F8:
@@ -73,6 +81,8 @@ def memory(work: ModelWork, device: Device, task: Task, grid: Grid) -> Memory:
         grid.pp > 1, 0.0, min(work.embedding_weights, work.head_weights)
     )
     dense = dense + ends / grid.tp
+    twice = 1.0 + grid.hidden  # DualPipe holds the weights of the stages at both ends (arXiv 2412.19437, table 2)
+    dense, expert = dense * twice, expert * np.where(grid.hidden > 0, 2.0, 1.0)
     width = grid.dp * grid.cp
     expert_width = np.maximum(grid.tp * width / grid.ep, 1.0)
 

@@ -36,9 +36,7 @@ def reduce_s(fabric: Fabric, ranks: F8, stride: F8, payload_bytes: F8) -> F8:
     return 2.0 * gather_s(fabric, ranks, stride, payload_bytes)
 
 
-def all_to_all_s(
-    fabric: Fabric, ranks: F8, token_bytes: F8, *, picks: float, node_limit: int
-) -> tuple[F8, F8]:
+def all_to_all_s(fabric: Fabric, ranks: F8, token_bytes: F8, *, picks: float, node_limit: int) -> tuple[F8, F8]:
     """Seconds of one dispatch (or combine) of expert parallelism, inside domains and across them.
 
     A token goes once to each node that holds one of its experts and is spread inside over the scale-up links.

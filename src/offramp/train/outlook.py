@@ -176,7 +176,9 @@ def fitted_task(task: Task, devices: int) -> Task:
                 batch_sequences=batch)  # fmt: skip
 
 
-def step_draws(question: Question, posterior: Posterior, task: Task, layout: Layout, draws: int = DRAWS) -> tuple[F8, StepTime]:
+def step_draws(
+    question: Question, posterior: Posterior, task: Task, layout: Layout, draws: int = DRAWS
+) -> tuple[F8, StepTime]:
     """Step times of a layout as draws, residual included, and the parts at the centre."""
     q = question
     work = model_work(q.model, mtp=task.mtp)

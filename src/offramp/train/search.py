@@ -31,7 +31,7 @@ class Limits:
     Attributes:
         tp, pp, cp, ep, vp, micro_batch, zero: allowed values.
         recompute: allowed kinds; all where empty.
-        schedule: of the pipeline.
+        schedules: of the pipeline, tried in turn.
     """
 
     tp: tuple[int, ...] = ()
@@ -42,7 +42,7 @@ class Limits:
     micro_batch: tuple[int, ...] = ()
     zero: tuple[int, ...] = ()
     recompute: tuple[str, ...] = ()
-    schedule: Schedule = "1f1b"
+    schedules: tuple[Schedule, ...] = ("1f1b",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +115,15 @@ def enumerate_grid(model: Model, device: Device, task: Task, devices: int, limit
                 rows.append((tp, pp, dp, cp, ep, vp, micro, zero, full, selective))
     if not rows:
         return None
-    table = np.asarray(rows, dtype=np.float64).T
+    plain = np.asarray(rows, dtype=np.float64).T
     names = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero", "full", "selective")
-    arrays = dict(zip(names, table, strict=True))
-    one = np.ones(table.shape[1])
-    return Grid(
-        **arrays, sequence_parallel=(arrays["tp"] > 1).astype(np.float64), bubble=one * BUBBLE[limits.schedule],
-        hidden=one * (limits.schedule == "dualpipe"),
-    )  # fmt: skip
+    times = len(limits.schedules)
+    arrays = {name: np.tile(column, times) for name, column in zip(names, plain, strict=True)}
+    bubble = np.repeat([BUBBLE[name] for name in limits.schedules], plain.shape[1])
+    hidden = np.repeat([float(name == "dualpipe") for name in limits.schedules], plain.shape[1])
+    grid = Grid(**arrays, sequence_parallel=(arrays["tp"] > 1).astype(np.float64), bubble=bubble, hidden=hidden)
+    # DualPipe runs one chunk from each end of the pipeline and holds the weights of both
+    return grid.take((hidden == 0) | ((grid.pp > 1) & (grid.vp == 1) & (grid.pp % 2 == 0)))
 
 
 def _chunks(layers: int, pp: int) -> tuple[int, ...]:

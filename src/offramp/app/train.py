@@ -1,0 +1,245 @@
+"""train: would the run finish on those chips, when, how surely, and at what cost?"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from offramp import __version__, catalog
+from offramp.app.economics import Ledger
+from offramp.app.study import Study, Workload
+from offramp.app.studyfile import load_study
+from offramp.app.train_cells import Setting, cell, framework_of, load_model, question_of
+from offramp.app.train_extra import break_even, exchange, goodput_check, resources, trying
+from offramp.catalog import Chip
+from offramp.core.errors import CatalogError, InfeasibleError, InputError, OfframpError
+from offramp.core.result import Column, FigureLog, Notice, Result, Table, hash_inputs, table_of
+from offramp.core.units import DAY_S
+from offramp.train.outlook import Outlook, Question, chips_for
+from offramp.train.parameters import load_posterior
+
+Progress = Callable[[str], None]
+LATEST: Final = dt.date(2026, 11, 23)
+NO_FAILURE_DATA: Final = (
+    "No failure data of the 2025 attempt to pre-train on domestic chips was ever published: hazard and restart time of "
+    "domestic clusters are assumed (2e-5 to 1e-4 per chip-hour), and nothing here says what happened there"
+)
+
+
+def _silent(_text: str) -> None:
+    return None
+
+
+def train(
+    path: str | Path, *, overrides: Sequence[str] = (), progress: Progress = _silent, with_trying: bool = True
+) -> Result:
+    """Days to finish, chance of the deadline, chips, energy and cost of every training workload on every chip.
+
+    Args:
+        path: study file.
+        overrides: "path=value" settings.
+        progress: told what is being done.
+        with_trying: also judge whether trying is worth it.
+
+    Raises:
+        InputError: the study is wrong. InfeasibleError: no chip can hold or divide the run.
+    """
+    loaded = load_study(path, overrides=overrides)
+    study = loaded.study
+    works = study.workloads_of("train")
+    if not works:
+        raise InputError('no workload of kind = "train"', where=f"{path}:$.workload", mend='See "offramp assess".')
+    as_of = study.study.as_of
+    book = catalog.load(as_of)
+    log = FigureLog()
+    notices: list[Notice] = []
+    posterior = load_posterior()
+    log.note_date(posterior.created)
+    ledger = Ledger(study=study, catalog=book, log=log, notices=notices)
+    setting = Setting(
+        study=study, catalog=book, ledger=ledger, posterior=posterior, log=log, notices=notices, where=str(path)
+    )
+    runs = [
+        _run(setting, work, index, path, progress, with_trying)
+        for index, work in enumerate(study.workload)
+        if work.kind == "train"
+    ]
+    if as_of is not None and posterior.created > as_of:
+        text = "the step model was fitted to rows published after as_of; facts about chips are those known then"
+        notices.append(Notice(kind="hindsight", text=text))
+    notices.append(Notice(kind="no-failure-data", text=NO_FAILURE_DATA))
+    failed = [c for run in runs for c in run["cells"] if c["status"] != "ok"]
+    inputs: dict[str, bytes | str | int | float | None] = {**loaded.inputs, "posterior": posterior.version}
+    return Result(
+        command="train", answer={"study": study.study.name, "as_of": str(as_of or LATEST), "currency": study.study.currency, "runs": runs},
+        inputs_hash=hash_inputs(inputs), data_version=book.version, status="partial" if failed else "ok",
+        tables={"runs": _table(runs, study)}, knowledge_horizon=log.horizon, seed=study.study.seed, figures=log.figures,
+        warnings=tuple(notices), offramp_version=__version__,
+    )  # fmt: skip
+
+
+def _chips(study: Study, book: catalog.Catalog) -> list[Chip]:
+    """The chip in use first, then the candidates."""
+    names: list[str] = []
+    if study.candidates is not None:
+        names = [study.candidates.baseline, *study.candidates.chips]
+    elif study.fleet:
+        names = [entry.chip for entry in study.fleet]
+    if not names:
+        raise InputError("no chip to train on", where="$.candidates", mend='Name them, as in baseline = "nvidia/h800".')
+    return [book.chip(name) for name in dict.fromkeys(names)]
+
+
+def _check(work: Workload, study: Study, where: str) -> None:
+    if not work.tokens:
+        raise InputError('"tokens" is missing', where=f"{where}.tokens", mend="Say how many tokens the run trains on.")
+    if work.deadline_s is None or work.start is None:
+        return
+    year, quarter = int(work.start[:4]), int(work.start[5])
+    begin = dt.date(year, 3 * quarter - 2, 1)
+    end = begin + dt.timedelta(seconds=min(work.deadline_s, 3e9))
+    today = study.study.as_of or LATEST
+    if end < today:
+        raise InputError(
+            f"the deadline ({end.isoformat()}) is in the past of {today.isoformat()}", where=f"{where}.deadline",
+            mend="Move start or as_of, or give more time.",
+        )  # fmt: skip
+
+
+def _cluster(setting: Setting, work: Workload, question: Question, chip: Chip) -> int:
+    """Chips to judge: the workload's, else the fleet's, else what the chip in use needs for the deadline."""
+    if work.chips:
+        return work.chips
+    own = sum(entry.count for entry in setting.study.fleet if setting.catalog.chip(entry.chip).id == chip.id)
+    if own:
+        return own
+    if work.deadline_s is None:
+        raise InputError(
+            f"workload {work.id} says neither how many chips nor a deadline", where=f"{setting.where}:$.workload",
+            mend='Add chips = 2048 or deadline = "60 d".',
+        )  # fmt: skip
+    needed, chances = chips_for(question, setting.posterior, work.deadline_s / DAY_S, probability=0.9)
+    if needed is None:
+        best = max(chances, key=lambda size: chances[size])
+        raise InfeasibleError(
+            f"no cluster of {chip.id} meets the deadline of {work.deadline_s / DAY_S:.0f} d with 90 %: the best chance is "
+            f"{chances[best]:.0%} on {best:,} chips", where=f"workload {work.id}", mend="Give more time or a larger batch.",
+        )  # fmt: skip
+    return needed
+
+
+def _run(
+    setting: Setting, work: Workload, index: int, path: str | Path, progress: Progress, with_trying: bool
+) -> dict[str, Any]:
+    where = f"{path}:$.workload[{index}]"
+    _check(work, setting.study, where)
+    model = load_model(work, f"{where}.model")
+    chips = _chips(setting.study, setting.catalog)
+    cells: list[dict[str, Any]] = []
+    done: dict[str, tuple[Question, Outlook]] = {}
+    problems: list[OfframpError] = []
+    count = 0
+    for chip in chips:
+        progress(f"{work.id} on {chip.id}")
+        try:
+            question = question_of(setting, work, model, chip)
+            count = count or _cluster(setting, work, question, chip)
+            answer, out = cell(setting, question, chip, count, work.deadline_s)
+            answer["goodput_check"] = goodput_check(question, out, setting.study.study.seed)
+            done[chip.id] = (question, out)
+            _tell(setting, question, chip, answer)
+        except (InfeasibleError, CatalogError) as error:
+            problems.append(error)
+            answer = {"chip": chip.id, "status": "cannot", "why": str(error)}
+        cells.append(answer)
+    if not done and problems:
+        raise problems[0]
+    base = chips[0].id
+    extra: list[dict[str, Any]] = []
+    if base in done:
+        extra = _against(setting, work, chips, cells, done, with_trying)
+    return {
+        "workload": work.id, "model": model.id, "stage": work.stage or "pretrain", "tokens": work.tokens,
+        "parameters": model.parameters_total, "active_parameters": model.parameters_active,
+        "deadline_days": None if work.deadline_s is None else work.deadline_s / DAY_S, "chips": count, "baseline": base,
+        "cells": cells, "break_even": extra,
+    }  # fmt: skip
+
+
+def _tell(setting: Setting, q: Question, chip: Chip, answer: dict[str, Any]) -> None:
+    """What the reader must know about this cell."""
+    where = f"{q.model.id} on {chip.id}"
+    measured = f"stack|stack:{q.stack.framework}/{q.stack.family}" in setting.posterior.names
+    if not measured:
+        text = "nobody published a training run of this framework on this family of chips: the interval is that of an unmeasured stack"
+        setting.notices.append(Notice(kind="extrapolation", text=text, where=where))
+    if setting.study.train.framework and framework_of(setting, chip).id != setting.study.train.framework:
+        text = f"{setting.study.train.framework} does not run there; {q.stack.framework} is taken"
+        setting.notices.append(Notice(kind="framework", text=text, where=where))
+    if q.task.dtype == "bf16" and q.stack.family.startswith("huawei"):
+        text = "no FP8 arithmetic: the run is in BF16, with twice the bytes and half the peak of an FP8 chip of the same class"
+        setting.notices.append(Notice(kind="dtype", text=text, where=where))
+    if answer["status"] != "ok":
+        setting.notices.append(Notice(kind="never-finishes", text=answer["why"], where=where))
+
+
+def _against(
+    setting: Setting, work: Workload, chips: list[Chip], cells: list[dict[str, Any]],
+    done: dict[str, tuple[Question, Outlook]], with_trying: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Each candidate against the chip in use; exchange rates go into the cells."""
+    base_q, base_out = done[chips[0].id]
+    base_cell = cells[0]
+    found: list[dict[str, Any]] = []
+    for chip, answer in zip(chips, cells, strict=True):
+        if chip.id not in done:
+            continue
+        question, out = done[chip.id]
+        answer["exchange_rate"] = exchange(out, base_out)
+        answer["resource_ratios"] = resources(question, base_q)
+        if chip.id == chips[0].id:
+            continue
+        months = next((v for pattern, v in work.port_engineer_months.items() if _matches(chip.id, pattern)), None)
+        entry = break_even(setting, question, out, base_cell["days"]["p50"])
+        entry["trying"] = trying(setting, chip, answer, base_cell, months) if with_trying else []
+        found.append(entry)
+    return found
+
+
+def _matches(chip: str, pattern: str) -> bool:
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(chip, pattern)
+
+
+def _table(runs: list[dict[str, Any]], study: Study) -> Table:
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        for c in run["cells"]:
+            row: dict[str, Any] = {
+                "workload": run["workload"],
+                "chip": c["chip"],
+                "status": c["status"],
+                "chips": c.get("chips"),
+            }
+            for name in ("mfu", "goodput", "days", "exchange_rate", "cost"):
+                value = c.get(name)
+                for key in ("p10", "p50", "p90"):
+                    row[f"{name}_{key}"] = value[key] if isinstance(value, dict) else None
+            row["p_deadline"], row["layout"] = c.get("p_deadline"), c.get("layout_words")
+            rows.append(row)
+    units = {"days": "d", "cost": study.study.currency}
+    columns = [Column(name="workload"), Column(name="chip"), Column(name="status"), Column(name="chips")]
+    for name in ("mfu", "goodput", "days", "exchange_rate", "cost"):
+        columns += [Column(name=f"{name}_{key}", unit=units.get(name, "")) for key in ("p10", "p50", "p90")]
+    columns += [Column(name="p_deadline"), Column(name="layout")]
+    return table_of(rows, columns=columns, title="Training runs")
+
+
+def as_plain(result: Result) -> Any:
+    """The answer as builtins."""
+    return msgspec.to_builtins(result.answer)

@@ -1,0 +1,164 @@
+"""Beside the outlook: what would have to be true to match the chip in use, and whether trying is worth it."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any, Final
+
+import numpy as np
+
+from offramp.app.train_cells import Setting, quantiles
+from offramp.catalog import Chip
+from offramp.core.units import DAY_S, HOUR_S
+from offramp.train.decision import Stage, judge, staged_success
+from offramp.train.goodput import Reliability, best_interval_s, break_even_rate, goodput
+from offramp.train.outlook import Outlook, Question
+from offramp.train.parameters import DATA
+from offramp.train.simulate import simulate
+from offramp.train.work import model_flop, model_work
+
+HAZARDS: Final = (4.2e-6, 1.0e-5, 2.0e-5, 4.5e-5, 1.0e-4, 3.0e-4)
+RESTARTS_MIN: Final = (3.0, 10.0, 20.0, 60.0)
+PUBLISHED: Final = (
+    ("Pangu Ultra MoE on 6,000 910B (arXiv 2505.04519)", 0.30),
+    ("Pangu Ultra MoE on 10,000 910B after rework (vendor, press)", 0.41),
+)
+STAGES: Final = (("fine-tune", 0.002), ("post-train", 0.05), ("pretrain", 1.0))
+"""Share of the run's tokens that a stage trains on. Assumed: fine-tuning 0.2 %, post-training 5 %."""
+MONTH_S: Final = 30.4375 * DAY_S
+
+
+def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) -> dict[str, Any]:
+    """MFU that a chip would need at each hazard and restart time to finish as fast as the chip in use.
+
+    Args:
+        setting: of the answer.
+        q, out: run on the chip.
+        base_days: of the chip in use, p50.
+    """
+    work = model_work(q.model, mtp=False)
+    flop = model_flop(work, q.task.sequence_tokens, causal=True) * q.tokens
+    devices = out.active * q.devices_per_chip
+    peak = float(np.mean(q.device.peak_flop_per_s["bf16"]))
+    ideal_days = flop / peak / devices / DAY_S
+    planned = 1.0 - q.failing.planned.mid
+    surface: list[dict[str, float]] = []
+    for hazard in HAZARDS:
+        for minutes in RESTARTS_MIN:
+            r = _center(q, out, hazard=hazard, restart_s=minutes * 60.0)
+            good = float(goodput(r, best_interval_s(r))[0]) * planned
+            surface.append(
+                {"hazard_per_chip_hour": hazard, "restart_min": minutes, "goodput": good,
+                 "mfu_needed": ideal_days / base_days / max(good, 1e-12)}
+            )  # fmt: skip
+    own = _center(q, out)
+    mfu = float(np.median(out.mfu))
+    reachable = mfu * base_days / ideal_days
+    rate = break_even_rate(own, min(reachable / planned, 0.999)) if reachable < planned else None
+    return {
+        "chip": q.device.chip, "base_days": base_days, "days_at_full_peak": ideal_days, "mfu_p50": mfu,
+        "mfu_needed_without_failures": ideal_days / base_days / planned, "surface": surface,
+        "goodput_needed_at_own_mfu": ideal_days / mfu / base_days,
+        "hazard_break_even_per_chip_hour": None if rate is None else rate * HOUR_S / out.active,
+        "published": [{"what": what, "mfu": value, "days": ideal_days / value / float(np.median(out.goodput))}
+                      for what, value in PUBLISHED if q.device.vendor.lower() == "huawei"],
+        "chips_at_published_41": out.active * ideal_days / 0.41 / base_days / float(np.median(out.goodput)),
+    }  # fmt: skip
+
+
+def _center(q: Question, out: Outlook, *, hazard: float | None = None, restart_s: float | None = None) -> Reliability:
+    f = q.failing
+    value = f.hazard_per_chip_hour.mid if hazard is None else hazard
+    return Reliability(
+        failures_per_s=value * out.active / HOUR_S, restart_s=f.restart_s.mid if restart_s is None else restart_s,
+        stall_s=f.stall_s.mid, lag_s=f.lag_s.mid, repair_s=f.repair_s.mid,
+        nodes=max(out.active // max(q.packages_per_node, 1), 1),
+        spare_nodes=(out.chips - out.active) // max(q.packages_per_node, 1), replicas=out.found.layouts[0].dp,
+        elastic=f.elastic,
+    )  # fmt: skip
+
+
+def goodput_check(q: Question, out: Outlook, seed: int) -> dict[str, Any]:
+    """Closed form beside simulation at the centre: some thousand failures, so that chance is below half a percent."""
+    r = _center(q, out)
+    interval = float(best_interval_s(r)[0])
+    closed = float(goodput(r, interval)[0])
+    if closed < 1e-3:
+        return {"closed": closed, "simulated": None, "interval_s": interval, "failures": 0}
+    run = simulate(r, interval_s=interval, useful_s=6000.0 / float(r.failures_per_s) * closed, seed=seed)
+    return {"closed": closed, "simulated": run.goodput, "interval_s": interval, "failures": run.failures}
+
+
+def exchange(out: Outlook, base: Outlook) -> dict[str, float]:
+    """Chips that replace one of the chip in use for this run: joint draws of throughput, common errors cancelled."""
+    return quantiles((out.days * out.chips) / (base.days * base.chips))
+
+
+def resources(q: Question, base: Question) -> dict[str, float]:
+    """Ratios of the chip in use over this one, per package: what inference and training draw on differently."""
+
+    def per_chip(one: Question, value: float) -> float:
+        return value * one.devices_per_chip
+
+    def peak(one: Question) -> float:
+        return float(np.mean(one.device.peak_flop_per_s.get(one.task.dtype, one.device.peak_flop_per_s["bf16"])))
+
+    pairs = {
+        "peak": (peak(base), peak(q)),
+        "memory_bandwidth": (
+            float(np.mean(base.device.memory_bytes_per_s)),
+            float(np.mean(q.device.memory_bytes_per_s)),
+        ),
+        "memory": (base.device.memory_bytes, q.device.memory_bytes),
+        "scaleup_links": (base.device.fabric.device_bytes_per_s, q.device.fabric.device_bytes_per_s),
+        "network": (base.device.fabric.scaleout_bytes_per_s, q.device.fabric.scaleout_bytes_per_s),
+    }
+    return {name: per_chip(base, ours) / per_chip(q, theirs) for name, (ours, theirs) in pairs.items() if theirs > 0}
+
+
+def _maturity() -> dict[str, Any]:
+    return tomllib.loads((DATA / "maturity.toml").read_text())
+
+
+def trying(
+    setting: Setting, chip: Chip, ours: dict[str, Any], base: dict[str, Any], month_engineers: float | None
+) -> list[dict[str, Any]]:
+    """For each stage of training, whether to try the chip first and fall back if it fails.
+
+    Args:
+        setting: of the answer.
+        chip: tried.
+        ours, base: cells of the chip and of the chip in use.
+        month_engineers: engineer-months of porting that the study states, or None.
+    """
+    table = _maturity()
+    vendor = chip.vendor.lower()
+    chances = table["success"].get(vendor, table["success"]["default"])
+    months = table["port_months"]["default"]
+    learned = float(table["evidence"]["after_smaller"]["value"])
+    if ours["cost"] is None or base["cost"] is None:
+        return []
+    cost_base, cost_new = base["cost"]["p50"], ours["cost"]["p50"]
+    run_base, run_new = base["days"]["p50"] * DAY_S, ours["days"]["p50"] * DAY_S
+    found: list[dict[str, Any]] = []
+    for name, share in STAGES:
+        low, mid, high = (float(chances[name][key]) for key in ("low", "value", "high"))
+        port_s = float(months[name]["value"]) * MONTH_S
+        stage = Stage(
+            name=name, success=mid, port_s=port_s, failed_s=1.5 * port_s, run_s=run_base * share, new_run_s=run_new * share,
+            cost=cost_base * share, new_cost=cost_new * share, delay_cost_per_s=cost_base / run_base * 0.25,
+            attempt_cost=0.10 * cost_new * share,
+        )  # fmt: skip
+        verdict = judge(stage)
+        found.append(
+            {
+                "stage": name, "tokens_share": share, "success": {"low": low, "mid": mid, "high": high},
+                "success_after_smaller_stage": staged_success(mid, after_smaller=learned),
+                "port_months": float(months[name]["value"]), "port_engineer_months": month_engineers,
+                "gain": verdict.gain, "break_even_success": verdict.break_even_success,
+                "expected_delay_days": verdict.expected_delay_s / DAY_S, "worth_trying": verdict.worth_trying,
+                "option_value_to_break_even": max(-verdict.gain / max(mid, 1e-9), 0.0),
+                "delay_cost_per_day": stage.delay_cost_per_s * DAY_S,
+            }
+        )  # fmt: skip
+    return found
