@@ -88,8 +88,13 @@ def _group(key: tuple[str, str], members: list[Finding], log: FigureLog) -> Grou
         files=len({f.path for f in members}), roles=dict(Counter(f.role for f in members)), reach=round(reach, 2),
         score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage], 2), days=days[0], days_low=days[1], days_high=days[2],
         fixable=sum(f.fixable for f in members), verified=all(f.verified for f in members), evidence=head.evidence,
-        first=tuple(f"{f.path}:{f.line}" for f in sorted(members, key=lambda f: (f.guarded, f.path, f.line))[:5]),
+        first=tuple(f"{f.path}:{f.line}" for f in sorted(members, key=_nearest)[:5]),
     )  # fmt: skip
+
+
+def _nearest(finding: Finding) -> tuple[bool, int, str, int]:
+    """Unguarded places in product code come first."""
+    return finding.guarded, list(ROLE_WEIGHT).index(finding.role), finding.path, finding.line
 
 
 @lru_cache(maxsize=1)

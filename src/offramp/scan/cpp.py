@@ -13,7 +13,7 @@ from offramp.scan.pyfile import line_starts
 from offramp.scan.pyscan import merge_lines, snippets
 from offramp.scan.symbols import needed
 from offramp.scan.target import Target
-from offramp.scan.words import ALL_WORDS, CUDA_WORDS, words_of
+from offramp.scan.words import ALL_WORDS, CUDA_WORDS, PEERS, words_of
 
 TRIGGER: Final = re.compile(
     r"cuda|nccl|cublas|cudnn|cufile|nvml|nvtx|nvrtc|nvshmem|nvlink|__global__|__device__|USE_|ENABLE_|WITH_|kCUDA|gpu|GPU|HIP|ROCM|mma"
@@ -67,7 +67,7 @@ TRANSPORTS: Final = frozenset(
     }
 )
 _DEVICE_WORDS: Final = ALL_WORDS | {"mnnvl", "nvlink", "nvmeof", "gds", "cufile", "gdr", "efa"}
-NEAR: Final = 3
+NEAR: Final = 4
 SHORT: Final = 6
 """Preprocessor blocks up to this many lines are one place; longer ones have two, the head and the end."""
 
@@ -103,11 +103,16 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
     source = Source(path, text, mask(text), line_starts(text))
     census = _census(source, is_cuda=is_cuda)
     hits, guards = _preprocessor(source, target)
-    hits += _includes(source, guards)
+    if is_cuda:
+        hits = []
+    else:
+        hits += _includes(source, guards)
     hits += _kernels(source, guards, is_cuda=is_cuda)
     if not is_cuda:
         hits += _calls(source, guards)
         hits += _choices(source, target)
+        hits += _strings(source, guards)
+        hits += _members(source, target)
     hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target)]
     return FileScan(
         path=path, kind="cuda" if is_cuda else "cpp", role=role, lines=lines, hits=tuple(hits),
@@ -131,6 +136,9 @@ def _census(source: Source, *, is_cuda: bool) -> dict[str, int]:
 
 
 def _words(text: str) -> frozenset[str]:
+    text = re.sub(
+        r"__CUDA_ARCH__\w*|\bCUDA_VERSION\b|\b\w+_(?:H|HPP|CUH)_*\b", " ", text
+    )  # device code, include guards
     return frozenset(word for name in re.findall(r"\w+", text) for word in words_of(name)) & _DEVICE_WORDS
 
 
@@ -154,9 +162,13 @@ def _preprocessor(source: Source, target: Target) -> tuple[list[Hit], list[tuple
             if not words:
                 continue
             guards.append((spots[0], line))
-            if not _knows(target, words):
+            if not _knows(target, words) and _joins(words):
                 hits += _conditional(spots, line, words)
     return hits, guards
+
+
+def _joins(words: frozenset[str]) -> bool:
+    return bool(words & (CUDA_WORDS | TRANSPORTS | {"gpu", "mnnvl"} | PEERS)) or len(words) >= 2
 
 
 def _knows(target: Target, words: frozenset[str]) -> bool:
@@ -191,40 +203,49 @@ def _includes(source: Source, guards: list[tuple[int, int]]) -> list[Hit]:
 
 
 def _kernels(source: Source, guards: list[tuple[int, int]], *, is_cuda: bool) -> list[Hit]:
-    """One hit a kernel, with what its body uses; device code outside kernels by place."""
-    hits: list[Hit] = []
+    """Device code: one hit a .cu file with its census, one hit a kernel elsewhere."""
     starts = [match.start() for match in _KERNEL.finditer(source.masked)]
-    features = sorted(
-        (match.start(), label, match.group().strip())
-        for label, pattern in _DEVICE
-        for match in pattern.finditer(source.masked)
-    )
-    for at, following in zip(starts, [*starts, len(source.masked)][1:], strict=True):
-        head = re.sub(r"__launch_bounds__\s*\([^)]*\)", "", source.masked[at + 10 : at + 400])
-        name = re.search(r"\b(\w+)\s*\(", head)
-        inside = [label for spot, label, _ in features if at < spot < following]
-        uses = ", ".join(
-            {"ptx": "inline PTX", "mma": "matrix instructions", "warp": "warp intrinsics"}[label]
-            for label in dict.fromkeys(inside)
+    features = sorted((match.start(), label) for label, pattern in _DEVICE for match in pattern.finditer(source.masked))
+    names = [_kernel_name(source.masked, at) for at in starts]
+    labels = [label for _, label in features]
+    uses = ", ".join(f"{labels.count(label)} {_USES[label]}" for label in dict.fromkeys(labels))
+    if is_cuda:
+        first = source.line(starts[0] if starts else features[0][0] if features else 0)
+        what = (
+            f"{len(starts)} kernels ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            if starts
+            else "CUDA source"
         )
-        hint = "L4" if "ptx" in inside else "L3"
-        hits.append(
-            _hit(
-                source.line(at), "cuda.source", f"kernel {name.group(1) if name else '?'}", guards, note=uses, hint=hint
-            )
-        )
-    first = starts[0] if starts else len(source.masked)
-    for spot, label, text in features:
-        if spot < first or not is_cuda:
-            hint = "L4" if label == "ptx" else "L3"
-            hits.append(
-                _hit(source.line(spot), "cuda.source", "inline PTX" if label == "ptx" else text, guards, hint=hint)
-            )
+        lines = source.text.count("\n") + 1
+        hint = "L4" if "ptx" in labels else "L3" if starts or labels else "L2"
+        note = f"{lines} lines" + (f", {uses}" if uses else "")
+        return [_hit(first, "cuda.source", what, guards, note=note, hint=hint)]
+    hits = [
+        _hit(source.line(at), "cuda.source", f"kernel {name}", guards) for at, name in zip(starts, names, strict=True)
+    ]
+    for spot, label in features:
+        hits.append(_hit(source.line(spot), "cuda.source", _USES[label], guards, hint="L4" if label == "ptx" else "L3"))
     return hits
 
 
+_USES: Final = {"ptx": "inline PTX", "mma": "matrix instructions", "warp": "warp intrinsics"}
+
+
+def _kernel_name(masked: str, at: int) -> str:
+    head = re.sub(r"__launch_bounds__\s*\([^)]*\)", "", masked[at + 10 : at + 400])
+    name = re.search(r"\b(\w+)\s*\(", head)
+    return name.group(1) if name else "?"
+
+
+_JOINED: Final = frozenset({"cpp", "env", "infra", "build", "monitor", "cuda"})
+
+
+def _family(kind: str) -> str:
+    return kind.split(".")[0]
+
+
 def merge_near(hits: list[Hit]) -> list[Hit]:
-    """Joins runs of API lines of one kind, at most three lines apart, into one place with its span."""
+    """Joins runs of lines of one family, a few lines apart, into one place with its span."""
     merged: list[Hit] = []
     for hit in hits:
         last = merged[-1] if merged else None
@@ -285,10 +306,70 @@ def _choices(source: Source, target: Target) -> list[Hit]:
     group: list[tuple[int, str]] = []
     for item in [*found, (10**9, "")]:
         if group and item[0] - group[-1][0] > 60:
-            hits += _choice_group(group, target)
+            found_hits = _choice_group(group, target)
+            hits += found_hits
+            end = _else_after(source, group[-1][0]) if found_hits else 0
+            if end:
+                hits.append(msgspec.structs.replace(found_hits[-1], line=end, end_line=end, note="else of the chain"))
             group = []
         group.append(item)
     return hits
+
+
+_DEVICE_STRING: Final = re.compile(r"\"[^\"\n]*\bcuda:(?:\d|\"|\\)[^\"\n]*\"?|\"cuda\"")
+
+
+def _strings(source: Source, guards: list[tuple[int, int]]) -> list[Hit]:
+    """Device names in string literals ("cuda:")."""
+    return [
+        _hit(source.line(match.start()), "device.string", match.group()[:30], guards)
+        for match in _DEVICE_STRING.finditer(source.text)
+    ]
+
+
+_MEMBER: Final = re.compile(r"^[ \t]*(?:\}\s*|[\w:<>,\s*&]+[\s>*&])(\w+)\s*(?:=[^;]*)?;", re.MULTILINE)
+
+
+def _members(source: Source, target: Target) -> list[Hit]:
+    """Structs and unions with a member per transport that leave the target's out."""
+    if not source.path.endswith((".h", ".hpp", ".hh")):
+        return []
+    named: list[tuple[int, frozenset[str]]] = []
+    for match in _MEMBER.finditer(source.masked):
+        words = words_of(match.group(1)) & (TRANSPORTS | CUDA_WORDS)
+        if words and len(match.group(1)) < 40:
+            named.append((source.line(match.start(1)), words))
+    hits: list[Hit] = []
+    group: list[tuple[int, frozenset[str]]] = []
+    for item in [*named, (10**9, frozenset[str]())]:
+        if group and item[0] - group[-1][0] > 25:
+            words = frozenset[str]().union(*(found for _, found in group))
+            if len(words) >= 2 and not words & (target.words | {target.device}):
+                symbol = "members for " + "/".join(sorted(words))
+                hits.append(
+                    Hit(
+                        line=group[-1][0],
+                        end_line=group[-1][0] + 1,
+                        column=0,
+                        kind="branch.list",
+                        symbol=symbol,
+                        related=(group[0][0],),
+                    )
+                )
+            group = []
+        group.append(item)
+    return hits
+
+
+def _else_after(source: Source, line: int) -> int:
+    """The line of the else that closes a chain; 0 when there is none near."""
+    lines = source.text.split("\n")
+    depth = len(lines[line - 1]) - len(lines[line - 1].lstrip())
+    for number in range(line + 1, min(line + 60, len(lines)) + 1):
+        text = lines[number - 1]
+        if text.strip().startswith(("else", "} else")) and len(text) - len(text.lstrip()) == depth:
+            return number
+    return 0
 
 
 def _choice_group(group: list[tuple[int, str]], target: Target) -> list[Hit]:

@@ -25,7 +25,9 @@ from offramp.scan.tree import read_text, walk_tree
 _DEVICE_KEYWORDS: Final = frozenset({"device", "device_type", "map_location"})
 _DEVICE_FUNCTIONS: Final = frozenset({"torch.device", "torch.autocast", "torch.amp.autocast", "torch.amp.GradScaler"})
 _LEFT: Final = re.compile(r"cuda|nccl|nvidia|nvtx|flash_attn|triton|pynvml|apex|xformers|\bgpu\b", re.IGNORECASE)
-_MOCK: Final = re.compile(r"[\"']torch\.cuda\.(\w+)[\"']|(?:setattr|patch\.object)\(\s*torch\.cuda\s*,\s*[\"'](\w+)[\"']")
+_MOCK: Final = re.compile(
+    r"[\"']torch\.cuda\.(\w+)[\"']|(?:setattr|patch\.object)\(\s*torch\.cuda\s*,\s*[\"'](\w+)[\"']"
+)
 
 
 class Edit(NamedTuple):
@@ -56,14 +58,20 @@ class Patch(Record):
 def fix_tree(root: Path, *, target: Target, torch: tuple[int, ...], write: bool = False) -> Patch:
     """The patch for every Python file of the tree; with ``write`` the files are changed too."""
     notes: list[FileNote] = []
-    items = [item for item in walk_tree(root, notes) if item.kind == "python" and item.role not in ("vendored", "generated", "doc")]
+    items = [
+        item
+        for item in walk_tree(root, notes)
+        if item.kind == "python" and item.role not in ("vendored", "generated", "doc")
+    ]
     texts: dict[str, tuple[str, bytes]] = {}
     for item in items:
         text, raw = read_text(root, item, notes)
         if "cuda" in text or "nccl" in text:
             texts[item.path] = (text, raw)
     mocked = {name for text, _ in texts.values() for match in _MOCK.finditer(text) for name in match.groups() if name}
-    skipped = [f"torch.cuda.{name}: tests replace it by name" for name in sorted(mocked) if f"torch.cuda.{name}" in CALLS]
+    skipped = [
+        f"torch.cuda.{name}: tests replace it by name" for name in sorted(mocked) if f"torch.cuda.{name}" in CALLS
+    ]
     parts: list[str] = []
     count = 0
     for path, (text, raw) in sorted(texts.items()):
@@ -236,12 +244,20 @@ class _Finder(cst.CSTVisitor):
                 continue
             name = arg.keyword.value if arg.keyword else ""
             literal = value.evaluated_value
-            takes = name in _DEVICE_KEYWORDS or (not name and at == 0 and (path in _DEVICE_FUNCTIONS or path.endswith(".to")))
+            takes = name in _DEVICE_KEYWORDS or (
+                not name and at == 0 and (path in _DEVICE_FUNCTIONS or path.endswith(".to"))
+            )
             if literal == "cuda" and takes and strings:
                 self.edits.append(self._edit(value, CONSTANT, '"cuda"'))
             base, _, leaf = path.rpartition(".")
             first = (not name and at == 0) or name == "backend"
-            if literal == "nccl" and leaf == "init_process_group" and base in self.dist and first and self.torch >= BACKEND:
+            if (
+                literal == "nccl"
+                and leaf == "init_process_group"
+                and base in self.dist
+                and first
+                and self.torch >= BACKEND
+            ):
                 self.edits.append(self._edit(value, f"{base}.get_default_backend_for_device({CONSTANT})", '"nccl"'))
 
     def _first_argument(self, node: cst.Call, line: int) -> Edit:
@@ -295,7 +311,8 @@ def _leftover(lines: list[str], place: CodeRange, edits: list[Edit]) -> bool:
         high = place.end.column if number == place.end.line else len(text)
         for match in _LEFT.finditer(text.split("#")[0], low, high):
             covered = any(
-                edit.line == number == edit.end_line and edit.column <= match.start() and match.end() <= edit.end_column for edit in edits
+                edit.line == number == edit.end_line and edit.column <= match.start() and match.end() <= edit.end_column
+                for edit in edits
             )
             if not covered:
                 return True

@@ -10,7 +10,7 @@ import tomllib
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from offramp.scan.cpp import TRANSPORTS
+from offramp.scan.cpp import TRANSPORTS, merge_near
 from offramp.scan.finding import FileScan, Hit, Role
 from offramp.scan.pyscan import merge_lines, snippets
 from offramp.scan.symbols import distributions, needed, normal
@@ -27,7 +27,11 @@ _COMMENT: Final = re.compile(r"(?:^|\s)#(?!SBATCH).*$")
 _REQUIREMENT: Final = re.compile(r"^\s*[\"']?([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*(?:[<>=!~;@,\"']|$)")
 _PIP: Final = re.compile(r"\b(?:pip3?|uv pip|conda|mamba|poetry)\s+(?:install|add)\b(.*)")
 _CMAKE_IF: Final = re.compile(r"^\s*(if|elseif|else|endif|option)\s*\(([^)]*)\)?", re.IGNORECASE)
-_WORDS: Final = ALL_WORDS | (TRANSPORTS - {"tcp", "shm", "ib"})
+_WORDS: Final = ALL_WORDS | TRANSPORTS
+
+
+SOFT: Final = frozenset({"shm", "ib"})
+"""Transports that alone say nothing of devices."""
 
 
 class Rule(NamedTuple):
@@ -66,7 +70,7 @@ def scan_lines(path: str, text: str, *, kind: str, role: Role, target: Target) -
         hits += _packages(line, number, kind=kind, path=path)
     if kind == "cmake":
         hits += _cmake_blocks(text, target)
-    hits = [hit for hit in merge_lines(hits) if needed(hit.kind, target)]
+    hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target)]
     return FileScan(path=path, kind=kind, role=role, lines=total, hits=tuple(hits), snippets=snippets(text, hits))
 
 
@@ -130,7 +134,7 @@ def _cmake_blocks(text: str, target: Target) -> list[Hit]:
             stack[-1] = ([*stack[-1][0], number], stack[-1][1] | (words if word == "elseif" else frozenset()))
         elif word == "endif" and stack:
             spots, words = stack.pop()
-            if words and not words & (target.words | {target.device}):
+            if words and words - SOFT and not words & (target.words | {target.device}):
                 places = [spots[0], number] if number - spots[0] > 3 else [spots[0]]
                 hits += [
                     Hit(

@@ -7,7 +7,17 @@ from typing import Final
 
 from offramp.scan import symbols
 from offramp.scan.pyfile import Ctx, PyFile, resolve
-from offramp.scan.words import ALL_WORDS, CUDA_WORDS, GPU_WORDS, device_name, device_words, is_host_name, words_of
+from offramp.scan.words import (
+    ALL_WORDS,
+    CUDA_WORDS,
+    GPU_WORDS,
+    device_name,
+    device_words,
+    is_host_name,
+    library_word,
+    needs_branch,
+    words_of,
+)
 
 NONE: Final[frozenset[str]] = frozenset()
 MOVERS: Final = frozenset({"cuda", "npu", "xpu", "mlu", "musa", "hpu", "mps"})
@@ -36,7 +46,9 @@ def _node_words(file: PyFile, node: ast.AST) -> frozenset[str]:
         if path.startswith(("torch.cuda", "torch.version.cuda", "torch.backends.cuda")):
             return frozenset({"cuda"})
         words = device_words(node.attr)
-        if words <= GPU_WORDS and not (node.attr.isupper() or is_predicate(node.attr)):
+        if words <= GPU_WORDS and not (
+            (node.attr.isupper() and len(words_of(node.attr)) <= 2) or node.attr.startswith(("is_", "has_"))
+        ):
             return NONE
         return words
     if isinstance(node, ast.Name):
@@ -44,7 +56,7 @@ def _node_words(file: PyFile, node: ast.AST) -> frozenset[str]:
         if path.startswith("torch.cuda"):
             return frozenset({"cuda"})
         words = device_words(node.id)
-        if words <= GPU_WORDS and not (node.id.isupper() or node.id.startswith(("is_", "has_"))):
+        if words <= GPU_WORDS and not node.id.lower().startswith(("is_", "has_")):
             return NONE
         return words
     return NONE
@@ -69,7 +81,7 @@ def expression_words(file: PyFile, node: ast.AST) -> frozenset[str]:
 def has_predicate(file: PyFile, node: ast.AST) -> bool:
     """True when the expression asks for a device, not merely mentions one."""
     for item in ast.walk(node):
-        if isinstance(item, ast.Compare):
+        if isinstance(item, ast.Compare) and not isinstance(item.ops[0], (ast.Is, ast.IsNot)):
             return True
         name = item.attr if isinstance(item, ast.Attribute) else item.id if isinstance(item, ast.Name) else ""
         if name and (is_predicate(name) or name == "is_available"):
@@ -96,6 +108,9 @@ def check_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> tuple[frozenset[
     if not words or ctx.covered or not any(has_predicate(file, link.test) for link in chain):
         return words, False
     if file.target.covers(words):
+        check_target_branch(file, chain, ctx)
+        return words, False
+    if not needs_branch(words):
         return words, False
     head, last = chain[0], chain[-1]
     headers = [link.lineno for link in chain]
@@ -117,9 +132,72 @@ def check_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> tuple[frozenset[
     return words, True
 
 
+def is_switch(name: str) -> bool:
+    """True for a function that turns an implementation on or off, or asks for it."""
+    return name.startswith(("set_", "enable_", "disable_", "use_", "is_", "has_", "_set_", "_is_", "check_"))
+
+
+def check_library_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> None:
+    """Reports a chain that chooses among implementations and names a CUDA-only one ("if args.enable_xformers")."""
+    if ctx.guard or ctx.covered:
+        return
+    named = ""
+    for link in chain:
+        for item in ast.walk(link.test):
+            name = item.attr if isinstance(item, ast.Attribute) else item.id if isinstance(item, ast.Name) else ""
+            if name and file.target.covers(device_words(name)):
+                return
+            named = named or (library_word(name) if name else "")
+    if named:
+        last = chain[-1].test.end_lineno or chain[-1].lineno
+        file.add(chain[0], "lib.option", f"if {named}", ctx=ctx, note=named, span=(chain[0].lineno, last))
+
+
+def _refuses(body: list[ast.stmt]) -> bool:
+    """True for a body that only gives up: pass, return False, return a NotImplemented thing, raise."""
+    real = [stmt for stmt in body if not (isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Constant))]
+    if not real or len(real) > 2:
+        return not real
+    last = real[-1]
+    if isinstance(last, ast.Pass):
+        return True
+    if isinstance(last, ast.Return):
+        value = last.value
+        if value is None or (isinstance(value, ast.Constant) and value.value in (False, None)):
+            return len(real) == 1
+        return "NotImplemented" in ast.dump(value)
+    return isinstance(last, ast.Raise) and last.exc is not None and "NotImplemented" in ast.dump(last.exc)
+
+
+def check_stub(file: PyFile, node: ast.FunctionDef | ast.AsyncFunctionDef, ctx: Ctx) -> None:
+    """Reports functions of the target's own module that give up: a port has begun and stops here."""
+    if file.is_target_file and _refuses(node.body) and not ctx.covered:
+        file.add(
+            node,
+            "branch.stub",
+            f"{node.name} gives up",
+            ctx=ctx._replace(guard=False),
+            span=(node.lineno, node.end_lineno or node.lineno),
+        )
+
+
+def check_target_branch(file: PyFile, chain: list[ast.If], ctx: Ctx) -> None:
+    """Reports a branch for the target that only refuses ("if is_npu_available(): return False")."""
+    for link in chain:
+        words = expression_words(file, link.test)
+        if words and file.target.covers(words) and _refuses(link.body):
+            file.add(
+                link,
+                "branch.stub",
+                "if " + "/".join(sorted(words)) + " gives up",
+                ctx=ctx._replace(guard=False),
+                span=(link.lineno, link.body[-1].end_lineno or link.lineno),
+            )
+
+
 def report(file: PyFile, node: ast.AST, words: frozenset[str], *, ctx: Ctx) -> bool:
     """Records a condition that leaves the target out; False when it knows the target."""
-    if file.target.covers(words):
+    if file.target.covers(words) or not needs_branch(words):
         return False
     file.add(node, "branch.missing", "condition on " + "/".join(sorted(words)), ctx=ctx._replace(guard=False))
     return True
@@ -153,7 +231,7 @@ def check_collection(file: PyFile, node: ast.Tuple | ast.List | ast.Set, ctx: Ct
     )
     if len(named) < 2 and not hosts and not compared:
         return False
-    if file.target.covers(words) or not words & (ALL_WORDS):
+    if file.target.covers(words) or not needs_branch(words):
         return True
     first, last = named[0][0], named[-1][0]
     file.add(
@@ -247,6 +325,8 @@ def check_class(file: PyFile, node: ast.ClassDef, ctx: Ctx) -> None:
             note="device mover",
         )
     words = frozenset[str]().union(*(found for _, found in members)) if members else NONE
+    if "dlpack" in node.name.lower():  # constants of a protocol, not a choice
+        return
     if words and len(members) >= 2 and not file.target.covers(words):
         file.add(
             members[0][0],

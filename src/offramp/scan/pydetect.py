@@ -9,12 +9,13 @@ from typing import Final
 
 from offramp.scan import pybranch, symbols
 from offramp.scan.pyfile import Ctx, PyFile, dotted, resolve
-from offramp.scan.words import CUDA_WORDS, device_name, device_words, is_cuda_name
+from offramp.scan.words import CUDA_WORDS, device_name, device_words, is_cuda_name, library_word
 
 Push = list[tuple[ast.AST, Ctx]]
 _NCCL: Final = re.compile(r"^(?:cpu:gloo,)?(?:cuda:)?nccl(?:,.*)?$", re.IGNORECASE)
 _SM: Final = re.compile(r"(?:^|[\s=,])(?:sm|compute)_\d{2,3}a?\b|-gencode|arch=compute|\bTORCH_CUDA_ARCH")
 _OOM: Final = re.compile(r"CUDA out of memory|CUDNN_STATUS|CUDA error|cuDNN error|CUBLAS_STATUS|NCCL error")
+_RAY_RANK: Final = re.compile(r"^RAY_(?:LOCAL_RANK|EXPERIMENTAL_NOSET_\w+)$")
 _METHODS: Final = frozenset({"cuda"})
 _SKIP_NAMES: Final = frozenset({"cuda_graph", "cudagraph"})
 
@@ -97,6 +98,8 @@ def on_import_from(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
         for alias in node.names:
             if is_cuda_name(alias.name):
                 file.add(alias, "name.cuda", alias.name, ctx=ctx)
+            elif library_word(alias.name) and alias.name.startswith(("is_", "has_", "_is_")):
+                file.add(alias, "lib.option", alias.name, ctx=ctx, note=library_word(alias.name))
     return True
 
 
@@ -113,11 +116,9 @@ def _imported(file: PyFile, node: ast.AST, path: str, *, ctx: Ctx) -> bool:
     if kind:
         file.add(node, kind, path, ctx=ctx)
         return True
-    if path.split(".")[0] in symbols.PLUGINS and not ctx.covered:
+    if root in symbols.PLUGINS and not ctx.covered and (root in symbols.PEER_PLUGINS or not ctx.scope):
         if file.target.plugin and not file.has_word(file.target.plugin.split(".")[0]):
-            file.add(
-                node, "branch.missing", f"import {path.split('.')[0]}", ctx=ctx._replace(guard=False), note="plugin"
-            )
+            file.add(node, "branch.missing", f"import {root}", ctx=ctx._replace(guard=False), note="plugin")
         return True
     return False
 
@@ -172,7 +173,13 @@ def on_call(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
         file.add(node, kind, path, ctx=ctx)
         return True
     name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
-    if name == "double" and not node.args and isinstance(func, ast.Attribute) and file.target.no_fp64:
+    if (
+        name == "double"
+        and not node.args
+        and isinstance(func, ast.Attribute)
+        and file.target.no_fp64
+        and file.has_word("torch")
+    ):
         file.add(func, "numerics", ".double()", ctx=ctx)
     if name == "compile" and isinstance(func, ast.Attribute) and resolve(file, func) == "torch.compile":
         file.add(func, "compile", "torch.compile", ctx=ctx)
@@ -211,6 +218,8 @@ def string_hit(file: PyFile, text: str, *, ctx: Ctx) -> tuple[str, str, str] | N
         return ("infra.ray" if file.has_word("ray") else "device.compare", f'"{text}"', "")
     if ENV(text):
         return ("env", text, "")
+    if _RAY_RANK.match(text) and file.has_word("ray"):
+        return ("infra.ray", text, "")
     low = text.lower()
     if low in symbols.OPTIONS and text not in file.imports:
         kind, symbol = symbols.OPTIONS[low]
@@ -223,12 +232,20 @@ def string_hit(file: PyFile, text: str, *, ctx: Ctx) -> tuple[str, str, str] | N
         return ("memory.message", f'"{text.strip()[:40]}"', "")
     if _SM.search(text):
         return ("build.arch", text.strip()[:40], "")
-    if low in symbols.GPU_MODELS and ctx.role in ("compare", "key"):
+    if (
+        low in symbols.GPU_MODELS
+        and ctx.role in ("compare", "key")
+        and (file.has_word("torch") or "nvidia" in file.text.lower())
+    ):
         return ("monitor.name", f'"{text}"', "")
     if text.isidentifier() and is_cuda_name(text) and not text.isupper() and not ctx.covered:
         return ("name.cuda", f'"{text}"', "")
-    if text.startswith("--") and device_words(text) & CUDA_WORDS:
-        return ("device.option", text[:40], "")
+    if text.startswith("--"):
+        library = library_word(text)
+        if library:
+            return ("lib.option", text[:40], library)
+        if device_words(text) & CUDA_WORDS:
+            return ("device.option", text[:40], "")
     return None
 
 
@@ -313,6 +330,8 @@ def on_if(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
     chain = pybranch.chain_of(node)
     words, listed = pybranch.check_chain(file, chain, ctx)
     inner = ctx._replace(guard=True, covered=False) if words else ctx
+    if not words:
+        pybranch.check_library_chain(file, chain, ctx)
     for link in chain:
         push(file, link.test, ctx._replace(role="test", covered=ctx.covered or listed), stack=stack)
         push_body(file, link.body, inner, stack=stack)
@@ -392,9 +411,20 @@ def on_function(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
     scope = f"{ctx.scope}.{node.name}" if ctx.scope else node.name
     if is_cuda_name(node.name) and node.name not in _METHODS and not ctx.covered:
         file.add(node, "name.cuda", node.name, ctx=ctx, span=(node.lineno, node.lineno))
+    elif library_word(node.name) and not ctx.guard and pybranch.is_switch(node.name):
+        file.add(
+            node,
+            "lib.option",
+            f"def {node.name}",
+            ctx=ctx,
+            note=library_word(node.name),
+            span=(node.lineno, node.lineno),
+        )
     inner = Ctx(guard=guard, scope=scope)
     push(file, node.args, inner, stack=stack)
+    push(file, node.returns, inner, stack=stack)
     push_body(file, node.body, inner, stack=stack)
+    pybranch.check_stub(file, node, ctx)
     return True
 
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from offramp.scan.finding import FileNote, Hit
 from offramp.scan.target import Target
+from offramp.scan.words import words_of
 
 TOKENS: Final = tuple(
     b"cuda gpu nccl nvidia nvtx nvml nvcc cudnn cublas nvlink rocm hip xpu npu mlu musa hpu tpu mps xla ascend hccl cncl ipex triton tl. "
@@ -77,6 +78,7 @@ class PyFile:
         self.target = target
         self.tree = tree
         self.local = local
+        self.is_target_file = not target.torch_cuda_api and bool(words_of(path) & target.words)
         self.aliases: dict[str, str] = {}
         self.imports: list[str] = []
         self.exports: dict[str, str] = {}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import warnings
+from typing import Final
+
+import msgspec
 
 from offramp.scan import pybranch, pydetect, pytokens, pytriton
 from offramp.scan.finding import FileNote, FileScan, Hit, Role
 from offramp.scan.pyalias import collect_imports
 from offramp.scan.pyfile import PyFile, has_token
 from offramp.scan.target import Target
+from offramp.scan.words import words_of
 
 
 def scan_python(
@@ -28,7 +32,7 @@ def scan_python(
         extra: aliases that other modules of the tree give to names imported here ("dev": "torch.cuda").
     """
     lines = text.count("\n") + 1
-    if not extra and not has_token(text):
+    if not extra and not has_token(text) and not words_of(path) & target.words:
         return FileScan(path=path, kind="python", role=role, lines=lines, imports=_quick_imports(path, text))
     try:
         with warnings.catch_warnings():
@@ -48,7 +52,7 @@ def scan_python(
         pytriton.check(file)
     except RecursionError as error:  # ast.dump and ast.walk on hostile nesting
         return _by_tokens(path, text, role=role, target=target, error=error)
-    hits = merge_lines(file.hits)
+    hits = merge_runs(merge_lines(file.hits))
     return FileScan(
         path=path,
         kind="python",
@@ -108,7 +112,7 @@ def _quick_imports(path: str, text: str) -> tuple[str, ...]:
 
 
 PRIORITY = {
-    "branch.missing": 0, "branch.list": 1, "branch.import": 2, "lib.import": 3, "build.ext": 3, "cuda.source": 3, "triton": 3,
+    "branch.missing": 0, "branch.stub": 0, "branch.list": 1, "branch.import": 2, "lib.import": 3, "build.ext": 3, "cuda.source": 3, "triton": 3,
     "torch.cuda": 4, "torch.memory": 4, "torch.stream": 4, "torch.amp": 4, "torch.backends": 4, "dist.backend": 5,
     "device.compare": 5, "device.method": 6, "device.string": 7, "env": 7, "numerics": 8, "name.cuda": 9, "import.site": 10,
 }  # fmt: skip
@@ -139,6 +143,33 @@ def merge_lines(hits: list[Hit]) -> list[Hit]:
                 related=head.related,
             )
         )
+    return merged
+
+
+RUNS: Final = frozenset(
+    {
+        "torch.cuda", "torch.memory", "torch.stream", "torch.amp", "device.method", "device.string", "name.cuda", "env",
+        "numerics", "torch.backends", "lib.import",
+    }
+)  # fmt: skip
+
+
+def merge_runs(hits: list[Hit]) -> list[Hit]:
+    """Joins neighbouring lines of one class in one function into one place with its span."""
+    merged: list[Hit] = []
+    for hit in hits:
+        last = merged[-1] if merged else None
+        if (
+            last is not None
+            and hit.kind == last.kind in RUNS
+            and hit.guarded == last.guarded
+            and hit.context == last.context
+            and hit.line - last.end_line <= 2
+        ):
+            also = tuple(dict.fromkeys([*last.also, *([hit.symbol] if hit.symbol != last.symbol else []), *hit.also]))
+            merged[-1] = msgspec.structs.replace(last, end_line=max(last.end_line, hit.end_line), also=also)
+        else:
+            merged.append(hit)
     return merged
 
 

@@ -261,6 +261,17 @@ def _module(file: PyFile) -> None:
         ):
             if stmt.module.startswith("triton"):
                 _put(file, stmt, "triton.libdevice", f"{stmt.module}", scope="")
+        elif isinstance(stmt, ast.If) and any(
+            "libdevice" in (getattr(item, "module", "") or "") for item in ast.walk(stmt)
+        ):
+            file.add(
+                stmt,
+                "triton.libdevice",
+                "choice of libdevice",
+                ctx=Ctx(),
+                span=(stmt.lineno, stmt.end_lineno or stmt.lineno),
+            )
+            continue
         for field in ("body", "orelse", "handlers", "finalbody"):
             for item in getattr(stmt, field, None) or []:
                 if isinstance(item, ast.ExceptHandler):

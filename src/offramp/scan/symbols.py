@@ -9,12 +9,8 @@ from typing import Final
 from offramp.core.record import Record
 from offramp.scan.target import Target, read_rows
 
-PLUGINS: Final = frozenset(
-    {
-        "torch_npu", "torch_mlu", "torch_musa", "torch_xla", "intel_extension_for_pytorch", "habana_frameworks", "torch_neuronx",
-        "torch_gcu", "torch_dipu", "torch_sdaa", "torch_directml", "oneccl_bindings_for_pytorch", "torch_ccl",
-    }
-)  # fmt: skip
+PEER_PLUGINS: Final = frozenset({"torch_npu", "torch_mlu", "torch_musa", "torch_gcu", "torch_dipu", "torch_sdaa"})
+PLUGINS: Final = PEER_PLUGINS | {"torch_xla", "intel_extension_for_pytorch", "habana_frameworks"}
 """Device plugins of other vendors: code that imports one has a place where the target's belongs."""
 
 ENV_NAME: Final = re.compile(

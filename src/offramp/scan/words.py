@@ -8,7 +8,7 @@ from typing import Final
 
 _SPLIT: Final = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
-CUDA_WORDS: Final = frozenset({"cuda", "nccl", "nvidia", "nvtx", "nvml", "cudnn", "cublas", "nvlink", "cupy"})
+CUDA_WORDS: Final = frozenset({"cuda", "nccl", "nvidia", "nvtx", "nvml", "cudnn", "cublas", "nvlink"})
 GPU_WORDS: Final = frozenset({"gpu", "gpus"})
 OTHER_WORDS: Final = frozenset(
     {
@@ -18,6 +18,9 @@ OTHER_WORDS: Final = frozenset(
     }
 )  # fmt: skip
 ALL_WORDS: Final = CUDA_WORDS | GPU_WORDS | OTHER_WORDS
+PEERS: Final = frozenset({"xpu", "npu", "mlu", "musa", "gcu", "sdaa", "dipu", "hccl", "cncl", "mccl", "xccl", "ascend"})
+"""Accelerators that plug into torch beside CUDA: where one has a branch, a port puts the next one beside it."""
+
 DEVICE_NAMES: Final = frozenset(
     {
         "cuda", "gpu", "nccl", "rocm", "hip", "xpu", "npu", "mlu", "musa", "hpu", "tpu", "mps", "xla", "neuron", "hccl", "cncl",
@@ -61,3 +64,25 @@ def device_name(text: str) -> str:
 def is_host_name(text: str) -> bool:
     """True when a whole string names the host or a host-side collective library."""
     return text.strip().lower().replace("_", "-") in HOST_NAMES
+
+
+def needs_branch(words: frozenset[str]) -> bool:
+    """True for a choice that a port joins: CUDA or a peer is named, or two kinds of device are told apart.
+
+    A test for one other vendor alone (TPU, ROCm, MPS) handles that vendor's own trait.
+    """
+    kinds = words & ALL_WORDS
+    return bool(kinds & (CUDA_WORDS | GPU_WORDS | PEERS)) or len(kinds - {"xla", "tpu"}) >= 2
+
+
+_LIBRARIES: Final = re.compile(
+    r"xformers|flash_?att(?:entio)?n|flash_?infer|bitsandbytes|(?:^|_)apex(?:_|$)|transformer_?engine|tensorrt|cudnn",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=65536)
+def library_word(name: str) -> str:
+    """The CUDA-only implementation that an identifier speaks of ("enable_xformers_attention" -> "xformers"), or ""."""
+    found = _LIBRARIES.search(name)
+    return found.group().strip("_").lower() if found else ""
