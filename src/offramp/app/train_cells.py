@@ -24,7 +24,7 @@ from offramp.cost.energy import device_power_w
 from offramp.cost.hardware import system_of
 from offramp.train.cases import chip_device, shape_of
 from offramp.train.layout import Task
-from offramp.train.outlook import Failing, Outlook, Question, Spread, chips_for, outlook
+from offramp.train.outlook import Failing, Outlook, Question, Spread, chips_for, outlook, peak_of
 from offramp.train.parameters import DATA, Posterior, Stack
 from offramp.train.rows import FrameworkName, names
 from offramp.train.search import Limits
@@ -231,7 +231,8 @@ def cell(
         "layout": msgspec.to_builtins(layout), "layout_words": layout.words,
         "layouts_tried": out.found.tried, "layouts_fitting": out.found.fitting,
         "memory_bytes": out.found.memory_bytes, "memory_capacity_bytes": q.device.memory_bytes,
-        "step_s": quantiles(out.step_s), "mfu": quantiles(out.mfu), "goodput": quantiles(out.goodput),
+        "step_s": quantiles(out.step_s), "mfu": quantiles(out.mfu), "mfu_of": q.task.dtype,
+        "mfu_bf16": quantiles(out.mfu * peak_of(q.device, q.task.dtype) / peak_of(q.device, "bf16")), "goodput": quantiles(out.goodput),
         "tokens_per_s": quantiles(tokens_per_s), "checkpoint_interval_s": out.interval_s,
         "failures": quantiles(out.failures), "days": quantiles(out.days),
         "chip_hours": quantiles(out.days * DAY_S / HOUR_S * out.chips), "p_deadline": None, "chips_for_deadline": None,

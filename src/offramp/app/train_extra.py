@@ -12,7 +12,7 @@ from offramp.catalog import Chip
 from offramp.core.units import DAY_S, HOUR_S
 from offramp.train.decision import Stage, judge, staged_success
 from offramp.train.goodput import Reliability, best_interval_s, break_even_rate, goodput
-from offramp.train.outlook import Outlook, Question
+from offramp.train.outlook import Outlook, Question, peak_of
 from offramp.train.parameters import DATA
 from offramp.train.simulate import simulate
 from offramp.train.work import model_flop, model_work
@@ -39,7 +39,7 @@ def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) ->
     work = model_work(q.model, mtp=False)
     flop = model_flop(work, q.task.sequence_tokens, causal=True) * q.tokens
     devices = out.active * q.devices_per_chip
-    peak = float(np.mean(q.device.peak_flop_per_s["bf16"]))
+    peak = peak_of(q.device, q.task.dtype)
     ideal_days = flop / peak / devices / DAY_S
     planned = 1.0 - q.failing.planned.mid
     surface: list[dict[str, float]] = []

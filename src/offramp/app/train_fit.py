@@ -1,6 +1,6 @@
 """Fits the training parameters to files of runs and writes the parameter file and the table of left-out errors.
 
-    python -m offramp.app.train_fit OUT.json TABLE.md FILE.csv [FILE.csv ...]
+python -m offramp.app.train_fit OUT.json TABLE.md FILE.csv [FILE.csv ...]
 """
 
 from __future__ import annotations
@@ -62,7 +62,11 @@ def left_out_table(cases: list[Case], posterior: Posterior, misses: list[Miss]) 
         "|---|---|---|---|---|---|---|---|",
     ]
     for title, framework, model, target in SETS:
-        own = [m for m in misses if by_id[m.id].row.framework.id.startswith(framework) and model in by_id[m.id].row.model.lower()]
+        own = [
+            m
+            for m in misses
+            if by_id[m.id].row.framework.id.startswith(framework) and model in by_id[m.id].row.model.lower()
+        ]
         if not own:
             continue
         ape = np.array([abs(np.exp(m.error) - 1.0) for m in own])

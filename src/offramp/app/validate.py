@@ -10,6 +10,8 @@ import msgspec
 
 from offramp import __version__, catalog
 from offramp.app import measured
+from offramp.app.train_rows import is_training_file
+from offramp.app.validate_training import validate_training
 from offramp.core.errors import InputError, near_miss_hint
 from offramp.core.result import Column, FigureLog, Notice, Result, hash_inputs, table_of
 from offramp.cost.calibration import load_calibration
@@ -32,7 +34,7 @@ def validate(
     """Predictions beside measurements.
 
     Args:
-        path: CSV in the serving schema.
+        path: CSV in the serving schema, or in one of the training schemas (told by its columns).
         by: columns to group the errors by.
         calibration: parameter file; None takes the shipped one.
         progress: told what is being done.
@@ -45,6 +47,8 @@ def validate(
             raise InputError(
                 f'cannot group by "{name}"', where="--by", mend=near_miss_hint(name, BY) or f"Known: {', '.join(BY)}."
             )
+    if is_training_file(path):
+        return validate_training(path, by=by, calibration=calibration, progress=progress)
     parameters = load_calibration(calibration)
     loaded = measured.load(path)
     found: list[Prediction] = []

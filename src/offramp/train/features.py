@@ -124,13 +124,13 @@ def _gemm(case: _Case, layer: LayerWork) -> tuple[F8, F8]:
     moved = np.zeros_like(case.rows)
     for g in layer.gemms:
         tp = case.grid.tp if g.split else np.ones_like(case.rows)
-        flop += 2.0 * case.rows * g.k * g.n / tp
+        again = case.grid.selective if g.again and case.task.flash else 0.0
+        flop += (case.gemm_passes + again) * 2.0 * case.rows * g.k * g.n / tp
         k, n = (g.k / tp, g.n) if g.split == "k" else (g.k, g.n / tp)
         one = (k * n + case.rows * k) * size + case.rows * n * 2.0
         gradient = 0.0 if case.task.lora else 8.0 * k * n
         moved += case.gemm_passes * one + gradient
-    peak = _peak(case.device, case.task.dtype)
-    return case.gemm_passes * flop / peak, moved / case.bandwidth
+    return flop / _peak(case.device, case.task.dtype), moved / case.bandwidth
 
 
 def _grouped(case: _Case, layer: LayerWork) -> tuple[F8, F8]:
@@ -156,7 +156,7 @@ def _core(case: _Case, layer: LayerWork) -> tuple[F8, F8]:
     keys = visible(layer, task.sequence_tokens, causal=task.flash)
     flop = case.rows / grid.tp * (layer.core_flop * keys + layer.state_flop)
     scores = 0.0 if task.flash else case.rows * keys * layer.heads / grid.tp * SCORE_BYTES
-    passes = case.attention_passes
+    passes = case.attention_passes - (case.grid.selective * (1.0 - case.grid.full) if task.flash else 0.0)
     return passes * flop / _peak(case.device, "bf16"), passes * scores / case.bandwidth
 
 
@@ -170,7 +170,8 @@ def _vector(case: _Case, layer: LayerWork, hidden: float) -> F8:
         inputs = sum(g.k / (grid.tp if g.split == "k" else spread) for g in layer.gemms)
         routed = layer.picks * sum(g.k for g in layer.expert_gemms) / grid.tp
         casts = case.gemm_passes * case.rows * (inputs + routed) * 4.0
-    return ((3.0 + grid.full) * case.rows * across * 2.0 + casts) / case.bandwidth
+    again = np.maximum(grid.full, 0.6 * grid.selective if case.task.flash else 0.0)
+    return ((3.0 + again) * case.rows * across * 2.0 + casts) / case.bandwidth
 
 
 def _layer_messages(case: _Case, layer: LayerWork, hidden: float) -> tuple[F8, F8, F8, F8]:

@@ -61,12 +61,18 @@ def _activation(layer: LayerWork, hidden: float, task: Task, grid: Grid) -> F8:
     """Bytes that one token of one layer keeps for the backward pass.
 
     Source: arXiv 2205.05198, section 4: 34 s b h + 5 a s^2 b; its parts by tensor, so that gated, grouped and MLA layers
-    count by their own widths. Selective recompute and flash attention keep no scores; full recompute keeps the input.
+    count by their own widths. Flash attention keeps no scores. Selective recompute keeps the inputs of matrices and computes
+    scores (where there are any), norms, activation functions and projections up from latents again, as in arXiv
+    2412.19437, section 3.2.3; full recompute keeps only the input of the layer.
     """
     tp = grid.tp
     spread = np.where(grid.sequence_parallel > 0, tp, 1.0)
     kept = 10.0 * hidden / spread + 2.0 * (layer.inner + layer.routed_inner) / tp
-    if not task.flash:
+    if task.flash:
+        size = 1.0 if task.dtype in ("fp8", "fp4") else 2.0
+        lean = 4.0 * hidden / spread + 2.0 * layer.kept_inner / tp + size * layer.kept_routed / tp
+        kept = np.where(grid.selective > 0, np.minimum(lean, kept), kept)
+    else:
         scores = 5.0 * layer.heads * task.sequence_tokens / tp
         kept = kept + np.where(grid.selective > 0, 0.0, scores)
     return np.where(grid.full > 0, 2.0 * hidden / spread, kept)

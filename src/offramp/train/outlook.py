@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from offramp.arch.record import Model
+from offramp.core.errors import InfeasibleError
 from offramp.core.seeds import derive_seed
 from offramp.core.units import DAY_S, HOUR_S
 from offramp.cost.device import Device
+from offramp.train.cases import usable_devices
 from offramp.train.features import features
 from offramp.train.goodput import Reliability, best_interval_s, goodput
 from offramp.train.layout import Layout, Task, grid_of
@@ -53,7 +56,7 @@ class Failing:
         hazard_per_chip_hour: unexpected stops.
         restart_s, stall_s, lag_s, repair_s: see :class:`~offramp.train.goodput.Reliability`.
         planned: share of wall time in planned stops.
-        spares: share of the cluster kept as hot spares.
+        spares: hot spares beside the chips that train, as a share of them.
         interval_s: between checkpoints; None takes the best.
         elastic: shrink when spares run out.
     """
@@ -102,7 +105,7 @@ class Outlook:
     """A run on a cluster, as draws.
 
     Attributes:
-        chips: packages paid for; ``active`` of them train, the others are spares.
+        chips: packages paid for; ``active`` of them train, the others are hot spares.
         found: layouts, best first.
         step: parts of the step at the centre.
         step_s, mfu, goodput, days: draws.
@@ -124,30 +127,19 @@ class Outlook:
     compute_share: float
 
 
-def active_chips(chips: int, spares: float, per_node: int) -> int:
-    """Packages that train: what is left after whole nodes of spares."""
-    if spares <= 0:
-        return chips
-    nodes = chips // max(per_node, 1)
-    held = min(max(round(nodes * spares), 1 if nodes > 16 else 0), max(nodes - 1, 0))
-    return chips - held * per_node
+def spare_chips(chips: int, spares: float, per_node: int) -> int:
+    """Packages that stand by, in whole nodes, beside those that train."""
+    return math.ceil(chips * spares / per_node) * per_node if spares > 0 else 0
 
 
 def best_cluster(question: Question, posterior: Posterior, chips: int) -> tuple[int, Found]:
-    """The count of training packages, not above what spares leave, that divides best; and its layouts.
-
-    A cluster whose active count divides badly is trained on the next count that divides well.
-    """
-    q, per_node = question, max(question.packages_per_node, 1)
-    most = active_chips(chips, q.failing.spares, per_node)
-    counts = sorted({most, most // (4 * per_node) * 4 * per_node, most // (16 * per_node) * 16 * per_node,
-                     most // (32 * per_node) * 32 * per_node, chips if q.failing.spares <= 0 else 0})  # fmt: skip
+    """The count of training packages, ``chips`` or up to 5 % below, that gives the highest throughput, and its layouts."""
+    q = question
     values = draw(posterior, q.stack)
     best: tuple[float, int, Found] | None = None
-    error: Exception | None = None
-    from offramp.core.errors import InfeasibleError
-
-    for count in [c for c in counts if 0 < c <= most and c >= 0.9 * most]:
+    error: InfeasibleError | None = None
+    counts = dict.fromkeys((chips, usable_devices(chips)))
+    for count in counts:
         task = fitted_task(q.task, count * q.devices_per_chip)
         try:
             found = search(q.model, q.device, task, devices=count * q.devices_per_chip, values=values, limits=q.limits)
@@ -203,7 +195,8 @@ def outlook(question: Question, posterior: Posterior, chips: int, *, draws: int 
     task = fitted_task(q.task, devices)
     layout = found.layouts[0]
     step_s, center = step_draws(q, posterior, task, layout, draws)
-    reliability = cluster_reliability(q, active, chips - active, layout, draws)
+    spare = spare_chips(active, q.failing.spares, max(q.packages_per_node, 1))
+    reliability = cluster_reliability(q, active, spare, layout, draws)
     interval = np.full(draws, q.failing.interval_s) if q.failing.interval_s else best_interval_s(reliability)
     planned = q.failing.planned.draws(draws, q.seed, "planned")
     good = goodput(reliability, interval) * (1.0 - np.minimum(planned, 0.5))
@@ -211,13 +204,18 @@ def outlook(question: Question, posterior: Posterior, chips: int, *, draws: int 
     days = steps * step_s / np.maximum(good, 1e-12) / DAY_S
     work = model_work(q.model, mtp=False)
     flop = model_flop(work, task.sequence_tokens, causal=True)
-    peak = float(np.mean(q.device.peak_flop_per_s["bf16"]))
+    peak = peak_of(q.device, q.task.dtype)
     return Outlook(
-        chips=chips, active=active, found=found, step=center, step_s=step_s,
+        chips=active + spare, active=active, found=found, step=center, step_s=step_s,
         mfu=flop * task.step_tokens / step_s / peak / devices, goodput=good, days=days,
         interval_s=float(np.median(interval)), failures=np.asarray(reliability.failures_per_s) * days * DAY_S,
         compute_share=float((center.compute / center.total)[0]),
     )  # fmt: skip
+
+
+def peak_of(device: Device, dtype: str) -> float:
+    """Peak FLOP/s of one torch device in the dtype that MFU is over."""
+    return float(np.mean(device.peak_flop_per_s.get(dtype, device.peak_flop_per_s["bf16"])))
 
 
 def cluster_reliability(q: Question, active: int, spare: int, layout: Layout, draws: int) -> Reliability:
@@ -240,8 +238,6 @@ def chips_for(
 
     Sizes are powers of two and half-way between, in whole nodes.
     """
-    from offramp.core.errors import InfeasibleError
-
     node = max(question.packages_per_node, 1)
     sizes = sorted({int(node * 2**k * m) for k in range(18) for m in (1.0, 1.5) if node * 2**k * m <= most})
     chance: dict[int, float] = {}
@@ -255,16 +251,17 @@ def chips_for(
                 chance[size] = 0.0
         return chance[size] >= probability
 
-    low, high = 0, len(sizes) - 1
-    if not meets(sizes[high]):
-        # beyond the largest batch no more devices help: look whether any size does
+    # the smallest size could meet it only at full peak: start where peak arithmetic would
+    work = model_work(question.model, mtp=False)
+    flop = model_flop(work, question.task.sequence_tokens, causal=True) * question.tokens
+    least = flop / (peak_of(question.device, question.task.dtype) * question.devices_per_chip * deadline_days * DAY_S)
+    tried = [size for size in sizes if size >= least]
+    low = 0
+    while low < len(tried) and not meets(tried[low]):
+        now = chance[tried[low]]
+        low += 2 if now < 0.02 and low + 2 < len(tried) else 1
+    if low >= len(tried):
         return None, chance
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if meets(sizes[middle]) else (middle + 1, high)
-    return sizes[low], chance
-
-
-def what_if(question: Question, **changes: object) -> Question:
-    """The question with parts replaced."""
-    return replace(question, **changes)  # pyright: ignore[reportArgumentType]
+    while low > 0 and meets(tried[low - 1]):
+        low -= 1
+    return tried[low], chance

@@ -100,8 +100,6 @@ def enumerate_grid(model: Model, device: Device, task: Task, devices: int, limit
     rows: list[tuple[float, ...]] = []
     kinds = [kind for kind, name in zip(RECOMPUTES, ("none", "selective", "full"), strict=True)
              if not limits.recompute or name in limits.recompute]  # fmt: skip
-    if task.flash and len(kinds) == 3:
-        kinds = [kinds[0], kinds[2]]  # flash attention keeps no scores: there is nothing selective to recompute
     for tp, pp, cp, dp, ep in _degrees(model, device, task, devices, limits):
         share = task.batch_sequences // dp
         chunks = limits.vp or _chunks(model.layer_count, pp)

@@ -17,11 +17,13 @@ class Gemm:
     Attributes:
         k, n: input and output width.
         split: which width tensor parallelism divides: "n" (column), "k" (row) or "" (neither).
+        again: selective recompute computes it again (projections up from a latent, whose outputs are wide).
     """
 
     k: float
     n: float
     split: str
+    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class LayerWork:
         core_flop: attention scores and values per token and token of context (the whole context, no causal saving).
         window: tokens that a query can see at most; 0 is all.
         state_flop: recurrent mixers, per token.
+        kept_inner: of ``inner`` and the latents, what selective recompute keeps: inputs of matrices.
+        kept_routed: of ``routed_inner`` the same.
         inner: activation elements that TP divides: queries, keys, values, attention and MLP inner widths.
         routed_inner: activation elements of routed experts per token, their inputs and outputs included.
         heads: query heads (score matrices where attention is no flash kernel).
@@ -61,6 +65,8 @@ class LayerWork:
     expert_weights: float
     moe: float
     message_width: float = 0.0
+    kept_inner: float = 0.0
+    kept_routed: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +138,8 @@ def layer_work(group: LayerGroup, hidden: int, count: float | None = None) -> La
         expert_weights += matrix.parameters if is_expert else 0.0
         if matrix.name in VECTOR_NAMES or matrix.n <= 1:
             continue
-        gemm = Gemm(k=float(matrix.k), n=float(matrix.n), split=_split(matrix.name))
+        gemm = Gemm(k=float(matrix.k), n=float(matrix.n), split=_split(matrix.name),
+                    again=matrix.name in ("q_b_proj", "kv_b_proj"))  # fmt: skip
         if is_expert:
             routed.append(gemm)
         else:
@@ -144,6 +151,9 @@ def layer_work(group: LayerGroup, hidden: int, count: float | None = None) -> La
     elif a.kind == "ssm":
         mixer = 4.0 * a.ssm_heads * a.ssm_head_dim
     fan = 3.0 if mlp.gated else 2.0
+    out_width = float(a.heads * (a.v_head_dim or a.head_dim))
+    latents = float(a.q_lora_rank + a.kv_lora_rank + a.rope_head_dim) if a.kind == "mla" else q + kv
+    dense_width = mlp.intermediate + (mlp.shared_intermediate if mlp.kind == "moe" else 0)
     return LayerWork(
         count=float(group.count if count is None else count), gemms=tuple(dense), expert_gemms=tuple(routed),
         experts=float(mlp.experts), picks=float(mlp.experts_per_token), core_flop=_core_flop(a) / max(a.compress_ratio, 1),
