@@ -87,13 +87,18 @@ class _Extras:
             bundle.read_manifest(self.previous)
 
 
+def _plain(value: Any) -> Any:
+    """Records as dicts and lists, exactly as the JSON of a Result has them."""
+    return json.loads(msgspec.json.encode(value))
+
+
 def _workload(target: tuple[str, ...], overrides: tuple[str, ...]) -> Workload:
     if len(target) == 1 and target[0].endswith(".toml"):
         workload, where = load(Path(target[0])), Path(target[0]).name
     else:
         workload, where = from_command(target), "command"
     if overrides:
-        raw: dict[str, Any] = msgspec.to_builtins(workload)
+        raw: dict[str, Any] = _plain(workload)
         for text in overrides:
             _override(raw, text)
         raw = {key: value for key, value in raw.items() if value is not None}
@@ -149,9 +154,9 @@ def _conclude(
     found, feeds = advisories.match(stock, extras.advisories)
     answer["inventory"] = _inventory_answer(stock, found, feeds)
     if extras.pcap:
-        answer["upstream"] = msgspec.to_builtins(correlate.correlate(extras.pcap, runs, findings))
+        answer["upstream"] = _plain(correlate.correlate(extras.pcap, runs, findings))
     if extras.previous:
-        answer["difference"] = msgspec.to_builtins(bundle.compare(extras.previous, answer, stock))
+        answer["difference"] = _plain(bundle.compare(extras.previous, answer, stock))
     (folder / "inventory.json").write_bytes(msgspec.json.format(msgspec.json.encode(stock), indent=1))
     bill = sbom.cyclonedx(stock, name=workload.name, when=dt.datetime.now(dt.UTC))
     (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1))
@@ -169,7 +174,7 @@ def _analyse(
     timers, longest = verdicts.judge_timers(runs)
     changes = assess_effects(runs, workload, seed)
     dependency = _dependency(runs, findings, switches)
-    plain = msgspec.to_builtins
+    plain = _plain
     return {
         "workload": {"name": workload.name, "command": list(workload.start), "cwd": workload.cwd},
         "profile": profile,
@@ -243,7 +248,7 @@ def _inventory_answer(
         "packages": len(stock.packages), "packages_mapped": sum(package.mapped for package in stock.packages),
         "kernel_modules": len(stock.modules), "firmware_files": len(stock.firmware), "vendors": list(stock.vendors),
         "tools": {name: bool(text) for name, text in stock.tools.items()}, "notes": list(stock.notes),
-        "vulnerabilities": msgspec.to_builtins(found), "feeds": msgspec.to_builtins(feeds),
+        "vulnerabilities": _plain(found), "feeds": _plain(feeds),
     }  # fmt: skip
 
 

@@ -114,7 +114,7 @@ class Campaign:
     def _plan(self, index: int, folder: Path, planned: PlannedRun) -> RunPlan:
         limits = self.workload.limits
         run_s = self.settings.service_window_s if self._service else (limits.run_s or self.settings.run_s)
-        hurried = self.settings.hurried_s if planned.condition.rate != 1 else 0.0
+        hurried = (limits.hurried_s or self.settings.hurried_s) if planned.condition.rate != 1 else 0.0
         settle = self._settle_s()
         if hurried:
             run_s = settle + hurried

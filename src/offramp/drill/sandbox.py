@@ -144,18 +144,21 @@ def _make_network(plan: SandboxPlan) -> int:
 
 def _cable_by_veth() -> int:
     """A virtual cable whose far end lies in a second namespace that only a packet socket keeps alive."""
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
         try:
             sysabi.unshare(sysabi.CLONE_NEWNET)
+            here.close()
             there.send(b"made")
-            there.recv(16)
+            if there.recv(16) != b"go":
+                os._exit(1)
             netlink.write_sysctl("net/ipv6/conf/all/disable_ipv6", "1")
             netlink.bring_up("sink1")
             socket.send_fds(there, [b"cable"], [netlink.open_packet_socket("sink1")])
         finally:
             os._exit(0)
+    there.close()
     try:
         here.settimeout(5)
         here.recv(16)
@@ -166,9 +169,8 @@ def _cable_by_veth() -> int:
             raise OSError("the far end of the cable could not be opened")
         return handles[0]
     finally:
-        os.waitpid(child, 0)
         here.close()
-        there.close()
+        os.waitpid(child, 0)
 
 
 def _limit_tasks(plan: SandboxPlan) -> None:

@@ -65,6 +65,7 @@ class Limits(Record):
         run_s: wall time of one run of a command that ends by itself; 0 takes the profile's.
         grace_s: between SIGTERM and SIGKILL.
         linger_s: how long processes that outlive the command are watched; -1 takes the profile's.
+        hurried_s: wall time of the sped-up part; 0 takes the profile's.
         processes: more than these end the run.
         scratch_bytes: room for what the workload writes, in memory.
         output_bytes: of stdout and stderr that are kept; the rest is counted and digested only.
@@ -73,6 +74,7 @@ class Limits(Record):
     run_s: float = 0.0
     grace_s: float = 5.0
     linger_s: float = -1.0
+    hurried_s: float = 0.0
     processes: int = 1000
     scratch_bytes: int = int(2 * GIB)
     output_bytes: int = 16 * 2**20
