@@ -19,18 +19,21 @@ _njit: Any = numba.njit
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def jit(function: Function) -> Function:
-    """Compiles a kernel function.
+INNER: dict[str, Any] = {
+    "error_model": "numpy", "nogil": True, "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True,
+}  # fmt: skip
+"""Kernel functions allocate nothing, so they run without numba's reference counting, which took three quarters of the
+time; and only other kernel functions call them, so they need no wrappers, which took a quarter of the compilation."""
 
-    Kernel functions allocate nothing, so they run without numba's reference counting, which took three quarters of
-    the time. None of them is cached on disk alone: see :mod:`offramp.serve.kernel`.
-    """
-    return _njit(error_model="numpy", nogil=True, _nrt=False)(function)
+
+def jit(function: Function) -> Function:
+    """Compiles a kernel function. None is cached on disk alone: see :mod:`offramp.serve.kernel`."""
+    return _njit(**INNER)(function)
 
 
 def hot(function: Function) -> Function:
     """Compiles a kernel function into its callers; passing the arrays along costs more than most of them do."""
-    return _njit(error_model="numpy", nogil=True, _nrt=False, forceinline=True)(function)
+    return _njit(**INNER, forceinline=True)(function)
 
 
 NONE = -1
