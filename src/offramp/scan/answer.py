@@ -86,7 +86,7 @@ def _group(key: tuple[str, str], members: list[Finding], log: FigureLog) -> Grou
         rank=0, symbol=symbol, kind=kind, title=classes()[kind]["title"], effort=effort, stage=stage, replacement=head.replacement,
         message=head.message, occurrences=len(members), unguarded=sum(not f.guarded for f in members),
         files=len({f.path for f in members}), roles=dict(Counter(f.role for f in members)), reach=round(reach, 2),
-        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage], 2), days=days[0], days_low=days[1], days_high=days[2],
+        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage] * float(classes()[kind].get("weight", 1.0)), 3), days=days[0], days_low=days[1], days_high=days[2],
         fixable=sum(f.fixable for f in members), verified=all(f.verified for f in members), evidence=head.evidence,
         first=tuple(f"{f.path}:{f.line}" for f in sorted(members, key=_nearest)[:5]),
     )  # fmt: skip

@@ -24,6 +24,7 @@ MOVERS: Final = frozenset({"cuda", "npu", "xpu", "mlu", "musa", "hpu", "mps"})
 _PREDICATE: Final = frozenset(
     {"available", "supported", "support", "enabled", "is", "has", "require", "requires", "use", "get", "check"}
 )
+NEAR: Final = 3
 LONG_CHAIN: Final = 25
 """A chain longer than this (lines) is shown by its headers only."""
 
@@ -129,6 +130,10 @@ def check_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> tuple[frozenset[
         span=(head.lineno, end),
         note=f"{len(chain)} device branch{'es' if len(chain) > 1 else ''}",
     )
+    if len(chain) > 1 and headers[-1] - head.lineno > NEAR:
+        spot = headers[-1]
+        symbol = "if " + "/".join(sorted(words))
+        file.add(last, "branch.missing", symbol, ctx=ctx._replace(guard=False), span=(spot, spot), note="where it belongs")
     return words, True
 
 

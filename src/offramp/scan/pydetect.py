@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from offramp.scan import pybranch, symbols
-from offramp.scan.pyfile import Ctx, PyFile, dotted, resolve
+from offramp.scan.pyfile import Ctx, PyFile, dotted, resolve, token_lines
 from offramp.scan.words import CUDA_WORDS, device_name, device_words, is_cuda_name, library_word
 
 Push = list[tuple[ast.AST, Ctx]]
@@ -30,6 +30,7 @@ def walk(file: PyFile) -> None:
         if handler is None or not handler(file, node, ctx, stack):
             push_children(file, node, ctx, stack=stack)
     _import_site(file)
+    _mentions(file)
 
 
 def push_children(file: PyFile, node: ast.AST, ctx: Ctx, *, stack: Push) -> None:
@@ -279,9 +280,12 @@ def on_joined(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
 
 
 def on_expr(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
-    """Docstrings are no code."""
+    """Docstrings are no code; what they say of CUDA is noted at the end."""
     assert isinstance(node, ast.Expr)
-    return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        file.docstrings.append((node.lineno, node.end_lineno or node.lineno))
+        return True
+    return False
 
 
 def on_compare(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
@@ -497,6 +501,27 @@ def _import_site(file: PyFile) -> None:
         first, line = _local_imports(file)
         if not any(hit.line <= line <= hit.end_line or hit.kind == "branch.import" for hit in file.hits):
             file.add(ast.Pass(), "import.site", "import of the device helper", ctx=Ctx(), span=(first, line))
+
+
+def _mentions(file: PyFile) -> None:
+    """Comments and docstrings that speak of CUDA or NCCL, in modules that have other findings."""
+    if not file.hits or file.target.torch_cuda_api:
+        return
+    taken = {line for hit in file.hits if hit.end_line - hit.line < 12 for line in range(hit.line, hit.end_line + 1)}
+    lines = file.text.split("\n")
+    inside = {line for first, last in file.docstrings for line in range(first, last + 1)}
+    for line in token_lines(file.text, (b"cuda", b"nccl")):
+        text = lines[line - 1]
+        if line not in inside:
+            _, mark, text = text.partition("#")
+            if not mark:
+                continue
+        found = _SPOKEN.search(text)
+        if found and line not in taken:
+            file.add(ast.Pass(), "text.mention", found.group(), ctx=Ctx(), span=(line, line))
+
+
+_SPOKEN: Final = re.compile(r"\b(?:CUDA|NCCL)\b", re.IGNORECASE)
 
 
 def _local_imports(file: PyFile) -> tuple[int, int]:

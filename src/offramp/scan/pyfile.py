@@ -84,6 +84,7 @@ class PyFile:
         self.exports: dict[str, str] = {}
         self.wants: dict[str, tuple[str, str]] = {}
         self.hits: list[Hit] = []
+        self.docstrings: list[tuple[int, int]] = []
         self.notes: list[FileNote] = []
         self.last_import = 0
         self.has_entry = False

@@ -114,7 +114,7 @@ def _quick_imports(path: str, text: str) -> tuple[str, ...]:
 PRIORITY = {
     "branch.missing": 0, "branch.stub": 0, "branch.list": 1, "branch.import": 2, "lib.import": 3, "build.ext": 3, "cuda.source": 3, "triton": 3,
     "torch.cuda": 4, "torch.memory": 4, "torch.stream": 4, "torch.amp": 4, "torch.backends": 4, "dist.backend": 5,
-    "device.compare": 5, "device.method": 6, "device.string": 7, "env": 7, "numerics": 8, "name.cuda": 9, "import.site": 10,
+    "device.compare": 5, "device.method": 6, "device.string": 7, "env": 7, "numerics": 8, "name.cuda": 9, "import.site": 10, "text.mention": 11,
 }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def merge_lines(hits: list[Hit]) -> list[Hit]:
 RUNS: Final = frozenset(
     {
         "torch.cuda", "torch.memory", "torch.stream", "torch.amp", "device.method", "device.string", "name.cuda", "env",
-        "numerics", "torch.backends", "lib.import",
+        "numerics", "torch.backends", "lib.import", "text.mention",
     }
 )  # fmt: skip
 
@@ -164,7 +164,7 @@ def merge_runs(hits: list[Hit]) -> list[Hit]:
             and hit.kind == last.kind in RUNS
             and hit.guarded == last.guarded
             and hit.context == last.context
-            and hit.line - last.end_line <= 2
+            and hit.line - last.end_line <= (4 if hit.kind == "text.mention" else 2)
         ):
             also = tuple(dict.fromkeys([*last.also, *([hit.symbol] if hit.symbol != last.symbol else []), *hit.also]))
             merged[-1] = msgspec.structs.replace(last, end_line=max(last.end_line, hit.end_line), also=also)
