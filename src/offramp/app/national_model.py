@@ -114,23 +114,24 @@ def _rates(question: Question, chips: list[str], domestic: npt.NDArray[np.bool_]
         low, high = figure.si_range
         sides = np.where(z < 0, np.log(figure.value / low), np.log(high / figure.value)) / Z90
         rate[:, column] = 1.0 / (figure.value * np.exp(sides * z))
-        train[:, column] = _train(question, chip.id, domestic[column], baseline, log, common)
+        train[:, column] = _train(question, chip.id, domestic[column], baseline, log, rate[:, column])
     return rate, train
 
 
-def _train(question: Question, chip: str, home: bool, baseline: float, log: FigureLog, common: F8) -> F8:
-    """H20-equivalents of training of one card, from peaks, utilisation and goodput."""
-    entry = catalog.load(question.header.as_of).chips.get(chip) or catalog.load().chip(chip)
-    span = entry.admissible("peak_bf16", log) or entry.admissible("peak_fp16", log)
-    if span is None:
-        return np.full(common.size, 0.3)
-    rng = _rng(question, "peak", chip)
-    peak = (
-        span[0] * (span[1] / span[0]) ** rng.random(common.size) if span[1] > span[0] else np.full(common.size, span[0])
-    )
+def _train(question: Question, chip: str, home: bool, baseline: float, log: FigureLog, inference: F8) -> F8:
+    """H20-equivalents of training of one card, from its peak, utilisation and goodput; as in inference without one."""
+    entry = catalog.load(question.header.as_of).chips.get(chip)
+    figure = None
+    for name in ("peak_bf16", "peak_fp16"):
+        if entry is not None and figure is None:
+            figure = entry.figure(name, question.header.as_of, log)
+    if figure is None:
+        return inference
+    low, high = figure.si_range
+    peak = low * (high / low) ** _rng(question, "peak", chip).random(inference.size)
     kind = "domestic" if home else "foreign"
-    own = draw(log.use(f"plan/mfu-{kind}", MFU[kind]), _rng(question, "mfu", kind), common.size)
-    own = own * draw(log.use(f"plan/goodput-{kind}", GOODPUT[kind]), _rng(question, "goodput", kind), common.size)
+    own = draw(log.use(f"plan/mfu-{kind}", MFU[kind]), _rng(question, "mfu", kind), inference.size)
+    own = own * draw(log.use(f"plan/goodput-{kind}", GOODPUT[kind]), _rng(question, "goodput", kind), inference.size)
     unit = MFU["foreign"].value * GOODPUT["foreign"].value
     return peak / baseline * own / unit
 
