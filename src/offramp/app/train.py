@@ -149,14 +149,15 @@ def _run(
             question = question_of(setting, work, model, chip)
             count = count or _cluster(setting, work, question, chip)
             answer, out = cell(setting, question, chip, count, work.deadline_s)
-            answer["goodput_check"] = goodput_check(question, out, setting.study.study.seed)
-            done[chip.id] = (question, out)
-            _tell(setting, question, chip, answer)
+            if answer["status"] == "ok":
+                answer["goodput_check"] = goodput_check(question, out, setting.study.study.seed)
+                done[chip.id] = (question, out)
+            _tell(setting, question, chip, answer, count)
         except (InfeasibleError, CatalogError) as error:
             problems.append(error)
             answer = {"chip": chip.id, "status": "cannot", "why": str(error)}
         cells.append(answer)
-    if not done and problems:
+    if len(problems) == len(chips):
         raise problems[0]
     base = chips[0].id
     extra: list[dict[str, Any]] = []
@@ -170,7 +171,7 @@ def _run(
     }  # fmt: skip
 
 
-def _tell(setting: Setting, q: Question, chip: Chip, answer: dict[str, Any]) -> None:
+def _tell(setting: Setting, q: Question, chip: Chip, answer: dict[str, Any], count: int) -> None:
     """What the reader must know about this cell."""
     where = f"{q.model.id} on {chip.id}"
     measured = f"stack|stack:{q.stack.framework}/{q.stack.family}" in setting.posterior.names
@@ -183,6 +184,9 @@ def _tell(setting: Setting, q: Question, chip: Chip, answer: dict[str, Any]) -> 
     if q.task.dtype == "bf16" and q.stack.family.startswith("huawei"):
         text = "no FP8 arithmetic: the run is in BF16, with twice the bytes and half the peak of an FP8 chip of the same class"
         setting.notices.append(Notice(kind="dtype", text=text, where=where))
+    if answer["active_chips"] < count:
+        text = f"{count:,} chips divide badly: {answer['active_chips']:,} of them train"
+        setting.notices.append(Notice(kind="divides-badly", text=text, where=where))
     if answer["status"] != "ok":
         setting.notices.append(Notice(kind="never-finishes", text=answer["why"], where=where))
 

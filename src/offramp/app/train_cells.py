@@ -23,6 +23,7 @@ from offramp.core.units import DAY_S, HOUR_S, KWH_J
 from offramp.cost.energy import device_power_w
 from offramp.cost.hardware import system_of
 from offramp.train.cases import chip_device, shape_of
+from offramp.train.goodput import NEVER, Reliability, break_even_rate
 from offramp.train.layout import Task
 from offramp.train.outlook import Failing, Outlook, Question, Spread, chips_for, outlook, peak_of
 from offramp.train.parameters import DATA, Posterior, Stack
@@ -150,8 +151,16 @@ def question_of(setting: Setting, work: Workload, model: Model, chip: Chip) -> Q
     return Question(
         model=model, device=device, task=task, devices_per_chip=chip.devices,
         packages_per_node=system.packages_per_node if system else 8, tokens=float(work.tokens or 0.0), stack=stack,
-        failing=failing_of(setting, chip), limits=Limits(schedules=schedules),  # pyright: ignore[reportArgumentType]
+        failing=failing_of(setting, chip), limits=_limits(setting.study, schedules),
         seed=setting.study.study.seed,
+    )  # fmt: skip
+
+
+def _limits(study: Study, schedules: tuple[str, ...]) -> Limits:
+    """Degrees that the study's [search] names; free where it names none."""
+    own = study.search
+    return Limits(
+        tp=own.tps, pp=own.pps, ep=own.eps, schedules=schedules,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
 
 
@@ -218,12 +227,43 @@ def energy_and_cost(setting: Setting, q: Question, chip: Chip, out: Outlook) -> 
     return answer
 
 
+def never(q: Question, out: Outlook) -> dict[str, Any]:
+    """Answer of a run that failures keep from ever finishing, with the hazard at which half its time would count."""
+    layout = out.found.layouts[0]
+    rate = break_even_rate(center_reliability(q, out), 0.5) * HOUR_S / out.active
+    hazard = q.failing.hazard_per_chip_hour.mid
+    return {
+        "chip": q.device.chip, "status": "never finishes", "framework": q.stack.framework, "dtype": q.task.dtype,
+        "why": f"{hazard:.3g} failures per chip-hour strike {out.active:,} chips faster than they restart; half of the "
+               f"time would count below {rate:.2g} per chip-hour",
+        "chips": out.chips, "active_chips": out.active, "layout_words": layout.words, "step_s": quantiles(out.step_s),
+        "mfu": quantiles(out.mfu), "goodput": quantiles(out.goodput), "hazard_break_even_per_chip_hour": rate,
+    }  # fmt: skip
+
+
+def center_reliability(
+    q: Question, out: Outlook, *, hazard: float | None = None, restart_s: float | None = None
+) -> Reliability:
+    """Rates and times of a cluster at the middle of every range, two of them replaced where given."""
+    f = q.failing
+    value = f.hazard_per_chip_hour.mid if hazard is None else hazard
+    return Reliability(
+        failures_per_s=value * out.active / HOUR_S, restart_s=f.restart_s.mid if restart_s is None else restart_s,
+        stall_s=f.stall_s.mid, lag_s=f.lag_s.mid, repair_s=f.repair_s.mid,
+        nodes=max(out.active // max(q.packages_per_node, 1), 1),
+        spare_nodes=(out.chips - out.active) // max(q.packages_per_node, 1), replicas=out.found.layouts[0].dp,
+        elastic=f.elastic,
+    )  # fmt: skip
+
+
 def cell(
     setting: Setting, q: Question, chip: Chip, chips: int, deadline_s: float | None
 ) -> tuple[dict[str, Any], Outlook]:
     """Answer of one run on one chip, and its outlook."""
     out = outlook(q, setting.posterior, chips)
     layout = out.found.layouts[0]
+    if float(np.median(out.goodput)) < NEVER:
+        return never(q, out), out
     tokens_per_s = q.tokens / (out.days * DAY_S)
     answer: dict[str, Any] = {
         "chip": chip.id, "status": "ok", "why": "", "framework": q.stack.framework, "dtype": q.task.dtype,
@@ -239,9 +279,6 @@ def cell(
         "binds": binding(out),
     }  # fmt: skip
     answer |= energy_and_cost(setting, q, chip, out)
-    if float(np.median(out.goodput)) < 1e-3:
-        answer["status"] = "never finishes"
-        answer["why"] = "failures strike faster than checkpoints and restarts allow progress"
     if deadline_s is not None:
         limit = deadline_s / DAY_S
         answer["p_deadline"] = float(np.mean(out.days <= limit))

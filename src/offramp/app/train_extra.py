@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from offramp.app.train_cells import Setting, quantiles
+from offramp.app.train_cells import Setting, center_reliability, quantiles
 from offramp.catalog import Chip
+from offramp.core.figure import Figure
 from offramp.core.units import DAY_S, HOUR_S
 from offramp.train.decision import Stage, judge, staged_success
-from offramp.train.goodput import Reliability, best_interval_s, break_even_rate, goodput
+from offramp.train.goodput import best_interval_s, break_even_rate, goodput
 from offramp.train.outlook import Outlook, Question, peak_of
 from offramp.train.parameters import DATA
 from offramp.train.simulate import simulate
@@ -45,13 +46,13 @@ def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) ->
     surface: list[dict[str, float]] = []
     for hazard in HAZARDS:
         for minutes in RESTARTS_MIN:
-            r = _center(q, out, hazard=hazard, restart_s=minutes * 60.0)
+            r = center_reliability(q, out, hazard=hazard, restart_s=minutes * 60.0)
             good = float(goodput(r, best_interval_s(r))[0]) * planned
             surface.append(
                 {"hazard_per_chip_hour": hazard, "restart_min": minutes, "goodput": good,
                  "mfu_needed": ideal_days / base_days / max(good, 1e-12)}
             )  # fmt: skip
-    own = _center(q, out)
+    own = center_reliability(q, out)
     mfu = float(np.median(out.mfu))
     reachable = mfu * base_days / ideal_days
     rate = break_even_rate(own, min(reachable / planned, 0.999)) if reachable < planned else None
@@ -66,26 +67,14 @@ def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) ->
     }  # fmt: skip
 
 
-def _center(q: Question, out: Outlook, *, hazard: float | None = None, restart_s: float | None = None) -> Reliability:
-    f = q.failing
-    value = f.hazard_per_chip_hour.mid if hazard is None else hazard
-    return Reliability(
-        failures_per_s=value * out.active / HOUR_S, restart_s=f.restart_s.mid if restart_s is None else restart_s,
-        stall_s=f.stall_s.mid, lag_s=f.lag_s.mid, repair_s=f.repair_s.mid,
-        nodes=max(out.active // max(q.packages_per_node, 1), 1),
-        spare_nodes=(out.chips - out.active) // max(q.packages_per_node, 1), replicas=out.found.layouts[0].dp,
-        elastic=f.elastic,
-    )  # fmt: skip
-
-
 def goodput_check(q: Question, out: Outlook, seed: int) -> dict[str, Any]:
     """Closed form beside simulation at the centre: some thousand failures, so that chance is below half a percent."""
-    r = _center(q, out)
+    r = center_reliability(q, out)
     interval = float(best_interval_s(r)[0])
     closed = float(goodput(r, interval)[0])
     if closed < 1e-3:
         return {"closed": closed, "simulated": None, "interval_s": interval, "failures": 0}
-    run = simulate(r, interval_s=interval, useful_s=6000.0 / float(r.failures_per_s) * closed, seed=seed)
+    run = simulate(r, interval_s=interval, useful_s=4000.0 / float(r.failures_per_s) * closed, seed=seed)
     return {"closed": closed, "simulated": run.goodput, "interval_s": interval, "failures": run.failures}
 
 
@@ -117,7 +106,7 @@ def resources(q: Question, base: Question) -> dict[str, float]:
 
 
 def _maturity() -> dict[str, Any]:
-    return tomllib.loads((DATA / "maturity.toml").read_text())
+    return tomllib.loads((DATA / "maturity.toml").read_text(encoding="utf-8"))
 
 
 def trying(
@@ -141,12 +130,13 @@ def trying(
     cost_base, cost_new = base["cost"]["p50"], ours["cost"]["p50"]
     run_base, run_new = base["days"]["p50"] * DAY_S, ours["days"]["p50"] * DAY_S
     found: list[dict[str, Any]] = []
+    _note_assumptions(setting, vendor, table)
     for name, share in STAGES:
         low, mid, high = (float(chances[name][key]) for key in ("low", "value", "high"))
         port_s = float(months[name]["value"]) * MONTH_S
         stage = Stage(
             name=name, success=mid, port_s=port_s, failed_s=1.5 * port_s, run_s=run_base * share, new_run_s=run_new * share,
-            cost=cost_base * share, new_cost=cost_new * share, delay_cost_per_s=cost_base / run_base * 0.25,
+            cost=cost_base * share, new_cost=cost_new * share, delay_cost_per_s=cost_base / run_base * float(table["delay_weight"][name]["value"]),
             attempt_cost=0.10 * cost_new * share,
         )  # fmt: skip
         verdict = judge(stage)
@@ -162,3 +152,19 @@ def trying(
             }
         )  # fmt: skip
     return found
+
+
+def _note_assumptions(setting: Setting, vendor: str, table: dict[str, Any]) -> None:
+    """Every assumed number of the decision among the figures of the answer."""
+    evidence = table["evidence"]
+    chances = table["success"].get(vendor, table["success"]["default"])
+    group = vendor if vendor in table["success"] else "default"
+    entries = {f"success/{group}/{name}": value for name, value in chances.items()}
+    entries |= {f"delay_weight/{name}": value for name, value in table["delay_weight"].items()}
+    entries |= {f"port_months/{name}": value for name, value in table["port_months"]["default"].items()}
+    for name, value in entries.items():
+        figure = Figure(
+            value=float(value["value"]), unit="1", source=str(evidence["source"]), as_of=evidence["as_of"],
+            confidence="assumed", low=float(value["low"]), high=float(value["high"]),
+        )  # fmt: skip
+        setting.log.use(f"train/maturity/{name}", figure)

@@ -15,7 +15,7 @@ import numpy as np
 from offramp.app.train_rows import load
 from offramp.calibrate.training import Miss, complete, fit_once, left_out, usable
 from offramp.train.cases import Case
-from offramp.train.parameters import Z90, Posterior
+from offramp.train.parameters import THIN, Z90, Posterior
 
 SETS = (
     ("MLPerf, Llama-3.1-405B step time", "mlperf", "405b", 0.10),
@@ -77,9 +77,8 @@ def left_out_table(cases: list[Case], posterior: Posterior, misses: list[Miss]) 
             f"| {title} | {len({m.fold for m in own})} groups | {len(own)} | {np.median(ape):.1%} | {np.quantile(ape, 0.9):.1%} "
             f"| {np.median([m.error for m in own]):+.3f} | {held:.0%} | {wanted} |"
         )
-    every = [m for m in misses]
-    thin_names = ("mindspeed", "flagperf", "meta-4d", "megascale", "hai-llm", "other")
-    held = np.mean([_inside(m, posterior, m.fold.startswith(thin_names)) for m in every])
+    every = misses
+    held = np.mean([_inside(m, posterior, m.fold.startswith(tuple(THIN))) for m in every])
     ape = np.array([abs(np.exp(m.error) - 1.0) for m in every])
     lines.append(
         f"| all | {len({m.fold for m in every})} groups | {len(every)} | {np.median(ape):.1%} | {np.quantile(ape, 0.9):.1%} | "

@@ -16,6 +16,7 @@ from offramp.train.cases import Case
 from offramp.train.features import Features, features, stack
 from offramp.train.parameters import (
     GEMM,
+    THIN,
     Z90,
     Posterior,
     Residual,
@@ -39,8 +40,6 @@ ROW_SD: Final = {"megatron-2022": 0.015, "mindspeed": 0.15, "flagperf": 0.20, "o
 STATED_SD: Final = 0.04
 UNSTATED_SD: Final = 0.07
 DRAWS: Final = 200
-THIN: Final = ("mindspeed", "flagperf", "meta-4d", "megascale", "hai-llm", "other")
-"""Folds of frameworks with few rows or hardly a layout: what they leave unexplained is what an unmeasured stack does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +211,7 @@ def solve(data: Data, *, start: F8 | None = None, rounds: int = 25) -> tuple[F8,
             damping *= 6.0
         if before - best < 1e-3:
             break
-    return theta, np.linalg.inv(hessian)
+    return theta, np.asarray(np.linalg.inv(hessian), dtype=np.float64)
 
 
 def _posterior(data: Data, theta: F8, covariance: F8, *, created: dt.date, residual: dict[str, Residual]) -> Posterior:
@@ -328,6 +327,8 @@ def offsets_of(cases: Sequence[Case], posterior: Posterior, left: Residual) -> d
     """Log factor of each measured deployment (predicted over measured), shrunken towards none."""
     errors: dict[str, list[float]] = {}
     for case, error in zip(cases, predict_center(cases, posterior), strict=True):
+        if case.stack.framework in THIN:
+            continue
         name = deployment(settled(case, posterior))
         errors.setdefault(name, []).append(float(error) - math.log(measured_step_s(case)))
     found: dict[str, float] = {}
@@ -339,8 +340,8 @@ def offsets_of(cases: Sequence[Case], posterior: Posterior, left: Residual) -> d
 
 def complete(cases: Sequence[Case], posterior: Posterior, misses: Sequence[Miss]) -> Posterior:
     """The parameter file with residuals from left-out folds and offsets of measured deployments."""
-    thin = [m for m in misses if m.fold.startswith(THIN)]
-    known = [m for m in misses if not m.fold.startswith(THIN)]
+    thin = [m for m in misses if m.fold.startswith(tuple(THIN))]
+    known = [m for m in misses if not m.fold.startswith(tuple(THIN))]
     left = {"known": residuals(known), "new": residuals(thin) if thin else EMPTY_RESIDUAL["new"]}
     offsets = offsets_of(cases, posterior, left["known"])
     return msgspec.structs.replace(posterior, residual=left, offsets=offsets)

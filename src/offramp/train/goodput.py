@@ -103,6 +103,8 @@ def availability(r: Reliability, failures_per_s: float) -> float:
     mean = failures_per_s * r.repair_s
     if not r.nodes or mean <= 0:
         return 1.0
+    if mean > 10.0 * (r.nodes + r.spare_nodes):  # more nodes in repair than there are
+        return 0.0
     most = int(mean + 12.0 * math.sqrt(mean) + 30)
     mass = _poisson(mean, most)
     missing = np.maximum(np.arange(most + 1) - r.spare_nodes, 0)

@@ -277,7 +277,7 @@ def _zero(text: str, framework: FrameworkName, *, full: bool) -> int:
 
 
 def _read(raw: dict[str, Any], known_chips: frozenset[str]) -> TrainRow | Rejected:
-    raw = {key: (value or "") for key, value in raw.items() if isinstance(key, str) and not isinstance(value, list)}
+    raw = {key: value if isinstance(value, str) else "" for key, value in raw.items() if key}
     row_id = raw.get("id", "") or "?"
     published = raw.get("chip") or raw.get("accelerator", "")
     framework_text = raw.get("framework", "")

@@ -83,7 +83,7 @@ def _degrees(model: Model, device: Device, task: Task, devices: int, limits: Lim
     cps = limits.cp or (tuple(c for c in (1, 2, 4, 8, 16, 32) if c == 1 or task.sequence_tokens // c >= 2048))
     pps = limits.pp or tuple(p for p in _divisors(min(devices, 512)) if p <= model.layer_count and p <= 64)
     for tp, pp, cp in itertools.product(tps, pps, cps):
-        if devices % (tp * pp * cp):
+        if devices % (tp * pp * cp) or heads % tp or pp > model.layer_count:
             continue
         dp = devices // (tp * pp * cp)
         if dp > task.batch_sequences or task.batch_sequences % dp:
@@ -91,7 +91,7 @@ def _degrees(model: Model, device: Device, task: Task, devices: int, limits: Lim
         ranks = tp * cp * dp
         eps = limits.ep or (tuple(e for e in _divisors(experts) if ranks % e == 0 and e <= 512) if experts else (1,))
         for ep in eps:
-            if ranks % ep == 0:
+            if ranks % ep == 0 and (ep == 1 or (experts and experts % ep == 0)):
                 yield tp, pp, cp, dp, ep
 
 
@@ -154,8 +154,8 @@ def search(
     grid = enumerate_grid(model, device, task, devices, limits)
     if grid is None:
         raise InfeasibleError(
-            f"no layout divides {devices} devices, {task.batch_sequences} sequences and the heads and experts of {model.id}",
-            where="layout", mend="Take a batch or a cluster size with more divisors.",
+            f"no layout divides: {nothing_divides(model, task, devices, limits)}", where="layout",
+            mend="Take a batch, a cluster size or degrees that divide.",
         )  # fmt: skip
     need = memory(work, device, task, grid)
     fits = need.over <= 0
@@ -168,6 +168,18 @@ def search(
         layouts=tuple(layout_at(kept, int(i)) for i in order), seconds=tuple(float(seconds[i]) for i in order),
         tried=len(grid), fitting=int(fits.sum()), memory_bytes=float(need.total[fits][order[0]]),
     )  # fmt: skip
+
+
+def nothing_divides(model: Model, task: Task, devices: int, limits: Limits) -> str:
+    """What stands in the way of every layout, in words."""
+    heads = sorted({g.attention.heads for g in model.layers if g.attention.heads})
+    experts = max((g.mlp.experts for g in model.layers), default=0)
+    found = [f"TP {tp} does not divide {h} heads" for tp in limits.tp for h in heads if h % tp]
+    found += [f"PP {pp} is more than {model.layer_count} layers" for pp in limits.pp if pp > model.layer_count]
+    found += [f"EP {ep} does not divide {experts} experts" for ep in limits.ep if ep > 1 and (not experts or experts % ep)]
+    degrees = [("TP", limits.tp), ("PP", limits.pp), ("CP", limits.cp)]
+    found += [f"{name} {n} does not divide {devices} devices" for name, given in degrees for n in given if devices % n]
+    return "; ".join(found) or f"{devices} devices and a batch of {task.batch_sequences} sequences share no data-parallel degree"
 
 
 def no_fit(model: Model, device: Device, need: Memory, grid: Grid) -> InfeasibleError:

@@ -7,6 +7,7 @@ of a repair. Failures also strike while restarting. Everything is drawn from one
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,6 +122,13 @@ def _stretch(
             if now >= end:
                 break
             continue
+        if speed == 1.0 and change >= end:  # nothing happens before the failure: whole intervals at once
+            many = _whole_intervals(end - now, interval - since, interval, stall, lag, left - trained)
+            if many > 0:
+                run = interval - since + (many - 1) * interval
+                now, trained, stood, since = now + run + many * stall, trained + run, stood + many * stall, 0.0
+                pending = [(now + lag, trained)]
+                continue
         whole = (interval - since) / speed
         limit = min(end, change if change > now else end)
         if now + whole > limit:
@@ -143,3 +151,11 @@ def _stretch(
     safe = [progress for ready, progress in pending if ready <= end]
     kept = safe[-1] if safe else 0.0
     return kept, trained, idle, stood, now
+
+
+def _whole_intervals(time_s: float, first: float, interval: float, stall: float, lag: float, left: float) -> int:
+    """Checkpoint intervals that can be passed at once: all but the last few, which the storage lag may void."""
+    cycle = interval + stall
+    fitting = int((time_s - first - stall) // cycle) + 1 if time_s >= first + stall else 0
+    needed = int(max(left - first, 0.0) // interval)
+    return min(fitting, needed) - math.ceil(lag / cycle) - 2

@@ -151,15 +151,17 @@ def layer_work(group: LayerGroup, hidden: int, count: float | None = None) -> La
     elif a.kind == "ssm":
         mixer = 4.0 * a.ssm_heads * a.ssm_head_dim
     fan = 3.0 if mlp.gated else 2.0
-    out_width = float(a.heads * (a.v_head_dim or a.head_dim))
     latents = float(a.q_lora_rank + a.kv_lora_rank + a.rope_head_dim) if a.kind == "mla" else q + kv
-    dense_width = mlp.intermediate + (mlp.shared_intermediate if mlp.kind == "moe" else 0)
+    mixed = latents + float(a.heads * (a.v_head_dim or a.head_dim)) if a.kind in ("gqa", "mla") else mixer
+    width = mlp.intermediate + (mlp.shared_intermediate if mlp.kind == "moe" else 0)
+    outer = mlp.expert_hidden or hidden
     return LayerWork(
         count=float(group.count if count is None else count), gemms=tuple(dense), expert_gemms=tuple(routed),
-        experts=float(mlp.experts), picks=float(mlp.experts_per_token), core_flop=_core_flop(a) / max(a.compress_ratio, 1),
-        window=_window(a), state_flop=_state_flop(a),
-        inner=mixer + fan * (mlp.intermediate + (mlp.shared_intermediate if mlp.kind == "moe" else 0)),
-        routed_inner=mlp.experts_per_token * (fan * mlp.expert_intermediate + 2.0 * (mlp.expert_hidden or hidden)),
+        experts=float(mlp.experts), picks=float(mlp.experts_per_token),
+        core_flop=_core_flop(a) / max(a.compress_ratio, 1), window=_window(a), state_flop=_state_flop(a),
+        inner=mixer + fan * width, kept_inner=mixed + (fan - 1.0) * width,
+        routed_inner=mlp.experts_per_token * (fan * mlp.expert_intermediate + 2.0 * outer),
+        kept_routed=mlp.experts_per_token * ((fan - 1.0) * mlp.expert_intermediate + outer),
         heads=float(a.heads), kv_width=kv, weights=weights, expert_weights=expert_weights,
         moe=1.0 if mlp.kind == "moe" else 0.0, message_width=float(mlp.expert_hidden),
     )  # fmt: skip
