@@ -30,6 +30,13 @@ check: $(STAMP)  ## format, lint, types, layers, fast tests
 bench: $(STAMP)  ## timings (never part of the tests)
 	$(BIN)/python -m pytest bench --benchmark-only -p no:xdist
 
+drill-recall: $(STAMP)  ## drill every planted class and build ten times; writes docs/drill-recall.md (root, gcc)
+	$(BIN)/python bench/drill_recall.py --count 10 --out docs/drill-recall.md
+
+scan-recall: $(STAMP)  ## recall of the scan on real ports into docs/recall.md; CLONES=<folder with clones>
+	@test -n "$(CLONES)" || { echo 'Say where the clones are: make scan-recall CLONES=<folder>'; exit 2; }
+	$(BIN)/python bench/scan_recall.py $(CLONES)
+
 lock:  ## renew requirements.lock (needs uv)
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
 	  --all-extras --group dev pyproject.toml -o requirements.lock
