@@ -89,7 +89,8 @@ def _condition(left: F8, seen: list[F8], x: F8, sd: F8) -> tuple[F8, list[F8]]:
     inverse = _gain_matrix(x, sd)
 
     def rest(y: F8) -> F8:
-        moved = y - noisy @ inverse @ (x.T @ y / x.shape[0])
-        return moved - moved.mean(axis=0)
+        moved: F8 = y - noisy @ inverse @ (x.T @ y / x.shape[0])
+        centred: F8 = moved - moved.mean(axis=0)
+        return centred
 
     return rest(left), [rest(candidate) for candidate in seen]

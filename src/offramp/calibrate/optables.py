@@ -37,9 +37,8 @@ def infersim_anchors(folder: Path, device: Device, chip: str) -> Iterator[Anchor
     columns |= {"latency": _column(rows, "latency_us") * US_TO_MS, "gemm_dtype": np.full(len(rows), "fp8")}
     timings, _ = gemm_timings(columns, device, {"fp8": "fp8"})
     shares, memory, floor, error = fit_roofline(timings, groups=1)
-    yield from anchors_of(
-        device, "", source, error, len(rows), gemm_compute_8=shares[0], gemm_memory=memory, gemm_floor_s=floor
-    )
+    del memory  # of FP8 kernels alone; the parameter stands for all dtypes
+    yield from anchors_of(device, "", source, error, len(rows), gemm_compute_8=shares[0], gemm_floor_s=floor)
     grouped = _grouped(folder, device, chip)
     shares, memory, floor, error = fit_roofline(grouped, groups=1)
     yield from anchors_of(

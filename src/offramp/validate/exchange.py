@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from offramp.core.record import Record
 from offramp.cost.calibration import Calibration
+from offramp.cost.deploy import RESIDUAL_SHARES
 from offramp.validate.cases import Case
 from offramp.validate.closed import make_batch
 from offramp.validate.predict import NOISE, median_draw, parameters_of, residual_of, solve_draws
@@ -91,9 +92,7 @@ def predict_pairs(pairs: Sequence[tuple[Case, Case]], calibration: Calibration) 
     found: list[Pair] = []
     for i, (a, b) in enumerate(pairs):
         first, second = rate[:, 2 * i] * a.row.osl / a.row.chips, rate[:, 2 * i + 1] * b.row.osl / b.row.chips
-        sd = math.hypot(
-            residual.group_sd, residual.row_sd
-        )  # of the ratio: half of each side's is common to engine and model
+        sd = math.hypot(residual.group_sd * math.sqrt(2.0 * RESIDUAL_SHARES[2]), residual.row_sd)
         spread = np.sort((np.log(first / second)[:, None] + sd * NOISE[None, :]).ravel())
         p10, p50, p90 = np.exp(np.quantile(spread, [0.1, 0.5, 0.9]))
         row = a.row
