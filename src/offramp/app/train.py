@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,13 +15,13 @@ from offramp.app.economics import Ledger
 from offramp.app.study import Study, Workload
 from offramp.app.studyfile import load_study
 from offramp.app.train_cells import Setting, cell, framework_of, load_model, question_of
-from offramp.app.train_extra import break_even, exchange, goodput_check, resources, trying
+from offramp.app.train_extra import break_even, exchange, goodput_check, published, resources, trying
 from offramp.catalog import Chip
 from offramp.core.errors import CatalogError, InfeasibleError, InputError, OfframpError
 from offramp.core.result import Column, FigureLog, Notice, Result, Table, hash_inputs, table_of
 from offramp.core.units import DAY_S
 from offramp.train.outlook import Outlook, Question, chips_for
-from offramp.train.parameters import load_posterior
+from offramp.train.parameters import DATA, load_posterior
 
 Progress = Callable[[str], None]
 LATEST: Final = dt.date(2026, 11, 23)
@@ -72,10 +73,11 @@ def train(
         text = "the step model was fitted to rows published after as_of; facts about chips are those known then"
         notices.append(Notice(kind="hindsight", text=text))
     notices.append(Notice(kind="no-failure-data", text=NO_FAILURE_DATA))
+    record = _record(setting, runs)
     failed = [c for run in runs for c in run["cells"] if c["status"] != "ok"]
     inputs: dict[str, bytes | str | int | float | None] = {**loaded.inputs, "posterior": posterior.version}
     return Result(
-        command="train", answer={"study": study.study.name, "as_of": str(as_of or LATEST), "currency": study.study.currency, "runs": runs},
+        command="train", answer={"study": study.study.name, "as_of": str(as_of or LATEST), "currency": study.study.currency, "record": record, "runs": runs},
         inputs_hash=hash_inputs(inputs), data_version=book.version, status="partial" if failed else "ok",
         tables={"runs": _table(runs, study)}, knowledge_horizon=log.horizon, seed=study.study.seed, figures=log.figures,
         warnings=tuple(notices), offramp_version=__version__,
@@ -151,6 +153,7 @@ def _run(
             answer, out = cell(setting, question, chip, count, work.deadline_s)
             if answer["status"] == "ok":
                 answer["goodput_check"] = goodput_check(question, out, setting.study.study.seed)
+                answer["published"] = published(model.id, question.tokens, answer)
                 done[chip.id] = (question, out)
             _tell(setting, question, chip, answer, count)
         except (InfeasibleError, CatalogError) as error:
@@ -218,6 +221,36 @@ def _matches(chip: str, pattern: str) -> bool:
     from fnmatch import fnmatchcase
 
     return fnmatchcase(chip, pattern)
+
+
+def _record(setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What is publicly known of training on Huawei's chips, what is not, and what the numbers here add; else None.
+
+    Statements known after ``as_of`` are left out.
+    """
+    cells = [c for run in runs for c in run["cells"] if c["chip"].startswith("huawei/") and c["status"] == "ok"]
+    if not cells:
+        return None
+    raw = tomllib.loads((DATA / "record.toml").read_text(encoding="utf-8"))
+    day = setting.study.study.as_of
+    known = [{**entry, "as_of": str(entry["as_of"])} for entry in raw["known"] if day is None or entry["as_of"] <= day]
+    evens = {entry["chip"]: entry for run in runs for entry in run["break_even"]}
+    parts: list[str] = []
+    for c in cells:
+        words = f"{c['chip']}: {c['days']['p10']:.0f} to {c['days']['p90']:.0f} days on {c['active_chips']:,} chips"
+        even = evens.get(c["chip"])
+        if even is not None:
+            words += f" (an MFU of {even['mfu_needed_without_failures']:.0%} without any failure would match the chip in use)"
+        parts.append(words)
+    lost = max(1.0 - c["goodput"]["p50"] for c in cells)
+    reading = (
+        "What this model adds: "
+        + "; ".join(parts)
+        + f". More chips or more days buy speed, and failures at the assumed rates "
+        f"cost up to {lost:.0%} of the time at the median, not the run. What would stop a run is software that does not "
+        "work, which is an assumed probability here and no number that anyone published."
+    )
+    return {"known": known, "unknown": raw["unknown"], "reading": reading}
 
 
 def _table(runs: list[dict[str, Any]], study: Study) -> Table:

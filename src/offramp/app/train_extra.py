@@ -123,7 +123,7 @@ def trying(
     table = _maturity()
     vendor = chip.vendor.lower()
     chances = table["success"].get(vendor, table["success"]["default"])
-    months = table["port_months"]["default"]
+    months = _months(table, vendor)
     learned = float(table["evidence"]["after_smaller"]["value"])
     if ours["cost"] is None or base["cost"] is None:
         return []
@@ -161,10 +161,29 @@ def _note_assumptions(setting: Setting, vendor: str, table: dict[str, Any]) -> N
     group = vendor if vendor in table["success"] else "default"
     entries = {f"success/{group}/{name}": value for name, value in chances.items()}
     entries |= {f"delay_weight/{name}": value for name, value in table["delay_weight"].items()}
-    entries |= {f"port_months/{name}": value for name, value in table["port_months"]["default"].items()}
+    entries |= {f"port_months/{name}": value for name, value in _months(table, vendor).items()}
     for name, value in entries.items():
         figure = Figure(
             value=float(value["value"]), unit="1", source=str(evidence["source"]), as_of=evidence["as_of"],
             confidence="assumed", low=float(value["low"]), high=float(value["high"]),
         )  # fmt: skip
         setting.log.use(f"train/maturity/{name}", figure)
+
+
+def _months(table: dict[str, Any], vendor: str) -> dict[str, Any]:
+    return table["port_months"].get(vendor, table["port_months"]["default"])
+
+
+def published(run_model: str, tokens: float, answer: dict[str, Any]) -> dict[str, Any] | None:
+    """The published run that is the same (model, chip, chips, tokens), and the prediction over it; else None."""
+    raw = tomllib.loads((DATA / "record.toml").read_text(encoding="utf-8"))
+    for entry in raw["reference"]:
+        same = (entry["model"], entry["chip"]) == (run_model, answer["chip"]) and entry["chips"] == answer[
+            "active_chips"
+        ]
+        if same and abs(tokens / entry["tokens"] - 1.0) < 0.01:
+            hours = {key: value * 24.0 * answer["active_chips"] for key, value in answer["days"].items()}
+            return {"chip_hours": entry["chip_hours"], "chip_hours_total": entry["chip_hours_total"],
+                    "source": entry["source"], "url": entry["url"], "predicted_chip_hours": hours,
+                    "predicted_over_published": hours["p50"] / entry["chip_hours"]}  # fmt: skip
+    return None

@@ -1,0 +1,255 @@
+"""The page of training runs: would they finish, what binds, what would have to be true, and whether to try."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from markupsafe import Markup as Html
+
+from offramp.core.result import Result
+from offramp.report import charts
+from offramp.report.html import (
+    Cell,
+    Col,
+    Page,
+    Section,
+    bullets,
+    decision,
+    number,
+    section,
+    spread,
+    stat,
+    table,
+)
+
+Item = dict[str, Any]
+PARTS: Final = {
+    "compute": "compute", "tp": "TP messages", "expert": "expert messages", "context": "CP messages", "gather": "weight gathering",
+    "hop": "stage to stage", "bubble": "pipeline bubble", "end": "gradients and optimiser", "failures": "failures and stops",
+}  # fmt: skip
+
+
+def page(result: Result) -> Page:
+    """The page of training runs."""
+    answer = result.answer
+    runs: list[Item] = answer["runs"]
+    sections: list[Section] = []
+    for run in runs:
+        sections += _sections(run, answer, result)
+    sections += _record(answer, result)
+    return Page(
+        title=answer["study"], question="Would the run finish on those chips?", subtitle=f"as of {answer['as_of']}",
+        lead=_lead(runs[0], answer), sections=sections, evidence=_evidence(runs, result),
+    )  # fmt: skip
+
+
+def _done(run: Item) -> list[Item]:
+    return [c for c in run["cells"] if c["status"] == "ok"]
+
+
+def _lead(run: Item, answer: Item) -> Html:
+    cells = _done(run)
+    if not cells:
+        return decision(
+            "On none of the chips would the run finish", points=[f"{c['chip']}: {c['why']}" for c in run["cells"]]
+        )
+    base = next((c for c in cells if c["chip"] == run["baseline"]), cells[0])
+    others = [c for c in cells if c is not base]
+    best = min(others, key=lambda c: c["days"]["p50"], default=None)
+    stats = [
+        stat(
+            f"days on {base['chip']}",
+            spread(*_q(base["days"]), evidence=base["chip"]),
+            f"{base['chips']:,} chips, spares included",
+        )
+    ]
+    finding = (
+        f"{run['tokens'] / 1e12:.4g} T tokens of {run['model']} take {base['days']['p50']:.0f} days on {base['chip']}"
+    )
+    points: list[Cell] = []
+    if best is not None:
+        low, high = best["days"]["p10"], best["days"]["p90"]
+        finding += f", and {low:.0f} to {high:.0f} days on as many {best['chip']}"
+        stats.append(stat(f"days on {best['chip']}", spread(*_q(best["days"]), evidence=best["chip"]), "80 % interval"))
+        stats.append(
+            stat(
+                "chips for one of the chip in use",
+                spread(*_q(best["exchange_rate"]), evidence=best["chip"]),
+                best["chip"],
+            )
+        )
+    for c in others:
+        top = [part for part in c["binds"] if part["part"] != "compute"][:2]
+        words = ", ".join(f"{part['what']} {part['share']:.0%}" for part in top)
+        late = "" if c["p_deadline"] is None else f"; on time with {c['p_deadline']:.0%}"
+        points.append(
+            f"{c['chip']}: {c['days']['p10']:.0f} to {c['days']['p90']:.0f} days{late}. Beside arithmetic: {words}."
+        )
+    points += [f"{c['chip']}: {c['why']}" for c in run["cells"] if c["status"] != "ok"]
+    return decision(finding, stats=stats, points=points)
+
+
+def _q(value: Item | None) -> tuple[float | None, float | None, float | None]:
+    return (None, None, None) if value is None else (value["p10"], value["p50"], value["p90"])
+
+
+def _sections(run: Item, answer: Item, result: Result) -> list[Section]:
+    cells = _done(run)
+    if not cells:
+        return []
+    found = [_outlook(run, cells, answer)]
+    found.append(_binds(run, cells))
+    found += [_even(run, entry) for entry in run["break_even"]]
+    tries = [entry for entry in run["break_even"] if entry["trying"]]
+    if tries:
+        found.append(_trying(run, tries, answer["currency"]))
+    found.append(_layouts(run, cells))
+    return found
+
+
+def _outlook(run: Item, cells: list[Item], answer: Item) -> Section:
+    rows = [
+        {"name": c["chip"], "low": c["days"]["p10"], "mid": c["days"]["p50"], "high": c["days"]["p90"]} for c in cells
+    ]
+    chart = charts.ranges(
+        rows, title=f"Days to finish {run['workload']} on {run['chips']:,} chips", x_title="days (10th, 50th, 90th percentile)",
+        reference=run["deadline_days"], reference_label="deadline", log=True,
+    )  # fmt: skip
+    columns = [Col(title="chip"), Col(title="days", align="right"), Col(title="on time", align="right"), Col(title="MFU", align="right"),
+               Col(title="goodput", align="right"), Col(title="chips per baseline chip", align="right"),
+               Col(title="chips for the deadline, p50", align="right"), Col(title="p90", align="right"),
+               Col(title="energy", unit="GWh", align="right"), Col(title="cost", unit=f"M {answer['currency']}", align="right")]  # fmt: skip
+    body: list[list[Cell]] = []
+    for c in cells:
+        needed = c["chips_for_deadline"] or {}
+        cost = c["cost"]
+        body.append([
+            c["chip"], spread(*_q(c["days"]), evidence=c["chip"]),
+            "–" if c["p_deadline"] is None else f"{c['p_deadline']:.0%}",
+            f"{c['mfu']['p10']:.0%} – {c['mfu']['p90']:.0%} of {c['mfu_of']}",
+            f"{c['goodput']['p10']:.0%} – {c['goodput']['p90']:.0%}", spread(*_q(c.get("exchange_rate"))),
+            _count(needed.get("p50")), _count(needed.get("p90")),
+            spread(*(v / 1e6 for v in _q(c["energy_kwh"]) if v is not None)),
+            "no price" if cost is None else spread(*(v / 1e6 for v in _q(cost) if v is not None)),
+        ])  # fmt: skip
+    held = [
+        f"Published: {c['published']['chip_hours'] / 1e6:.4g} M chip-hours on {c['chip']} ({c['published']['source']}). Predicted: "
+        f"{c['published']['predicted_chip_hours']['p50'] / 1e6:.3g} M "
+        f"({c['published']['predicted_chip_hours']['p10'] / 1e6:.3g} to {c['published']['predicted_chip_hours']['p90'] / 1e6:.3g})."
+        for c in cells
+        if c.get("published")
+    ]
+    ratio = [
+        f"{c['chip']}: {', '.join(f'{name.replace(chr(95), chr(32))} {value:.2g}' for name, value in c['resource_ratios'].items())}"
+        for c in cells if c["chip"] != run["baseline"] and "resource_ratios" in c
+    ]  # fmt: skip
+    return section(
+        f"{run['workload']}: when it is done", chart, table(columns, body), bullets(held) if held else "",
+        "Chips of each kind that equal one chip in use, by resource. Inference of large models follows memory bandwidth and "
+        "memory, training follows arithmetic, links and reliability, so the two exchange rates differ; the assessment of a "
+        "serving workload gives the other one.", bullets(ratio),
+    )  # fmt: skip
+
+
+def _count(value: int | None) -> Cell:
+    return "none reaches it" if value is None else number(f"{value:,}")
+
+
+def _binds(run: Item, cells: list[Item]) -> Section:
+    rows = [
+        {"name": c["chip"], "part": PARTS[p["part"]], "value": 100.0 * p["share"]} for c in cells for p in c["binds"]
+    ]
+    order = [PARTS[name] for name in PARTS if any(row["part"] == PARTS[name] for row in rows)]
+    return section(
+        f"{run['workload']}: what a day goes to",
+        charts.bars(rows, title="Share of wall time by what it is spent on", x_title="% of wall time", order=order),
+    )
+
+
+def _even(run: Item, entry: Item) -> Section:
+    rows = [
+        {"x": f"{p['restart_min']:.0f} min", "y": f"{p['hazard_per_chip_hour']:.1e}", "value": min(p["mfu_needed"], 1.5),
+         "label": f"{p['mfu_needed']:.0%}" if p["mfu_needed"] < 1.5 else "never"}
+        for p in entry["surface"]
+    ]  # fmt: skip
+    reachable = entry["mfu_needed_without_failures"] <= 1.0
+    title = f"MFU that {entry['chip']} needs to finish in {entry['base_days']:.0f} days"
+    chart = charts.heatmap(
+        rows, title=title, x_title="restart after a failure", y_title="failures per chip-hour", value_title="MFU"
+    )
+    said = (
+        f"With no failure at all it would need {entry['mfu_needed_without_failures']:.0%}; the model gives it {entry['mfu_p50']:.0%}. "
+        + ("" if reachable else "That is more than its peak: no reliability makes up for it, only more chips. ")
+    )
+    published = [
+        f"{p['what']}: at {p['mfu']:.0%} the same number of chips takes {p['days']:.0f} days."
+        for p in entry["published"]
+    ]
+    return section(f"What would have to be true: {entry['chip']}", said, chart, bullets(published))
+
+
+def _trying(run: Item, entries: list[Item], currency: str) -> Section:
+    columns = [Col(title="chip"), Col(title="stage"), Col(title="assumed chance"), Col(title="pays by itself from", align="right"),
+               Col(title="expected delay", unit="d", align="right"), Col(title="expected gain", unit=f"M {currency}", align="right"),
+               Col(title="worth it if being able to is worth", unit=f"M {currency}", align="right")]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for entry in entries:
+        for s in entry["trying"]:
+            even = s["break_even_success"]
+            rows.append([
+                entry["chip"], s["stage"], f"{s['success']['mid']:.0%} ({s['success']['low']:.0%} – {s['success']['high']:.0%})",
+                "never" if even is None else f"{even:.0%}", s["expected_delay_days"], s["gain"] / 1e6,
+                s["option_value_to_break_even"] / 1e6,
+            ])  # fmt: skip
+    return section(
+        f"{run['workload']}: whether to try first, and with which stage", table(columns, rows),
+        "Chances, months of porting and the cost of delay are assumed, and the study can replace them by what it knows. A "
+        "stage that fails falls back to the chip in use after the time lost. Small stages cost little to try and teach what "
+        "large ones need, which is why fine-tuning and post-training come before pre-training.",
+    )  # fmt: skip
+
+
+def _layouts(run: Item, cells: list[Item]) -> Section:
+    columns = [Col(title="chip"), Col(title="framework"), Col(title="dtype"), Col(title="layout"), Col(title="step", unit="s", align="right"),
+               Col(title="memory", unit="GiB", align="right"), Col(title="checkpoint every", unit="min", align="right"),
+               Col(title="goodput, closed form | simulated", align="right")]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for c in cells:
+        check = c["goodput_check"]
+        simulated = "–" if check["simulated"] is None else f"{check['closed']:.2%} | {check['simulated']:.2%}"
+        rows.append([
+            c["chip"], c["framework"], c["dtype"], c["layout_words"], spread(*_q(c["step_s"])), c["memory_bytes"] / 2**30,
+            c["checkpoint_interval_s"] / 60.0, simulated,
+        ])  # fmt: skip
+    return section(f"{run['workload']}: layouts", table(columns, rows))
+
+
+def _record(answer: Item, result: Result) -> list[Section]:
+    record = answer.get("record")
+    if not record:
+        return []
+    known = [
+        f"{entry['text']} ({entry['confidence']}: {entry['source']}, {entry['as_of']})" for entry in record["known"]
+    ]
+    assumed = [f"{f.id}: {f.value:g} {f.unit} ({f.low:g} to {f.high:g})" for f in result.figures
+               if f.confidence == "assumed" and f.id.startswith("train/") and f.low is not None and f.high is not None]  # fmt: skip
+    return [
+        section(
+            "Why did it go back to NVIDIA?",
+            record["reading"],
+            Html("<h3>Known</h3>"), bullets(known),
+            Html("<h3>Assumed here</h3>"), bullets(assumed),
+            Html("<h3>Unknown</h3>"), bullets(entry["text"] for entry in record["unknown"]),
+        )
+    ]  # fmt: skip
+
+
+def _evidence(runs: list[Item], result: Result) -> dict[str, tuple[str, list[str]]]:
+    found: dict[str, tuple[str, list[str]]] = {}
+    for run in runs:
+        for c in run["cells"]:
+            vendor = c["chip"].split("/")[0]
+            ids = [f.id for f in result.figures if f.id.startswith((f"chips/{c['chip']}", "systems/"))
+                   or (f.id.startswith("train/") and (vendor in f.id or "default" in f.id or f.id.count("/") == 1))]  # fmt: skip
+            found[c["chip"]] = (f"{run['workload']} on {c['chip']}", ids)
+    return found
