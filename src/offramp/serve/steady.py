@@ -200,13 +200,19 @@ def _mix(t: StepArrays, load: _Load, arrivals: F8, resident: F8, lengths: Length
     )  # fmt: skip
 
 
-def _price(t: StepArrays, load: _Load, mix: _Mix, resident: F8) -> _Step:
-    """Step times of a mix. [k]"""
+def _price(t: StepArrays, load: _Load, mix: _Mix, resident: F8, others: float) -> _Step:
+    """Step times of a mix, as a request sees them. [k]
+
+    In a closed loop it sees all residents, and at least itself; where arrivals are Poisson it sees the mean and itself.
+    """
     mixed = t.mixed_steps > 0
+    ratio = np.where(resident > 0, mix.arrivals / np.maximum(resident, 1e-30), 0.0)
+    resident = np.maximum(1.0, np.minimum(resident + others, np.maximum(resident, _limit(t, load))))
+    sharing = np.minimum(ratio * resident * load.steps, resident)
     context = load.isl + 0.5 * load.osl
-    per_step = mix.arrivals / mix.share
+    per_step = np.maximum(mix.arrivals / mix.share, 1 / mix.own)
     # Where no request is in prefill, all residents decode; beside a prefill step the others do.
-    beside = np.clip(resident - (resident - mix.arrivals * load.steps) / mix.share, 0.0, resident)
+    beside = np.clip(resident - (resident - sharing) / mix.share, 0.0, resident)
     chunks = np.maximum(1.0, per_step * mix.own)
     pairs = per_step * load.isl * (load.isl + 1) / 2
     prefill = _prefill_step(t, beside, context, tokens=per_step * load.isl, chunks=chunks, pairs=pairs)
@@ -266,7 +272,7 @@ def steady_state(
     return _open(t, load, per_engine)
 
 
-def _solve(t: StepArrays, load: _Load, resident: F8, lengths: Lengths) -> tuple[_Step, _Mix]:
+def _solve(t: StepArrays, load: _Load, resident: F8, lengths: Lengths, others: float = 0.0) -> tuple[_Step, _Mix]:
     """Step times and mix with so many requests resident; the mix's wait is that of the whole stay."""
     mixed = t.mixed_steps > 0
     decodes = np.maximum(load.steps, 1e-3)
@@ -278,7 +284,7 @@ def _solve(t: StepArrays, load: _Load, resident: F8, lengths: Lengths) -> tuple[
         arrivals = 0.5 * (mix.arrivals + np.where(mixed, np.minimum(wanted, mix.most), wanted))
         mix = _mix(t, load, arrivals, resident, lengths)
     stay = np.where(mixed, np.maximum(resident / mix.arrivals - decodes, 1.0), mix.wait)
-    return _price(t, load, mix, resident), replace(mix, wait=stay)
+    return _price(t, load, mix, resident, others), replace(mix, wait=stay)
 
 
 def _tpot(t: StepArrays, load: _Load, step: _Step, mix: _Mix) -> F8:
@@ -294,9 +300,9 @@ def _closed(t: StepArrays, load: _Load, per_engine: F8, lengths: Lengths) -> Ste
     limit = _limit(t, load)
     resident = np.minimum(per_engine, limit)
     step, mix = _solve(t, load, resident, lengths)
-    for _ in range(3 if np.any(t.first_token_s > 0) else 0):  # host delay takes requests out of the engine for a while
-        in_engine = per_engine - mix.arrivals * t.first_token_s / step.mean_s
-        resident = np.maximum(np.minimum(in_engine, limit), 1e-6)
+    for _ in range(4 if np.any(t.first_token_s > 0) else 0):  # host delay takes requests out of the engine for a while
+        stay = resident * step.mean_s / mix.arrivals
+        resident = np.minimum(per_engine * stay / (stay + t.first_token_s), limit)
         step, mix = _solve(t, load, resident, lengths)
     rate = mix.arrivals / step.mean_s
     tpot = _tpot(t, load, step, mix)
@@ -351,11 +357,11 @@ def _open(t: StepArrays, load: _Load, per_engine: F8) -> SteadyState:
     target = np.minimum(per_engine, capacity)
     for _ in range(18):  # the rate grows with the number of resident requests
         middle = 0.5 * (low + high)
-        step, mix = _solve(t, load, np.maximum(middle, 1e-6), "varied")
+        step, mix = _solve(t, load, np.maximum(middle, 1e-6), "varied", 1.0)
         short = mix.arrivals / step.mean_s < target
         low, high = np.where(short, middle, low), np.where(short, high, middle)
     resident = np.maximum(0.5 * (low + high), 1e-6)
-    step, mix = _solve(t, load, resident, "varied")
+    step, mix = _solve(t, load, resident, "varied", 1.0)
     tpot = _tpot(t, load, step, mix)
     ttft = t.first_token_s + _open_wait(t, load, step, mix, resident)
     latencies = (tpot, np.where(stable, ttft, np.inf), ttft)
