@@ -104,7 +104,7 @@ def both(pools: tuple[PoolSpec, ...], requests: Requests, config: ServeConfig) -
     )
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(deployments(), workloads(), configs())
 def test_kernel_equals_oracle(pools: tuple[PoolSpec, ...], requests: Requests, config: ServeConfig) -> None:
     try:
@@ -133,7 +133,7 @@ def test_kernel_equals_oracle(pools: tuple[PoolSpec, ...], requests: Requests, c
         assert getattr(fast.itl_s, name) == pytest.approx(getattr(slow.itl_s, name), rel=2.1 * RELATIVE_ERROR)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(deployments(), workloads(), configs())
 def test_blocks_are_conserved_and_every_accepted_request_completes(
     pools: tuple[PoolSpec, ...], requests: Requests, config: ServeConfig
