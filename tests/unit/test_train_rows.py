@@ -1,0 +1,96 @@
+"""Published rows are read as they are printed, and bad ones are named."""
+
+from __future__ import annotations
+
+import pytest
+
+from offramp import catalog
+from offramp.train.cases import build, usable_devices
+from offramp.train.decision import Stage, judge
+from offramp.train.rows import Rejected, TrainRow, is_training, read_row
+
+KNOWN = frozenset(catalog.load().chips)
+ROW = {
+    "id": "r1", "accelerator": "NVIDIA H100 SXM 80GB", "n_accelerators": "1024", "model": "LLAMA3.1_405B", "precision": "FP8",
+    "framework": "Megatron-Bridge (NeMo) Pre-Training Performance", "framework_version": "26.06 NeMo Container", "tp": "8",
+    "pp": "8", "vp": "8", "cp": "2", "ep": "n/a", "global_batch_seqs": "1536", "micro_batch": "1", "seq_len": "8192",
+    "step_time_s": "37.693", "tokens_per_s_per_gpu": "326", "source": "x", "confidence": "measured-by-vendor",
+}  # fmt: skip
+
+
+def read(**changes: str) -> TrainRow:
+    found = read_row({**ROW, **changes}, KNOWN)
+    assert isinstance(found, TrainRow)
+    return found
+
+
+def test_row_is_read() -> None:
+    row = read()
+    assert (row.chip.id if row.chip else "", row.framework.id, row.release) == (
+        "nvidia/h100",
+        "megatron-bridge",
+        "26.06",
+    )
+    assert (row.tp, row.pp, row.vp, row.cp, row.ep, row.batch_sequences) == (8, 8, 8, 2, 0, 1536)
+    assert row.metrics == {"step_time_s": 37.693, "tokens_per_s_per_chip": 326.0}
+
+
+@pytest.mark.parametrize(
+    ("published", "chip"),
+    [("NVIDIA Blackwell Ultra GPU (GB300)", "nvidia/gb300"), ("NVIDIA H200-SXM5-141GB", "nvidia/h200"),
+     ("Ascend 910B (Atlas 800T A2)", "huawei/ascend-910b"), ("Ascend 910C (CloudMatrix384)", "huawei/ascend-910c"),
+     ("AMD Instinct MI325X 256GB HBM3E DLC", "amd/mi325x"), ("nvidia/a100", "nvidia/a100")],
+)  # fmt: skip
+def test_chip_names_are_mapped_by_data(published: str, chip: str) -> None:
+    row = read(accelerator=published)
+    assert row.chip is not None
+    assert row.chip.id == chip
+
+
+def test_hardware_flop_a_third_above_model_flop_mean_full_recompute() -> None:
+    assert read(mfu_pct="39.38", hfu_pct="52.5", conditions="activation checkpointing=").recompute == "full"
+    assert read(mfu_pct="36.34", hfu_pct="36.34").recompute == "none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"step_time_s": "fast"}, "is no number"), ({"mfu_pct": "250"}, "impossible"),
+     ({"step_time_s": "3.7"}, "of the batch"), ({"step_time_s": "-3"}, "impossible")],
+)  # fmt: skip
+def test_rows_that_cannot_be_right_are_named(changes: dict[str, str], why: str) -> None:
+    found = read_row({**ROW, **changes}, KNOWN)
+    assert isinstance(found, Rejected)
+    assert why in found.why
+
+
+def test_more_flop_than_the_peak_is_rejected() -> None:
+    found = build(read(tokens_per_s_per_gpu="3000", step_time_s="", global_batch_seqs=""), catalog.load())
+    assert isinstance(found, Rejected)
+
+
+def test_serving_files_are_not_training_files() -> None:
+    assert is_training(list(ROW))
+    assert not is_training(["id", "chip", "model", "output_tok_s", "mfu_pct"])
+    assert not is_training(["id", "chip", "model", "ttft_ms_mean"])
+
+
+def test_about_ten_thousand_is_a_count_that_divides() -> None:
+    assert usable_devices(10_000) == 9728
+    assert usable_devices(2048) == 2048
+    assert usable_devices(24) == 24
+
+
+def test_trying_pays_only_above_its_break_even() -> None:
+    stage = Stage(name="pretrain", success=0.5, port_s=10.0, failed_s=20.0, run_s=100.0, new_run_s=100.0, cost=100.0,
+                  new_cost=40.0, delay_cost_per_s=1.0, attempt_cost=5.0)  # fmt: skip
+    verdict = judge(stage)
+    assert verdict.gain == pytest.approx(0.5 * (60.0 - 10.0) - 0.5 * 20.0 - 5.0)
+    assert verdict.break_even_success == pytest.approx(25.0 / 70.0)
+    at_even = judge(Stage(**{**{f: getattr(stage, f) for f in Stage.__struct_fields__}, "success": 25.0 / 70.0}))
+    assert at_even.gain == pytest.approx(0.0, abs=1e-9)
+    assert (
+        judge(
+            Stage(**{**{f: getattr(stage, f) for f in Stage.__struct_fields__}, "new_cost": 200.0})
+        ).break_even_success
+        is None
+    )
