@@ -37,9 +37,15 @@ scan-recall: $(STAMP)  ## recall of the scan on real ports into docs/recall.md; 
 	@test -n "$(CLONES)" || { echo 'Say where the clones are: make scan-recall CLONES=<folder>'; exit 2; }
 	$(BIN)/python bench/scan_recall.py $(CLONES)
 
+docs: $(STAMP)  ## the reference pages that come from the code: docs/study.md, docs/commands.md
+	$(BIN)/python tools/make_reference.py
+
 lock:  ## renew requirements.lock (needs uv)
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
 	  --all-extras --group dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) demo-report .pytest_cache .hypothesis
+
+validate: $(STAMP)  ## refit, cross-validate, write docs/validation.md (ROWS=file in the serving schema)
+	$(BIN)/python tools/make_validation.py $(ROWS)

@@ -119,7 +119,8 @@ def _notices(findings: list[Finding], target: str) -> list[Notice]:
 def _tables(groups: list[Group]) -> dict[str, Any]:
     rows = [
         {
-            "rank": group.rank, "class": group.kind, "symbol": group.symbol, "effort": group.effort, "stage": group.stage,
+            "rank": group.rank, "class": group.kind, "symbol": group.symbol, "effort": group.effort,
+            "stage": group.stage,
             "occurrences": group.occurrences, "unguarded": group.unguarded, "files": group.files, "days": group.days,
             "replacement": group.replacement, "first": group.first[0] if group.first else "",
         }

@@ -141,7 +141,8 @@ def _print_answer(out: Any, result: Result) -> None:
     days = answer["engineer_days"]
     out.print(answer["verdict"], markup=False, style="bold")
     out.print(
-        f"{answer['files']} files, {answer['lines']} lines, {answer['findings_count']} places in {answer['groups_count']} groups; "
+        f"{answer['files']} files, {answer['lines']} lines, {answer['findings_count']} places "
+        f"in {answer['groups_count']} groups; "
         f"{answer['guarded']} places are guarded already.",
         markup=False,
     )
@@ -149,7 +150,8 @@ def _print_answer(out: Any, result: Result) -> None:
         _print_files(out, answer)
         return
     out.print(
-        f"Work: about {days['mid']:g} engineer-days ({days['low']:g} to {days['high']:g}); {answer['engineer_days_basis']}.",
+        f"Work: about {days['mid']:g} engineer-days ({days['low']:g} to {days['high']:g}); "
+        f"{answer['engineer_days_basis']}.",
         markup=False,
     )
     for title, key in (
@@ -160,7 +162,8 @@ def _print_answer(out: Any, result: Result) -> None:
         part = answer[key]
         spent = part["engineer_days"]
         out.print(
-            f"{title}: {part['findings']} places in {part['groups']} groups, {spent['mid']:g} days ({spent['low']:g} to {spent['high']:g})",
+            f"{title}: {part['findings']} places in {part['groups']} groups, "
+            f"{spent['mid']:g} days ({spent['low']:g} to {spent['high']:g})",
             markup=False,
         )
     table = RichTable(title="What a porter does first", title_justify="left", show_edge=False, pad_edge=False)

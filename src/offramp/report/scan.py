@@ -71,12 +71,17 @@ def _groups(answer: Item) -> Section | None:
     groups = answer["groups"]
     if not groups:
         return None
-    columns = [Col(title="#", align="right"), Col(title="effort"), Col(title="class"), Col(title="symbol"), Col(title="places", align="right"),
-               Col(title="guarded", align="right"), Col(title="days", align="right"), Col(title="instead"), Col(title="first")]  # fmt: skip
+    columns = [Col(title="#", align="right"), Col(title="effort"), Col(title="class"), Col(title="symbol"),
+               Col(title="places", align="right"),
+               Col(title="guarded", align="right"), Col(title="days", align="right"), Col(title="instead"),
+               Col(title="first")]  # fmt: skip
     rows = [_group_row(group) for group in groups[:MOST_GROUPS]]
     top = groups[:15]
     chart = charts.bars(
-        [{"name": group["symbol"][:38], "part": group["effort"], "value": group["days"]} for group in top if group["days"] > 0],
+        [
+            {"name": group["symbol"][:38], "part": group["effort"], "value": group["days"]}
+            for group in top if group["days"] > 0
+        ],
         title="Where the days go, among the first groups", x_title="engineer-days",
     ) if any(group["days"] > 0 for group in top) else Html("")  # fmt: skip
     return section("What a porter does first", chart, table(columns, rows, compact=True), anchor="groups")
@@ -86,7 +91,8 @@ def _group_row(group: Item) -> list[Cell]:
     effort = badge(group["effort"], {"L0": "good", "L1": "good", "L2": "warn"}.get(group["effort"], "bad"))  # type: ignore[arg-type]
     lead = Html("") if group["verified"] else badge("unverified", "warn")
     return [
-        group["rank"], effort, group["class"], group["symbol"], group["occurrences"], group["occurrences"] - group["unguarded"],
+        group["rank"], effort, group["class"], group["symbol"], group["occurrences"],
+        group["occurrences"] - group["unguarded"],
         group["days"], join([group["replacement"], " ", lead]), group["first"][0] if group["first"] else "",
     ]  # fmt: skip
 
@@ -95,7 +101,8 @@ def _entries(answer: Item) -> Section | None:
     if not answer["entry_points"]:
         return None
     columns = [Col(title="entry point"), Col(title="files", align="right"), Col(title="places", align="right"),
-               Col(title="before the first run", align="right"), Col(title="hardest"), Col(title="days", align="right")]  # fmt: skip
+               Col(title="before the first run", align="right"), Col(title="hardest"),
+               Col(title="days", align="right")]  # fmt: skip
     rows: list[list[Cell]] = [
         [row["entry"], row["files"], row["findings"], row["before_first_run"], row["hardest"], row["engineer_days"]]
         for row in answer["entry_points"][:50]
@@ -126,7 +133,8 @@ def _places(answer: Item) -> Section | None:
         return None
     columns = [Col(title="place"), Col(title="class"), Col(title="what"), Col(title="instead"), Col(title="source")]
     rows: list[list[Cell]] = [
-        [f"{item['path']}:{item['line']}", join([item["class"], " ", badge("guarded") if item["guarded"] else ""]), item["message"],
+        [f"{item['path']}:{item['line']}", join([item["class"], " ", badge("guarded") if item["guarded"] else ""]),
+         item["message"],
          item["replacement"], Html("<code>{}</code>").format(item["snippet"])]
         for item in found[:MOST_FINDINGS]
     ]  # fmt: skip

@@ -13,6 +13,7 @@ import msgspec
 from offramp.core.figure import Figure, check_figure
 from offramp.core.record import Record
 from offramp.core.result import FigureLog
+from offramp.core.units import DAY_S
 from offramp.scan.engine import Scan
 from offramp.scan.finding import Finding
 from offramp.scan.judge import ORDER, classes
@@ -22,7 +23,8 @@ from offramp.scan.target import DATA, Target
 EFFORT_WEIGHT: Final = {"L0": 1.0, "L1": 2.0, "L2": 4.0, "L3": 8.0, "L4": 12.0}
 STAGE_WEIGHT: Final = {"first-run": 3.0, "full-speed": 1.5, "later": 0.4}
 ROLE_WEIGHT: Final = {
-    "source": 1.0, "build": 1.0, "infra": 0.8, "example": 0.3, "benchmark": 0.2, "test": 0.15, "doc": 0.05, "vendored": 0.1, "generated": 0.1,
+    "source": 1.0, "build": 1.0, "infra": 0.8, "example": 0.3, "benchmark": 0.2, "test": 0.15, "doc": 0.05,
+    "vendored": 0.1, "generated": 0.1,
 }  # fmt: skip
 """How much one occurrence counts for the rank, by what the file is for. Assumed."""
 DAYS_ROLES: Final = frozenset({"source", "build", "infra"})
@@ -83,10 +85,12 @@ def _group(key: tuple[str, str], members: list[Finding], log: FigureLog) -> Grou
     reach = sum(ROLE_WEIGHT[f.role] * (GUARDED_SHARE if f.guarded else 1.0) for f in members)
     days = days_of(members, log)
     return Group(
-        rank=0, symbol=symbol, kind=kind, title=classes()[kind]["title"], effort=effort, stage=stage, replacement=head.replacement,
+        rank=0, symbol=symbol, kind=kind, title=classes()[kind]["title"], effort=effort, stage=stage,
+        replacement=head.replacement,
         message=head.message, occurrences=len(members), unguarded=sum(not f.guarded for f in members),
         files=len({f.path for f in members}), roles=dict(Counter(f.role for f in members)), reach=round(reach, 2),
-        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage] * float(classes()[kind].get("weight", 1.0)), 3), days=days[0], days_low=days[1], days_high=days[2],
+        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage] * float(classes()[kind].get("weight", 1)), 3),
+        days=days[0], days_low=days[1], days_high=days[2],
         fixable=sum(f.fixable for f in members), verified=all(f.verified for f in members), evidence=head.evidence,
         first=tuple(f"{f.path}:{f.line}" for f in sorted(members, key=_nearest)[:5]),
     )  # fmt: skip
@@ -120,7 +124,7 @@ def days_of(members: list[Finding], log: FigureLog) -> tuple[float, float, float
     ]
     for name, count in parts:
         figure = log.use(f"scan/effort#{name}", _day_figures()[name])
-        day = 86_400.0
+        day = DAY_S
         for at, value in enumerate((figure.si, *figure.si_range)):
             total[at] += count * value / day
     return round(total[0], 3), round(total[1], 3), round(total[2], 3)
@@ -159,7 +163,8 @@ def summary(scan: Scan, findings: list[Finding], groups: list[Group], *, target:
         "engineer_days": days,
         "engineer_days_basis": (
             "assumed days per group of one symbol plus days per place, by effort class (scan/effort.toml); "
-            "low and high take every assumption at its end; tests, examples, documents and vendored code are not counted"
+            "low and high take every assumption at its end; tests, examples, documents and vendored code "
+            "are not counted"
         ),
         "by_effort": {level: sum(f.effort == level for f in active) for level in ORDER},
         "by_class": dict(Counter(f.kind for f in findings).most_common()),
@@ -193,7 +198,9 @@ def _verdict(findings: list[Finding], blockers: list[Finding], target: Target) -
     if not findings:
         return "Nothing in it is tied to CUDA: it runs where its Python packages run."
     if not blockers:
-        return f"It may run on {target.name} today: every place that names CUDA is guarded, optional, or not in the way of a run."
+        return (
+            f"It may run on {target.name} today: every place that names CUDA is guarded, optional, or not in the way."
+        )
     hard = [f for f in blockers if f.effort in ("L3", "L4")]
     files = len({f.path for f in blockers})
     text = (

@@ -249,12 +249,7 @@ def merge_near(hits: list[Hit]) -> list[Hit]:
     merged: list[Hit] = []
     for hit in hits:
         last = merged[-1] if merged else None
-        joins = (
-            last is not None
-            and hit.kind.startswith("cpp.")
-            and last.kind.startswith("cpp.")
-            and last.guarded == hit.guarded
-        )
+        joins = last is not None and last.guarded == hit.guarded and _family(hit.kind) == _family(last.kind) in _JOINED
         if last is not None and joins and hit.line - last.end_line <= NEAR and hit.line - last.line <= 40:
             also = tuple(dict.fromkeys([*last.also, *([hit.symbol] if hit.symbol != last.symbol else []), *hit.also]))
             merged[-1] = msgspec.structs.replace(last, end_line=max(last.end_line, hit.end_line), also=also)

@@ -185,7 +185,7 @@ def _belongs(kind: str, role: str, *, busy: bool) -> bool:
     return kind != "import.site" or product or (role == "test" and busy)
 
 
-BUSY: Final = 5
+BUSY: Final = 3
 """Unguarded places from which a test file counts as full of device calls."""
 
 

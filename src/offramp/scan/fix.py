@@ -177,7 +177,7 @@ class _Finder(cst.CSTVisitor):
         place = self._range(node)
         return Edit(place.start.line, place.start.column, place.end.line, place.end.column, text, symbol)
 
-    def visit_Module(self, node: cst.Module) -> None:  # noqa: N802 - name given by libcst
+    def visit_Module(self, node: cst.Module) -> None:
         """Where torch is imported at the top level, and where a constant can stand."""
         for stmt in node.body:
             if not isinstance(stmt, cst.SimpleStatementLine):
@@ -197,7 +197,7 @@ class _Finder(cst.CSTVisitor):
                 elif isinstance(small, cst.Assign) and _path(small.targets[0].target) == CONSTANT:
                     self.has_constant = True
 
-    def visit_Attribute(self, node: cst.Attribute) -> bool:  # noqa: N802 - name given by libcst
+    def visit_Attribute(self, node: cst.Attribute) -> bool:
         """torch.cuda.X, as far as this torch has an agnostic form."""
         path = _path(node)
         if path not in CALLS or path.rsplit(".", 1)[-1] in self.mocked or self.torch < CALLS[path][1]:
@@ -229,7 +229,7 @@ class _Finder(cst.CSTVisitor):
             return (self._range(parent.body), self._range(parent.test))
         return ()
 
-    def visit_Call(self, node: cst.Call) -> None:  # noqa: N802 - name given by libcst
+    def visit_Call(self, node: cst.Call) -> None:
         """Device names in the arguments of calls, mixed precision, init_process_group."""
         path = _path(node.func)
         if path in AMP and self.torch >= STRINGS:
@@ -267,7 +267,7 @@ class _Finder(cst.CSTVisitor):
         end = self._range(node).end
         return Edit(end.line, end.column - 1, end.line, end.column - 1, CONSTANT, "device type")
 
-    def visit_IfExp(self, node: cst.IfExp) -> None:  # noqa: N802 - name given by libcst
+    def visit_IfExp(self, node: cst.IfExp) -> None:
         """``"cuda" if torch.cuda.is_available() else "cpu"``."""
         is_cuda = isinstance(node.body, cst.SimpleString) and node.body.evaluated_value == "cuda"
         checked = isinstance(node.test, cst.Call) and _path(node.test.func) == "torch.cuda.is_available"
@@ -292,10 +292,7 @@ class _Finder(cst.CSTVisitor):
 
     def _stands(self, edit: Edit, kept: list[Edit]) -> bool:
         """A device name behind ``torch.cuda.is_available`` changes only together with the check."""
-        for check, places in self.checks:
-            if places and _inside(edit, places[0]) and check not in kept:
-                return False
-        return True
+        return not any(places and _inside(edit, places[0]) and check not in kept for check, places in self.checks)
 
 
 def _inside(edit: Edit, place: CodeRange) -> bool:

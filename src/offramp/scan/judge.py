@@ -38,8 +38,10 @@ def judge(scan: FileScan, *, target: Target, torch: tuple[int, ...]) -> list[Fin
         fingerprint = hashlib.blake2b(f"{key}|{seen[key]}".encode("utf-8", "replace"), digest_size=10).hexdigest()
         found.append(
             Finding(
-                path=scan.path, line=hit.line, end_line=hit.end_line, column=hit.column, symbol=hit.symbol, kind=hit.kind,
-                effort=verdict["effort"], replacement=verdict["replacement"], guarded=hit.guarded, target=target.chip, role=scan.role,
+                path=scan.path, line=hit.line, end_line=hit.end_line, column=hit.column, symbol=hit.symbol,
+                kind=hit.kind,
+                effort=verdict["effort"], replacement=verdict["replacement"], guarded=hit.guarded, target=target.chip,
+                role=scan.role,
                 stage=_stage(hit, scan, verdict["stage"]), message=verdict["message"], evidence=verdict["evidence"],
                 verified=verdict["verified"], context=hit.context, snippet=snippet, fixable=has_fix(hit, torch=torch),
                 fingerprint=fingerprint, also=hit.also, related=hit.related,
@@ -86,8 +88,10 @@ def _verdict(hit: Hit, *, target: Target, torch: tuple[int, ...]) -> dict[str, A
 
 def _fills(hit: Hit, target: Target) -> dict[str, str]:
     return {
-        "symbol": hit.symbol, "device": target.device, "name": target.name, "dist_backend": target.dist_backend, "image": target.image,
-        "gpu_resource": target.gpu_resource, "monitor": target.monitor, "kernels": target.kernels, "launch": target.launch,
+        "symbol": hit.symbol, "device": target.device, "name": target.name, "dist_backend": target.dist_backend,
+        "image": target.image,
+        "gpu_resource": target.gpu_resource, "monitor": target.monitor, "kernels": target.kernels,
+        "launch": target.launch,
         "visible_env": target.visible_env, "note": hit.note or "limited",
         "grid_max": str(target.triton_grid_max) if target.triton_grid_max else "the target's limit",
     }  # fmt: skip

@@ -133,7 +133,9 @@ def check_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> tuple[frozenset[
     if len(chain) > 1 and headers[-1] - head.lineno > NEAR:
         spot = headers[-1]
         symbol = "if " + "/".join(sorted(words))
-        file.add(last, "branch.missing", symbol, ctx=ctx._replace(guard=False), span=(spot, spot), note="where it belongs")
+        file.add(
+            last, "branch.missing", symbol, ctx=ctx._replace(guard=False), span=(spot, spot), note="where it belongs"
+        )
     return words, True
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable
 from typing import Final
 
 from offramp.scan import pybranch, symbols
-from offramp.scan.pyfile import Ctx, PyFile, dotted, resolve, token_lines
-from offramp.scan.words import CUDA_WORDS, device_name, device_words, is_cuda_name, library_word
+from offramp.scan.pyfile import Ctx, PyFile, dotted, resolve
+from offramp.scan.pyplaces import import_site, mentions
+from offramp.scan.pystrings import long_string, string_hit
+from offramp.scan.words import device_name, device_words, is_cuda_name, library_word
 
 Push = list[tuple[ast.AST, Ctx]]
-_NCCL: Final = re.compile(r"^(?:cpu:gloo,)?(?:cuda:)?nccl(?:,.*)?$", re.IGNORECASE)
-_SM: Final = re.compile(r"(?:^|[\s=,])(?:sm|compute)_\d{2,3}a?\b|-gencode|arch=compute|\bTORCH_CUDA_ARCH")
-_OOM: Final = re.compile(r"CUDA out of memory|CUDNN_STATUS|CUDA error|cuDNN error|CUBLAS_STATUS|NCCL error")
-_RAY_RANK: Final = re.compile(r"^RAY_(?:LOCAL_RANK|EXPERIMENTAL_NOSET_\w+)$")
 _METHODS: Final = frozenset({"cuda"})
 _SKIP_NAMES: Final = frozenset({"cuda_graph", "cudagraph"})
 
@@ -29,8 +26,8 @@ def walk(file: PyFile) -> None:
         handler = HANDLERS.get(type(node))
         if handler is None or not handler(file, node, ctx, stack):
             push_children(file, node, ctx, stack=stack)
-    _import_site(file)
-    _mentions(file)
+    import_site(file)
+    mentions(file)
 
 
 def push_children(file: PyFile, node: ast.AST, ctx: Ctx, *, stack: Push) -> None:
@@ -137,9 +134,9 @@ def on_attribute(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
         return path != ""
     if path:
         return _named(file, node, path, ctx=ctx)
-    if ctx.role == "compare" and not ctx.covered and node.attr.isupper() and device_words(node.attr):
-        if not file.target.covers(device_words(node.attr)):
-            file.add(node, "device.compare", dotted(node) or node.attr, ctx=ctx)
+    words = device_words(node.attr) if node.attr.isupper() and ctx.role == "compare" and not ctx.covered else None
+    if words and not file.target.covers(words):
+        file.add(node, "device.compare", dotted(node) or node.attr, ctx=ctx)
     return False
 
 
@@ -198,67 +195,12 @@ def on_constant(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
     if not isinstance(text, str) or ctx.role == "docstring" or not text:
         return True
     if len(text) > 400:
-        _long_string(file, node, text, ctx=ctx)
+        long_string(file, node, text, ctx=ctx)
         return True
     found = string_hit(file, text, ctx=ctx)
     if found:
         file.add(node, found[0], found[1], ctx=ctx, note=found[2])
     return True
-
-
-def string_hit(file: PyFile, text: str, *, ctx: Ctx) -> tuple[str, str, str] | None:
-    """Class, symbol and note of one string; None when it is harmless."""
-    name = device_name(text)
-    if name == "cuda":
-        if ctx.covered and ctx.role == "compare":
-            return None
-        return ("device.compare" if ctx.role == "compare" else "device.string", f'"{text}"', "")
-    if _NCCL.match(text):
-        return ("dist.backend", f'"{text}"', "comparison" if ctx.role == "compare" else "")
-    if name in ("gpu", "multi-gpu") and not ctx.covered and (ctx.role in ("compare", "key") or file.has_word("ray")):
-        return ("infra.ray" if file.has_word("ray") else "device.compare", f'"{text}"', "")
-    if ENV(text):
-        return ("env", text, "")
-    if _RAY_RANK.match(text) and file.has_word("ray"):
-        return ("infra.ray", text, "")
-    low = text.lower()
-    if low in symbols.OPTIONS and text not in file.imports:
-        kind, symbol = symbols.OPTIONS[low]
-        return (kind, f'"{text}"', symbol)
-    if "nvidia-smi" in low or "dcgmi" in low:
-        return ("monitor", "nvidia-smi", "")
-    if "nvidia.com/" in low:
-        return ("infra.k8s", text.strip()[:60], "")
-    if _OOM.search(text):
-        return ("memory.message", f'"{text.strip()[:40]}"', "")
-    if _SM.search(text):
-        return ("build.arch", text.strip()[:40], "")
-    if (
-        low in symbols.GPU_MODELS
-        and ctx.role in ("compare", "key")
-        and (file.has_word("torch") or "nvidia" in file.text.lower())
-    ):
-        return ("monitor.name", f'"{text}"', "")
-    if text.isidentifier() and is_cuda_name(text) and not text.isupper() and not ctx.covered:
-        return ("name.cuda", f'"{text}"', "")
-    if text.startswith("--"):
-        library = library_word(text)
-        if library:
-            return ("lib.option", text[:40], library)
-        if device_words(text) & CUDA_WORDS:
-            return ("device.option", text[:40], "")
-    return None
-
-
-def ENV(text: str) -> bool:
-    """True for an environment variable of CUDA, NCCL or their libraries."""
-    return (text in symbols.table_for("huawei") and text.isupper()) or bool(symbols.ENV_NAME.match(text))
-
-
-def _long_string(file: PyFile, node: ast.Constant, text: str, *, ctx: Ctx) -> None:
-    """CUDA source inside a Python string (load_inline, cupy.RawKernel, NVRTC)."""
-    if "__global__" in text or "cuda_runtime.h" in text:
-        file.add(node, "cuda.source", "CUDA source in a string", ctx=ctx)
 
 
 def on_joined(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
@@ -481,58 +423,6 @@ def on_global(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
             file.add(node, "name.cuda", name, ctx=ctx)
             break
     return True
-
-
-def _import_site(file: PyFile) -> None:
-    """The last import of a module whose device calls need a helper: a port adds its import there."""
-    if not file.last_import or file.target.torch_cuda_api:
-        return
-    needs = (
-        "branch.missing",
-        "torch.cuda",
-        "torch.memory",
-        "torch.stream",
-        "device.string",
-        "device.method",
-        "torch.amp",
-        "dist.backend",
-    )
-    if any(hit.kind in needs and not hit.guarded for hit in file.hits):
-        first, line = _local_imports(file)
-        if not any(hit.line <= line <= hit.end_line or hit.kind == "branch.import" for hit in file.hits):
-            file.add(ast.Pass(), "import.site", "import of the device helper", ctx=Ctx(), span=(first, line))
-
-
-def _mentions(file: PyFile) -> None:
-    """Comments and docstrings that speak of CUDA or NCCL, in modules that have other findings."""
-    if not file.hits or file.target.torch_cuda_api:
-        return
-    taken = {line for hit in file.hits if hit.end_line - hit.line < 12 for line in range(hit.line, hit.end_line + 1)}
-    lines = file.text.split("\n")
-    inside = {line for first, last in file.docstrings for line in range(first, last + 1)}
-    for line in token_lines(file.text, (b"cuda", b"nccl")):
-        text = lines[line - 1]
-        if line not in inside:
-            _, mark, text = text.partition("#")
-            if not mark:
-                continue
-        found = _SPOKEN.search(text)
-        if found and line not in taken:
-            file.add(ast.Pass(), "text.mention", found.group(), ctx=Ctx(), span=(line, line))
-
-
-_SPOKEN: Final = re.compile(r"\b(?:CUDA|NCCL)\b", re.IGNORECASE)
-
-
-def _local_imports(file: PyFile) -> tuple[int, int]:
-    """The block at the end of the imports that takes from the tree itself; its last line when there is none."""
-    first = file.last_import
-    for stmt in reversed(file.tree.body):
-        if isinstance(stmt, ast.ImportFrom) and stmt.lineno <= first + 1:
-            root = (stmt.module or "").split(".")[0]
-            if stmt.level or root in file.local:
-                first = min(first, stmt.lineno)
-    return first, file.last_import
 
 
 HANDLERS: Final[dict[type, Callable[[PyFile, ast.AST, Ctx, Push], bool]]] = {

@@ -11,11 +11,15 @@ from offramp.scan.target import Target
 from offramp.scan.words import words_of
 
 TOKENS: Final = tuple(
-    b"cuda gpu nccl nvidia nvtx nvml nvcc cudnn cublas nvlink rocm hip xpu npu mlu musa hpu tpu mps xla ascend hccl cncl ipex triton tl. "
-    b"flash xformers apex amp_c transformer_engine bitsandbytes deep_gemm deepgemm deep_ep deepep cupy numba tensorrt dali faiss gptq awq "
-    b"mamba causal_conv liger sgl_kernel nvshmem modelopt spconv tilelang cutlass cudf cuml warp float64 double complex float8 "
-    b"channels_last tf32 matmul_precision dataparallel cpp_extension jit. compile reduceop embedding_bag gumbel pdist torch.func dlpack "
-    b"distributedtype accelerator inductor h100 a100 h20 h800 v100 a800 sm_ extension collective block_size max_fused [grid]".split()
+    (
+        b"cuda gpu nccl nvidia nvtx nvml nvcc cudnn cublas nvlink rocm hip xpu npu mlu musa hpu tpu mps xla ascend "
+        b"hccl cncl ipex triton tl. flash xformers apex amp_c transformer_engine bitsandbytes deep_gemm deepgemm "
+        b"deep_ep deepep cupy numba tensorrt dali faiss gptq awq mamba causal_conv liger sgl_kernel nvshmem "
+        b"modelopt spconv tilelang cutlass cudf cuml warp float64 double complex float8 channels_last tf32 "
+        b"matmul_precision dataparallel cpp_extension jit. compile reduceop embedding_bag gumbel pdist torch.func "
+        b"dlpack distributedtype accelerator inductor h100 a100 h20 h800 v100 a800 sm_ extension collective "
+        b"block_size max_fused [grid] "
+    ).split()
 )
 """Lower-case tokens of a cheap first look: only subtrees that touch a line with one of these are walked."""
 

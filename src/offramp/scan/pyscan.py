@@ -112,9 +112,11 @@ def _quick_imports(path: str, text: str) -> tuple[str, ...]:
 
 
 PRIORITY = {
-    "branch.missing": 0, "branch.stub": 0, "branch.list": 1, "branch.import": 2, "lib.import": 3, "build.ext": 3, "cuda.source": 3, "triton": 3,
+    "branch.missing": 0, "branch.stub": 0, "branch.list": 1, "branch.import": 2, "lib.import": 3, "build.ext": 3,
+    "cuda.source": 3, "triton": 3,
     "torch.cuda": 4, "torch.memory": 4, "torch.stream": 4, "torch.amp": 4, "torch.backends": 4, "dist.backend": 5,
-    "device.compare": 5, "device.method": 6, "device.string": 7, "env": 7, "numerics": 8, "name.cuda": 9, "import.site": 10, "text.mention": 11,
+    "device.compare": 5, "device.method": 6, "device.string": 7, "env": 7, "numerics": 8, "name.cuda": 9,
+    "import.site": 10, "text.mention": 11,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
+from offramp.core.units import KIB
 from offramp.scan.pyfile import Ctx, PyFile, dotted, resolve
 from offramp.scan.target import read_rows
 
@@ -235,7 +236,7 @@ def _tiles(file: PyFile, function: ast.FunctionDef) -> None:
             if leaf in ("next_power_of_2", "calculate_settings"):
                 limit = file.target.triton_local_bytes
                 note = (
-                    f"a tile as wide as the row; {limit // 1024} KiB of local memory"
+                    f"a tile as wide as the row; {limit / KIB:.0f} KiB of local memory"
                     if limit
                     else "a tile as wide as the row"
                 )

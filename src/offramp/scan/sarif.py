@@ -21,7 +21,8 @@ def to_sarif(
     """A SARIF log of one run.
 
     Args:
-        replacements: fingerprint -> ((line, column, end line, end column), text), 1-based, for findings that --fix rewrites.
+        replacements: fingerprint -> ((line, column, end line, end column), text), 1-based,
+        for findings that --fix rewrites.
     """
     kinds = sorted({finding.kind for finding in findings})
     index = {kind: at for at, kind in enumerate(kinds)}

@@ -1,4 +1,4 @@
-"""Inline suppressions: ``# offramp: ignore`` or ``# offramp: ignore[torch.cuda, env]`` on the line or the line above."""
+"""Inline suppressions: ``# offramp: ignore`` or ``# offramp: ignore[torch.cuda, env]`` on the line or above it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ GPU_MODEL: Final = re.compile(
     r"^(?:nvidia[ _-])?(?:tesla[ _-]|geforce )?(?:rtx ?)?[ABHVTLP]\d{1,3}0?(?:S|X|[ -].*)?$", re.IGNORECASE
 )
 GPU_MODELS: Final = frozenset(
-    {"a100", "h100", "h200", "h20", "h800", "a800", "v100", "t4", "l40", "l40s", "l4", "b200", "b100", "gb200", "p100", "a10", "a10g"}
+    {"a100", "h100", "h200", "h20", "h800", "a800", "v100", "t4", "l40", "l40s", "l4", "b200", "b100", "gb200",
+     "p100", "a10", "a10g"}
 )  # fmt: skip
 OPTIONS: Final = {
     "flash_attention_2": ("lib.option", "flash_attn"),

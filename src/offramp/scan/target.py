@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import importlib.resources
+import io
 import tomllib
 from functools import lru_cache
 from typing import Any, Final
@@ -86,5 +87,5 @@ def load_target(chip: str) -> Target:
 @lru_cache(maxsize=8)
 def read_rows(name: str) -> tuple[dict[str, str], ...]:
     """The rows of one table of the scan data ("symbols.csv")."""
-    with (DATA / name).open(encoding="utf-8", newline="") as handle:
-        return tuple(csv.DictReader(handle))
+    text = (DATA / name).read_text(encoding="utf-8")
+    return tuple(csv.DictReader(io.StringIO(text, newline="")))

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from offramp.core.errors import InputError
+from offramp.core.units import show_si
 from offramp.scan.finding import FileNote, Role
 
 MAX_BYTES: Final = 4_000_000
 """Larger files are generated or data; they are reported and not read."""
 SKIPPED: Final = frozenset(
-    {".git", ".hg", ".svn", "node_modules", "__pycache__", ".tox", ".nox", ".venv", "venv", ".mypy_cache", ".ruff_cache", ".pytest_cache",
-     ".eggs", "site-packages", ".offramp-cache", ".idea", ".vscode"}
+    {
+        ".git", ".hg", ".svn", "node_modules", "__pycache__", ".tox", ".nox", ".venv",
+        "venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".eggs", "site-packages", ".offramp-cache", ".idea", ".vscode",
+    }
 )  # fmt: skip
 _SUFFIX_KIND: Final = {
     ".py": "python", ".pyi": "python", ".pyw": "python", ".ipynb": "notebook",
-    ".c": "cpp", ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".h": "cpp", ".hh": "cpp", ".hpp": "cpp", ".cu": "cpp", ".cuh": "cpp", ".inl": "cpp",
+    ".c": "cpp", ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".h": "cpp", ".hh": "cpp", ".hpp": "cpp", ".cu": "cpp",
+    ".cuh": "cpp", ".inl": "cpp",
     ".sh": "shell", ".bash": "shell", ".zsh": "shell", ".slurm": "slurm", ".sbatch": "slurm", ".sub": "slurm",
     ".yaml": "yaml", ".yml": "yaml", ".tpl": "template", ".j2": "template", ".jinja": "template",
     ".cmake": "cmake", ".toml": "toml", ".cfg": "ini", ".ini": "ini", ".json": "json", ".mk": "make",
@@ -71,7 +75,7 @@ def kind_of_path(path: str) -> str:
         return "requirements"
     if low.endswith(".cmake.in"):
         return "cmake"
-    kind = _SUFFIX_KIND.get(os.path.splitext(low)[1], "")
+    kind = _SUFFIX_KIND.get("." + low.rsplit(".", 1)[-1] if "." in low else "", "")
     if kind == "yaml" and _CI.search(path):
         return "ci"
     if low == "jenkinsfile":
@@ -122,7 +126,7 @@ def _walk(root: str, real_root: str, notes: list[FileNote]) -> Iterator[Item]:
     while stack:
         folder = stack.pop()
         try:
-            entries = sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(Path(root) / folder), key=lambda entry: entry.name)
         except OSError as error:
             notes.append(FileNote(path=folder or ".", kind="unreadable", text=f"cannot be listed: {error.strerror}"))
             continue
@@ -147,7 +151,7 @@ def _walk(root: str, real_root: str, notes: list[FileNote]) -> Iterator[Item]:
 def _note_link(entry: os.DirEntry[str], path: str, real_root: str, notes: list[FileNote]) -> None:
     """Links are never followed: what lies in the tree is read under its own name, what lies outside is not ours."""
     goal = os.path.realpath(entry.path)
-    if not os.path.exists(goal):
+    if not Path(goal).exists():
         notes.append(FileNote(path=path, kind="symlink-loop", text="a link to nowhere or in a loop; not followed"))
     elif goal != real_root and not goal.startswith(real_root + os.sep):
         notes.append(FileNote(path=path, kind="outside-tree", text="a link out of the tree; not followed"))
@@ -158,7 +162,7 @@ def read_text(root: Path, item: Item, notes: list[FileNote]) -> tuple[str, bytes
     full = root if root.is_file() else root / item.path
     limit = MAX_BYTES * 3 if item.kind == "notebook" else MAX_BYTES
     if item.size > limit:
-        size = f"{item.size / 1e6:.0f} MB"
+        size = show_si(float(item.size), "B")
         notes.append(FileNote(path=item.path, kind="too-large", text=f"{size}, taken for generated or data; not read"))
         return "", b""
     try:

@@ -12,8 +12,10 @@ CUDA_WORDS: Final = frozenset({"cuda", "nccl", "nvidia", "nvtx", "nvml", "cudnn"
 GPU_WORDS: Final = frozenset({"gpu", "gpus"})
 OTHER_WORDS: Final = frozenset(
     {
-        "rocm", "hip", "rccl", "xpu", "npu", "mlu", "musa", "hpu", "tpu", "mps", "xla", "neuron", "neuronx", "ipex", "hccl",
-        "cncl", "mccl", "ccl", "ascend", "gcu", "dipu", "sdaa", "habana", "gaudi", "iluvatar", "corex", "maca", "dcu", "openvino",
+        "rocm", "hip", "rccl", "xpu", "npu", "mlu", "musa", "hpu", "tpu", "mps", "xla", "neuron", "neuronx", "ipex",
+        "hccl",
+        "cncl", "mccl", "ccl", "ascend", "gcu", "dipu", "sdaa", "habana", "gaudi", "iluvatar", "corex", "maca", "dcu",
+        "openvino",
         "amdgpu", "xccl", "oneapi", "vulkan", "bmg", "hygon", "cambricon", "cann",
     }
 )  # fmt: skip
@@ -23,8 +25,10 @@ PEERS: Final = frozenset({"xpu", "npu", "mlu", "musa", "gcu", "sdaa", "dipu", "h
 
 DEVICE_NAMES: Final = frozenset(
     {
-        "cuda", "gpu", "nccl", "rocm", "hip", "xpu", "npu", "mlu", "musa", "hpu", "tpu", "mps", "xla", "neuron", "hccl", "cncl",
-        "mccl", "ccl", "xccl", "ascend", "gcu", "dipu", "sdaa", "rccl", "nvidia", "amd", "intel", "multi-gpu", "multi-xpu",
+        "cuda", "gpu", "nccl", "rocm", "hip", "xpu", "npu", "mlu", "musa", "hpu", "tpu", "mps", "xla", "neuron",
+        "hccl", "cncl",
+        "mccl", "ccl", "xccl", "ascend", "gcu", "dipu", "sdaa", "rccl", "nvidia", "amd", "intel", "multi-gpu",
+        "multi-xpu",
         "multi-npu", "multi-mlu", "privateuseone",
     }
 )  # fmt: skip
