@@ -25,7 +25,7 @@ from offramp.drill.workload import Limits, Workload, check, find_program
 
 pytestmark = pytest.mark.root
 PYTHON = sys.executable
-PLANTS = '''
+PLANTS = """
 import os, socket, subprocess, sys, threading, time, urllib.request
 def udp(port): socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"planted", ("192.0.2.10", port))
 def http(name):
@@ -47,7 +47,7 @@ if os.fork() == 0:
     sys.stdout.close(); os.close(1); os.close(2); time.sleep(0.2); udp(3004)
     while True: time.sleep(200); udp(3005)
 os.wait(); print("done")
-'''  # noqa: E501
+"""
 
 
 def _plan(folder: Path, workload: Workload, condition: Condition, **more: Any) -> RunPlan:
@@ -65,7 +65,9 @@ def sandbox_here(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     """One run that shows whether a sandbox can be built; the tests below are left out, and listed, where it cannot."""
     folder = tmp_path_factory.mktemp("probe")
     try:
-        return keeper.execute(_plan(folder / "run", _workload(folder, "true"), Condition(id="accept", watching="calls")))
+        return keeper.execute(
+            _plan(folder / "run", _workload(folder, "true"), Condition(id="accept", watching="calls"))
+        )
     except BackendError as error:
         pytest.skip(f"no sandbox on this machine: {error}")
 
@@ -81,8 +83,12 @@ def planted(tmp_path_factory: pytest.TempPathFactory, sandbox_here: RunRecord) -
     text = PLANTS.replace("DATE", str(time.time() + 20 * 86400)).replace("BROKER", str(broker))
     script = folder / "plants.py"
     script.write_text(text.replace("UPTIME", str(time.monotonic() + 200 * 86400)))
-    settings = ('conditions=["accept","refuse","clock+30d","uptime+365d","hurried"]', "repeats=1",
-                "limits.linger_s=1.5", "limits.hurried_s=14")
+    settings = (
+        'conditions=["accept","refuse","clock+30d","uptime+365d","hurried"]',
+        "repeats=1",
+        "limits.linger_s=1.5",
+        "limits.hurried_s=14",
+    )
     result = drill((PYTHON, str(script)), out=str(folder / "out"), overrides=settings, seed=5)
     listener.close()
     return result, folder
@@ -105,7 +111,9 @@ def test_every_canary_is_caught_and_named(sandbox_here: RunRecord) -> None:
     [("by-name.planted.test:8080", "plain-socket"), (":3001", "date-bomb"), (":3002", "uptime-bomb"),
      (":3003", "only-if-online"), ("outside.sock", "unix-broker"), (":3004", "double-fork"), (":3005", "delayed")],
 )  # fmt: skip
-def test_planted_senders_are_found_with_their_process(planted: tuple[Result, Path], destination: str, kind: str) -> None:
+def test_planted_senders_are_found_with_their_process(
+    planted: tuple[Result, Path], destination: str, kind: str
+) -> None:
     finding = _finding(planted[0], destination)
     assert kind in finding["classes"]
     assert "plants.py" in " ".join(finding["process"]["command"])
@@ -129,7 +137,7 @@ def test_python_frames_and_heartbeat(planted: tuple[Result, Path]) -> None:
 
 def test_classes_time_and_blind_spots(planted: tuple[Result, Path]) -> None:
     answer = planted[0].answer
-    verdicts = {c["kind"]: c["verdict"] for c in answer["classes"]}
+    verdicts = {c["class"]: c["verdict"] for c in answer["classes"]}
     assert verdicts["date-bomb"] == "OBSERVED"
     assert verdicts["icmp-payload"] == "NOT OBSERVED"
     assert exit_code(planted[0]) == 0
@@ -196,7 +204,7 @@ def test_server_requests_and_changed_output(tmp_path: Path, sandbox_here: RunRec
     ("code", "outcome", "note"),
     [
         ("import os\nwhile True: os.fork()", "too-many-processes", "over the limit"),
-        ("import signal,time\nsignal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(1)", "stopped-at-limit", "ignored SIGTERM"),
+        ("import signal as s,time\ns.signal(15, s.SIG_IGN)\nwhile True: time.sleep(1)", "stopped-at-limit", "ignored"),
         ("f=open('/tmp/x','wb')\nwhile True: f.write(bytes(1<<20))", "finished", "filled its scratch space"),
         ("open('/dev/tty')", "finished", "asks for a terminal"),
     ],
@@ -243,13 +251,26 @@ def test_cable_by_veth_where_there_is_no_tap(
         raise OSError(2, "no /dev/net/tun")
 
     monkeypatch.setattr(netlink, "open_tap", refuse)
-    record = keeper.execute(_plan(tmp_path / "run", _workload(tmp_path, "true"), Condition(id="accept", watching="calls")))
+    record = keeper.execute(
+        _plan(tmp_path / "run", _workload(tmp_path, "true"), Condition(id="accept", watching="calls"))
+    )
     assert [c.name for c in record.canaries if c.expected and not c.seen] == []
 
 
 def test_nothing_is_left_after_kill_9(tmp_path: Path, sandbox_here: RunRecord) -> None:
     mark = f"4{os.getpid()}.5"
-    words = [PYTHON, "-m", "offramp", "drill", "--out", str(tmp_path / "out"), "--", "sh", "-c", f"setsid sleep {mark} & sleep {mark}"]
+    words = [
+        PYTHON,
+        "-m",
+        "offramp",
+        "drill",
+        "--out",
+        str(tmp_path / "out"),
+        "--",
+        "sh",
+        "-c",
+        f"setsid sleep {mark} & sleep {mark}",
+    ]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as director:
         end = time.monotonic() + 20
         while time.monotonic() < end and len(_running(mark)) < 2:

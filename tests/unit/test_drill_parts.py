@@ -159,7 +159,8 @@ class TestClock:
 
 class TestVersions:
     @pytest.mark.parametrize(
-        ("low", "high"), [("1.0.dev1", "1.0a1"), ("1.0a1", "1.0"), ("1.0", "1.0.post1"), ("1.9", "1.10"), ("2.0", "1!0.1")]
+        ("low", "high"),
+        [("1.0.dev1", "1.0a1"), ("1.0a1", "1.0"), ("1.0", "1.0.post1"), ("1.9", "1.10"), ("2.0", "1!0.1")],
     )
     def test_python_order(self, low: str, high: str) -> None:
         assert versions.pep440_key(low) < versions.pep440_key(high)  # pyright: ignore[reportOptionalOperand]
@@ -181,7 +182,9 @@ class TestVersions:
 
     def test_osv_events(self) -> None:
         events = [{"introduced": "0"}, {"fixed": "2.6.0"}, {"introduced": "2.8.0"}, {"last_affected": "2.9.0"}]
-        states = [versions.in_events(v, events, versions.pep440_key) for v in ("2.5.1", "2.6.0", "2.8.5", "2.9.0", "2.9.1")]
+        states = [
+            versions.in_events(v, events, versions.pep440_key) for v in ("2.5.1", "2.6.0", "2.8.5", "2.9.0", "2.9.1")
+        ]
         assert states == [True, False, True, True, False]
 
     @pytest.mark.parametrize(
@@ -194,7 +197,9 @@ class TestVersions:
 
 
 def _inventory() -> Inventory:
-    file = FileFacts(path="/usr/lib/libx.so", sha256="ab" * 32, size_bytes=9, owner="dpkg libx 1.2-3", hosts=("x.test",))
+    file = FileFacts(
+        path="/usr/lib/libx.so", sha256="ab" * 32, size_bytes=9, owner="dpkg libx 1.2-3", hosts=("x.test",)
+    )
     return Inventory(
         kernel="6.8", machine="x86_64", os_name="Test Linux", files=(file,), modules=(), firmware=(),
         packages=(Package(manager="pip", name="Some_Lib", version="1.4.0", mapped=True),

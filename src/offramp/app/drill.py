@@ -183,6 +183,7 @@ def _analyse(
         "dependencies": [plain(dependency)] if dependency else [],
         "timers": {"longest_covered_s": round(longest, 1), "known": plain(timers)},
         "runs": [_run_answer(run) for run in runs],
+        "overhead": _overhead(runs),
         "lost_coverage": plain(verdicts.lost_coverage(runs, left_out)),
         "blind_spots": [{"where": where, "why": why} for where, why in verdicts.BLIND_SPOTS],
         "missed_canary": verdicts.has_missed_canary(classes),
@@ -225,6 +226,20 @@ def _headline(
     return "; ".join(parts)
 
 
+def _overhead(runs: list[RunRecord]) -> dict[str, float | None]:
+    """How much slower attributed runs were than timed ones under accept, by metric; 1 is no difference."""
+    out: dict[str, float | None] = {}
+    for metric, (_, worse) in effects.METRICS.items():
+        means: list[float] = []
+        for watching in ("calls", "odd"):
+            mine = [run for run in runs if run.condition.id == "accept" and run.condition.watching == watching]
+            values = [value for run in mine if (value := effects.metrics(run).get(metric))]
+            means += [sum(values) / len(values)] if values else []
+        if len(means) == 2:
+            out[metric] = round(means[0] / means[1] if worse > 0 else means[1] / means[0], 3)
+    return out
+
+
 def _run_answer(run: RunRecord) -> dict[str, Any]:
     canaries = [canary for canary in run.canaries if canary.expected]
     return {
@@ -255,7 +270,7 @@ def _inventory_answer(
 def _result(answer: dict[str, Any], runs: list[RunRecord], workload: Workload, seed: int) -> Result:
     notices = [Notice(kind="lost-coverage", text=f"{item['why']}; {item['effect']}", where=item["what"])
                for item in answer["lost_coverage"]]  # fmt: skip
-    notices += [Notice(kind="not-assessed", text=item["reason"], where=f"class {item['kind']}")
+    notices += [Notice(kind="not-assessed", text=item["reason"], where=f"class {item['class']}")
                 for item in answer["classes"] if item["verdict"] == "NOT ASSESSED"]  # fmt: skip
     notices.append(Notice(kind="blind-spots", text=", ".join(spot["where"] for spot in answer["blind_spots"]),
                           where="not seen by any drill of this kind"))  # fmt: skip
@@ -270,7 +285,7 @@ def _result(answer: dict[str, Any], runs: list[RunRecord], workload: Workload, s
 
 def _tables(answer: dict[str, Any]) -> dict[str, Table]:
     findings = [
-        {"id": f["id"], "class": f["kind"], "classes": " ".join(f["classes"]), "channel": f["channel"],
+        {"id": f["id"], "class": f["class"], "classes": " ".join(f["classes"]), "channel": f["channel"],
          "destination": f["destination"], "documented": f["documented"] or f["accepted"] or "no",
          "process": (f["process"] or {}).get("exe", "unknown"), "owner": (f["process"] or {}).get("owner", ""),
          "conditions": " ".join(f["conditions"]), "flows": f["flows"], "size_bytes": f["size_bytes"],
@@ -298,7 +313,7 @@ def _tables(answer: dict[str, Any]) -> dict[str, Table]:
         "findings": table_of(findings, columns=columns, title="Senders observed"),
         "classes": table_of(
             [{**c, "conditions": " ".join(c["conditions"])} for c in answer["classes"]],
-            columns=("kind", "verdict", "canaries", "named", "conditions", "reason"), title="Verdict by class"),
+            columns=("class", "verdict", "canaries", "named", "conditions", "reason"), title="Verdict by class"),
         "effects": table_of(changes, columns=("condition", "against", "metric", "unit", "reference", "value", "ratio",
                                               "low", "high", "runs", "reference_runs"), title="Measured changes"),
         "runs": table_of(answer["runs"], columns=runs, title="Runs"),

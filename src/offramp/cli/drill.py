@@ -69,7 +69,7 @@ def _show(result: Result) -> None:
         _show_finding(finding)
     table = Table("class", "verdict", "canaries caught", "process named", "note", title="Classes of senders")
     for item in answer["classes"]:
-        table.add_row(item["kind"], item["verdict"], item["canaries"], item["named"], item["reason"])
+        table.add_row(item["class"], item["verdict"], item["canaries"], item["named"], item["reason"])
     out.print(table)
     table = Table("condition", "verdict", "why", title="What being cut off, or another date, does")
     for effect in answer["effects"]:
@@ -86,8 +86,10 @@ def _show_finding(finding: dict[str, Any]) -> None:
     process = finding["process"] or {}
     known = finding["endpoint"] or (f"accepted: {finding['accepted']}" if finding["accepted"] else "undocumented")
     command_line = " ".join(process.get("command", ()))[:120]
-    out.print(f"OBSERVED {finding['kind']}: {finding['destination']} ({known})", markup=False)
-    out.print(f"  by {process.get('exe', 'an unknown process')}: {command_line} {process.get('owner', '')}", markup=False)
+    out.print(f"OBSERVED {finding['class']}: {finding['destination']} ({known})", markup=False)
+    out.print(
+        f"  by {process.get('exe', 'an unknown process')}: {command_line} {process.get('owner', '')}", markup=False
+    )
     out.print(f"  under {', '.join(finding['conditions'])}; {finding['flows']} flows", markup=False, style="dim")
     if finding["switch"]:
         out.print(f"  off switch: {finding['switch']}", markup=False)
@@ -101,7 +103,10 @@ def _show_rest(result: Result) -> None:
         out.print(f"Replay: {state}; {len(again['files_wrong'])} files wrong.", markup=False)
     covered = answer["timers"]["longest_covered_s"]
     late = [timer["name"] for timer in answer["timers"]["known"] if not timer["covered"]]
-    out.print(f"Timers up to {covered / 60:.0f} min would have gone off; not: {', '.join(late) or 'none known'}.", markup=False)
+    out.print(
+        f"Timers up to {covered / 60:.0f} min would have gone off; not: {', '.join(late) or 'none known'}.",
+        markup=False,
+    )
     print_notices(result)
     where = answer["bundle"]
     out.print(f"Evidence: {where['folder']} (manifest {where['manifest_sha256'][:16]})", markup=False)

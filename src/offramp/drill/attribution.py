@@ -129,6 +129,11 @@ class Attribution:
                 return canary
         return ""
 
+    def add_images(self, images: list[Process]) -> None:
+        """Takes images that another means has seen."""
+        for image in images:
+            self._book.images[image.key] = image
+
     def processes(self) -> tuple[Process, ...]:
         """Every image that was seen."""
         return tuple(self._book.images.values())

@@ -191,7 +191,7 @@ def compare(before: Path, answer: dict, inventory: Inventory) -> Difference:
 
 def _title(finding: dict) -> str:
     who = (finding.get("process") or {}).get("exe", "unknown process")
-    return f"{finding['kind']}: {who} -> {finding['destination']}"
+    return f"{finding['class']}: {who} -> {finding['destination']}"
 
 
 def _files(inventory: Inventory) -> dict[str, str]:

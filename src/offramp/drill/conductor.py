@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from offramp.drill import canaries, processes, sysabi
+from offramp.drill import canaries, processes, straced, sysabi
 from offramp.drill.clock import VirtualClock
 from offramp.drill.output import Pump
 from offramp.drill.plan import SITE_DIR, STACK_FILE, RunPlan
@@ -50,6 +50,7 @@ class Conductor:
     """Runs in a thread of the keeper; ends by having the sandbox's first process killed.
 
     Attributes:
+        strace: whether programs run under strace, for want of a listener.
         raw: whether programs inside may open raw sockets; where not, the attempt is all that can be caught.
     """
 
@@ -62,6 +63,7 @@ class Conductor:
     pump: Pump
     began: float
     raw: bool = True
+    strace: bool = False
     over: threading.Event = field(default_factory=threading.Event)
     outcome: Outcome = "lost"
     note: str = ""
@@ -72,6 +74,7 @@ class Conductor:
     wall_s: float = 0.0
     replies: list[Reply] = field(default_factory=list)
     stacks: list[PythonStack] = field(default_factory=list)
+    logged: tuple[list[Call], list[Process]] = field(default_factory=lambda: ([], []))
     mapped: set[str] = field(default_factory=set)
     canary_virtual_s: dict[str, float] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -91,6 +94,9 @@ class Conductor:
             self.wall_s = self.wall_s or time.monotonic() - self.began
             with contextlib.suppress(OSError):
                 self._collect_stacks()
+            if self.strace:
+                with contextlib.suppress(OSError):
+                    self.logged = straced.read_logs(self.init, began_unix_s=time.time() - time.monotonic() + self.began)
             with contextlib.suppress(OSError):
                 os.kill(self.init, signal.SIGKILL)
 
@@ -99,6 +105,8 @@ class Conductor:
         self.control.settimeout(0.02)
         server = workload.ready is not None
         hurried = self.plan.condition.rate != 1
+        if self.plan.condition.from_start and self.clock:
+            self.clock.set_rate(self.plan.condition.rate)
         if not self._spawn("command", [self.plan.program, *workload.start[1:]], self._environment(), workload.cwd):
             return
         early = self.plan.condition.watching == "calls"
@@ -142,6 +150,8 @@ class Conductor:
 
     def _spawn(self, name: str, argv: list[str], env: dict[str, str], cwd: str) -> bool:
         """Starts something inside, with its filter heard; False when it could not become the program."""
+        if self.strace:
+            argv = [*straced.prefix(name), *argv]
         self._order({"do": "spawn", "name": name, "argv": argv, "env": env, "cwd": cwd})
         message = None
         end = time.monotonic() + 15

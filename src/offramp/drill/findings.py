@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
+import msgspec
+
 from offramp.core.record import Record
 from offramp.drill.endpoints import Endpoint, match_endpoint
 from offramp.drill.names import looks_like_tunnel
@@ -18,6 +20,8 @@ from offramp.drill.records import Call, Condition, Flow, Process, PythonStack, R
 
 _MANY_NAMES: Final = 8
 """Different names below one parent, by one process, that together look like a tunnel."""
+_CHUNK_LABEL: Final = 12
+_SOME_CHUNKS: Final = 4
 _STACK_WINDOW_S: Final = 3.0
 _DAY_S: Final = 86400
 _CALL_CLASSES: Final = {
@@ -47,7 +51,7 @@ class Finding(Record):
 
     Attributes:
         id: stable over runs and drills: digest of process, channel and destination.
-        kind: the most telling of ``classes``.
+        kind: the most telling of ``classes``; "class" in JSON.
         classes: every class that it belongs to.
         channel: tcp, udp, dns, icmp, raw, unix, vsock ...
         destination: name or address (with port), path, MAC.
@@ -61,7 +65,7 @@ class Finding(Record):
     """
 
     id: str
-    kind: str
+    kind: str = msgspec.field(name="class")
     classes: tuple[str, ...]
     channel: str
     destination: str
@@ -136,7 +140,7 @@ def _add_flows(groups: dict[tuple[str, str, str], _Group], run: RunRecord, image
         channel, destination, name = flow.layer, _destination(flow), ""
         if flow.layer == "dns":
             parent = ".".join(flow.name.split(".")[-2:])
-            tunnel = looks_like_tunnel(flow.name) or len(per_parent[flow.process, parent]) >= _MANY_NAMES
+            tunnel = looks_like_tunnel(flow.name) or _is_series(per_parent[flow.process, parent])
             channel, destination, name = ("dns-tunnel", parent, flow.name) if tunnel else ("dns", flow.name, flow.name)
         group = _group(groups, channel, destination, image)
         group.classes |= _flow_classes(channel, image, run, flow)
@@ -159,6 +163,12 @@ def _other_senders(run: RunRecord, flow: Flow) -> list[Call]:
     kinds = ("dgram",) if flow.matched_by == "socket" else ("raw", "dgram")
     return [call for call in run.calls if call.dst == flow.dst and call.sent and not call.canary
             and call.process != flow.process and call.kind in kinds and call.dst_port == 0]  # fmt: skip
+
+
+def _is_series(names: set[str]) -> bool:
+    """Whether names below one parent look like chunks: many, or several with a long label each."""
+    long = [name for name in names if max(map(len, name.split(".")[:-2]), default=0) >= _CHUNK_LABEL]
+    return len(names) >= _MANY_NAMES or len(long) >= _SOME_CHUNKS
 
 
 def _group(groups: dict[tuple[str, str, str], _Group], channel: str, destination: str, image: Process | None) -> _Group:
@@ -322,8 +332,14 @@ def _trigger_classes(group: _Group, attributed: list[RunRecord]) -> set[str]:
         if all(condition.rate != 1 for condition in seen):
             return {"delayed"}
         return {"date-bomb"} if any(condition.real_shift_s for condition in seen) else set()
-    refused = [run.condition for run in attributed if run.condition.mode == "refuse"]
-    if refused and all(condition.mode == "accept" for condition in seen) and group.channel not in ("unix", "raw"):
+    if group.channel == "unix":
+        return set()
+    tried = {run.condition.mode for run in attributed}
+    modes = {condition.mode for condition in seen}
+    by_name = any(flow.name for _, flow in group.flows)
+    if ("refuse" in tried and modes == {"accept"}) or (
+        {"drop", "nxdomain"} <= tried and not modes & {"drop", "nxdomain"} and not by_name
+    ):
         return {"only-if-online"}
     return set()
 

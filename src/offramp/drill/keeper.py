@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from offramp.core.errors import BackendError
-from offramp.drill import bpf, sandbox, sysabi
+from offramp.drill import bpf, sandbox, straced, sysabi
 from offramp.drill.attribution import Attribution
 from offramp.drill.canaries import BROKER
 from offramp.drill.clock import VirtualClock
@@ -137,7 +137,9 @@ class Keeper:
         began = time.monotonic()
         book = ProcessBook(self.init)
         tracer = Tracer(book, clock=clock if self._answers(condition) else None)
-        self._seize(tracer)
+        strace = condition.watching == "calls" and not bpf.can_listen() and straced.is_here()
+        if not strace:
+            self._seize(tracer)
         watcher = Watcher(book, began=began, clock=clock if self._answers(condition) else None,
                           deny_io_uring=condition.watching == "calls")  # fmt: skip
         sink, attribution = self._make_sink(watcher, book, began)
@@ -145,6 +147,7 @@ class Keeper:
             plan=self.plan, control=control, init=self.init, watcher=watcher, tracer=tracer, clock=clock, pump=pump,
             began=began,
             raw=not rootless,
+            strace=strace,
         )  # fmt: skip
         threads = [threading.Thread(target=work, daemon=True) for work in (watcher.serve, pump.serve, conductor.work)]
         if sink:
@@ -214,7 +217,8 @@ class Keeper:
         )  # fmt: skip
         listens = bpf.can_listen()
         if not listens:
-            effect = "calls are not seen; senders are found by socket tables; calendar clocks stay as they are"
+            by = "strace and socket tables" if straced.is_here() else "socket tables alone"
+            effect = f"senders are found by {by}; calls cannot be refused; calendar clocks stay as they are"
             self.lost.append(Lost(what="seccomp user notification", why="not in this kernel", effect=effect))
         filter_clock: bpf.Clock = "none"
         if self._answers(condition):
@@ -264,6 +268,9 @@ class Keeper:
         return sink, attribution
 
     def _record(self, conductor: Conductor, watcher: Watcher, attribution: Attribution, sink: Sink | None) -> RunRecord:
+        calls, images = conductor.logged
+        watcher.calls += calls
+        attribution.add_images(images)
         flows = attribution.finish(sink.book.flows if sink else [])
         counters = {"notices": watcher.notices, "calls_left_out": watcher.left_out,
                     "frames_housekeeping": sink.book.housekeeping if sink else 0,

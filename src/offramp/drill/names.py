@@ -19,6 +19,10 @@ _REFUSED: Final = 5
 _TUNNEL_LABEL: Final = 30
 _TUNNEL_BITS: Final = 3.5
 """A label this long with this much Shannon entropy per character carries data rather than a host name."""
+_MIXED_LABEL: Final = 20
+_MIXED_DIGITS: Final = 0.15
+_MIXED_BITS: Final = 3.0
+"""Encoded data (hex, base32) mixes digits into long labels; host names do so less."""
 _LONG_LABEL: Final = 40
 """No host name that people write has a label this long; storage buckets may, and are then worth a look."""
 
@@ -63,11 +67,13 @@ def looks_like_tunnel(name: str) -> bool:
     text = max(labels, key=len)
     if len(text) >= _LONG_LABEL or (len(name) > 100 and len(labels) > 1):
         return True
-    if len(text) < _TUNNEL_LABEL:
+    if len(text) < _MIXED_LABEL:
         return False
     counts = Counter(text)
     bits = -sum(n / len(text) * math.log2(n / len(text)) for n in counts.values())
-    return bits >= _TUNNEL_BITS
+    digits = sum(char.isdigit() for char in text) / len(text)
+    mixed = digits >= _MIXED_DIGITS and bits >= _MIXED_BITS
+    return mixed or (len(text) >= _TUNNEL_LABEL and bits >= _TUNNEL_BITS)
 
 
 @dataclass

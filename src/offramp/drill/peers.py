@@ -18,8 +18,8 @@ def _bound_sockets(table: str) -> dict[str, str]:
         words = line.split(None, 7)
         if len(words) == 8 and words[7].startswith("/"):
             out[words[7]] = words[6]
-        elif len(words) == 8 and not words[7].startswith("@"):
-            out.setdefault(words[7], words[6])
+        elif len(words) == 8:
+            out.setdefault(words[7], words[6])  # relative paths, and abstract names that begin with @
     return out
 
 
@@ -53,6 +53,14 @@ def outside_peer(pid: int, path: str, init: int) -> str | None:
         if bound == absolute or _same_node(bound, info, path, bound):
             return _owner_of(inode)
     return "a process outside that this one may not see"
+
+
+def abstract_peer(_: int, name: str, init: int) -> str | None:
+    """Who holds an abstract name ("@name") outside, where nobody does inside; the namespace ends such a name anyway."""
+    if name in _bound_sockets(f"/proc/{init}/net/unix"):
+        return None
+    inode = _bound_sockets("/proc/self/net/unix").get(name)
+    return f"{_owner_of(inode)}, not reachable from the sandbox" if inode else None
 
 
 def _same_node(candidate: str, info: os.stat_result, path: str, bound: str) -> bool:

@@ -14,6 +14,7 @@ from offramp.drill.records import Condition
 from offramp.drill.workload import Workload
 
 SITE_DIR: Final = f"{PRIVATE_DIR}/site"
+STRACE_FOLDER: Final = f"{PRIVATE_DIR}/strace"
 STACK_FILE: Final = f"{PRIVATE_DIR}/stacks/frames.jsonl"
 
 
@@ -68,6 +69,7 @@ class RunPlan:
         if self.condition.watching == "calls" and self.site_text:
             out[f"{SITE_DIR}/sitecustomize.py"] = (self.site_text, 0o644)
             out[STACK_FILE] = (b"", 0o666)
+        out[f"{STRACE_FOLDER}/.keep"] = (b"", 0o644)
         return out
 
     def canary_targets(self) -> dict[tuple[str, int], str]:

@@ -173,6 +173,7 @@ class Condition(Record):
         rate: speed of every clock once the workload is ready (or from the start, without a readiness probe).
         clock: whether clocks are answered by the watcher at all (a control has shift 0).
         returns: the shift is taken back once the workload is ready.
+        from_start: ``rate`` holds from the start, so that timers armed early are sped up, too.
         environment: extra variables (documented off-switches).
     """
 
@@ -185,6 +186,7 @@ class Condition(Record):
     rate: float = 1.0
     clock: bool = False
     returns: bool = False
+    from_start: bool = False
     environment: dict[str, str] = {}
 
 

@@ -98,7 +98,8 @@ def _set_up(control: socket.socket, plan: SandboxPlan) -> None:
     _limit_tasks(plan)
     mounts.mask_proc()
     for path, (data, mode) in plan.files.items():
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.chmod(os.path.dirname(path), 0o1777 if path.endswith(".keep") else 0o755)
         Path(path).write_bytes(data)
         os.chmod(path, mode)
     lost = [[item.what, item.why, item.effect] for item in plan.mounts.lost]

@@ -59,13 +59,15 @@ def load_profiles() -> dict[str, ProfileSettings]:
 _MODES: dict[str, Mode] = {
     "accept": "accept", "refuse": "refuse", "drop": "drop", "nxdomain": "nxdomain", "licence-blocked": "accept",
 }  # fmt: skip
-KNOWN = ("baseline", *_MODES, "clock+Nd", "clock-Nd", "clock-return", "uptime+Nd", "hurried")
+KNOWN = ("baseline", *_MODES, "clock+Nd", "clock-Nd", "clock-return", "uptime+Nd", "hurried", "hurried-start")
 
 
 def _moved(name: str, settings: ProfileSettings) -> Condition | None:
     """A condition that moves clocks, from its name; None where the name is none."""
     if name == "hurried":
         return Condition(id=name, watching="calls", clock=True, rate=settings.rate)
+    if name == "hurried-start":
+        return Condition(id=name, watching="calls", clock=True, rate=settings.rate, from_start=True)
     if name == "clock-return":
         return Condition(id=name, watching="calls", clock=True, real_shift_s=90 * DAY_S, returns=True)
     for prefix in ("clock", "uptime"):

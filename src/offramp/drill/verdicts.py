@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+import msgspec
+
 from offramp.core.record import Record
 from offramp.drill.canaries import CLASSES
 from offramp.drill.endpoints import load_endpoints
@@ -39,7 +41,7 @@ class ClassVerdict(Record):
         reason: why it is not assessed.
     """
 
-    kind: str
+    kind: str = msgspec.field(name="class")
     verdict: Verdict
     findings: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from offramp.drill import clock as clocks
 from offramp.drill import sysabi
 from offramp.drill.clock import VirtualClock
 from offramp.drill.netlink import HOST_V4, HOST_V6
-from offramp.drill.peers import outside_peer
+from offramp.drill.peers import abstract_peer, outside_peer
 from offramp.drill.processes import ProcessBook
 from offramp.drill.records import Call, Flow
 
@@ -264,9 +264,11 @@ class Watcher:
         return errno.EPERM if denied else 0
 
     def _reach_unix(self, notice: Notice, to: Destination, *, sent: bool) -> int:
-        if not to.address or to.address.startswith("@"):
-            return 0  # abstract names end at the network namespace
-        peer = outside_peer(notice.pid, to.address, self._book.init)
+        if not to.address:
+            return 0
+        abstract = to.address.startswith("@")
+        look = abstract_peer if abstract else outside_peer
+        peer = look(notice.pid, to.address, self._book.init)
         if peer is None:
             return 0
         self._record(notice, family="unix", dst=to.address, peer=peer, sent=sent, decision="denied")

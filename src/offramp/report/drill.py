@@ -48,7 +48,7 @@ def _lead(answer: dict[str, Any]) -> Html:
     findings = answer["findings"]
     unknown = [f for f in findings if not f["documented"] and not f["accepted"]]
     stops = [e["condition"] for e in answer["effects"] if "STOPS" in e["verdicts"]]
-    gaps = [c["kind"] for c in answer["classes"] if c["verdict"] == "NOT ASSESSED"]
+    gaps = [c["class"] for c in answer["classes"] if c["verdict"] == "NOT ASSESSED"]
     stats = [
         stat("undocumented senders", str(len(unknown)), "OBSERVED, no documentation known here"),
         stat("documented senders", str(len(findings) - len(unknown)), "OBSERVED, with a known purpose"),
@@ -68,7 +68,7 @@ def _lead(answer: dict[str, Any]) -> Html:
 def _one_line(finding: dict[str, Any]) -> str:
     process = finding["process"] or {}
     name = finding["endpoint"] or (f"accepted: {finding['accepted']}" if finding["accepted"] else "undocumented")
-    return f"{process.get('exe', 'unknown process')} to {finding['destination']} ({finding['kind']}, {name})"
+    return f"{process.get('exe', 'unknown process')} to {finding['destination']} ({finding['class']}, {name})"
 
 
 def _findings(answer: dict[str, Any]) -> Section:
@@ -146,7 +146,7 @@ def _dependency(item: dict[str, Any]) -> Html:
 
 def _classes(answer: dict[str, Any]) -> Section:
     rows = [
-        [c["kind"], badge(c["verdict"], _KIND.get(c["verdict"], "plain")), c["canaries"], c["named"],
+        [c["class"], badge(c["verdict"], _KIND.get(c["verdict"], "plain")), c["canaries"], c["named"],
          ", ".join(c["conditions"]), f"{c['watched_s']:.0f} s / {c['virtual_s']:.0f} s", c["reason"]]
         for c in answer["classes"]
     ]  # fmt: skip
@@ -240,7 +240,9 @@ def _runs(answer: dict[str, Any]) -> Section:
         for r in answer["runs"]
     ]  # fmt: skip
     names = ("run", "condition", "kind", "outcome", "note", "exit", "wall, s", "virtual, s", "flows", "canaries")
-    return section("Runs", table([Col(title=name) for name in names], rows, compact=True), anchor="runs")
+    slower = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in answer["overhead"].items()) or "not measured"
+    text = f"Attributed against timed runs under accept: {slower}. Effects are judged on timed runs only."
+    return section("Runs", text, table([Col(title=name) for name in names], rows, compact=True), anchor="runs")
 
 
 def _bundle(answer: dict[str, Any]) -> Section:
