@@ -235,12 +235,12 @@ def seconds(features: Features, p: Parameters) -> StepTime:
 
 
 def _pick(values: F8, curve: I8 | np.int64) -> F8:
-    """The curve's values: ``[draws, 1]`` for one curve, ``[1, n]`` where each entry has its own."""
+    """The curve's values: ``[draws, 1]`` for one curve, ``[draws, n]`` where each entry has its own."""
     if np.ndim(curve) == 0:
         return values[curve]
     if values.shape[2] == 1:
         return values[curve, :, 0].T
-    return values[curve, 0, np.arange(values.shape[2])][None, :]
+    return values[curve, :, np.arange(values.shape[2])].T
 
 
 def stack(parts: Sequence[Features]) -> Features:
