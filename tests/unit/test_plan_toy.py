@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from offramp.core.errors import BackendError, InfeasibleError, InputError
-from offramp.plan import analysis
+from offramp.plan import analysis, rolling
 from offramp.plan.problem import OpenOrder, PlanProblem, ShareCap, check, replaced
 from offramp.plan.solution import residuals, solve
 
@@ -233,3 +233,24 @@ def test_nasty_scales_do_not_change_the_decision(factor: float):
 def test_conservation():
     for value in residuals(solve(toy(400.0))).values():
         assert value <= 1e-9
+
+
+def test_solving_again_each_quarter_changes_nothing_where_the_future_is_certain():
+    certain = toy(400.0, weight=np.array([1.0, 0.0]), demand=np.repeat(toy().demand[:1], 2, axis=0))
+    rolled = rolling.roll(certain, 0)
+    assert rolled.orders == pytest.approx(rolled.first_orders, abs=1e-6)
+    assert rolled.short.sum() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_solving_again_adapts_to_what_happened():
+    high, low = rolling.roll(toy(400.0), 0), rolling.roll(toy(400.0), 1)
+    assert high.orders[0] == pytest.approx(low.orders[0])
+    assert high.orders[0, 1, 0] == pytest.approx(4.0)
+
+
+def test_porting_goes_on_where_it_stood():
+    slow = toy(400.0, port_months=np.array([[0.0, 10.0]]), engineer_months=np.array([1.0, 1.0, 1.0]))
+    later = rolling.advance(solve(slow), 0)
+    assert later.engineer_months[0] == pytest.approx(2.0)
+    assert later.quarters == ["2027Q1", "2027Q2"]
+    assert later.orders[0].count == pytest.approx(solve(slow).order[0, 0, 1, 0])

@@ -34,6 +34,8 @@ def answer(plan: Plan, currency: str, origin: dict[str, str]) -> dict[str, Any]:
             for quarter, chip, site, amount in words.orders_now(plan)
         ],
         "open_orders": _open_orders(plan),
+        "retire": [{"quarter": quarter, "chip": chip, "chips": amount}
+                   for quarter, chip, amount in words.retirements(plan)],
         "concentration": analysis.concentration(plan, by_family),
         "shortfall_worst_p90": words.worst_shortfall(plan),
         "binding": [

@@ -35,7 +35,8 @@ from offramp.supply.model import SupplyDraws, simulate
 F8 = npt.NDArray[np.floating[Any]]
 FIRST_SUPPLY: Final = dt.date(2025, 6, 1)
 FOREIGN: Final = ("nvidia/*", "amd/*", "intel/*", "google/*", "aws/*")
-SERVED: Final = "serve"
+RENTAL_MOST: Final = 10_000.0
+"""Most chips of a kind that can be rented at home; abroad, the share that the route lets through of it."""
 
 
 @dataclass
@@ -351,8 +352,20 @@ def _rent(setting: Setting) -> tuple[F8, F8]:
             k = setting.ids.index(setting.ledger.catalog.chip(price.chip).id)
             after = np.asarray(setting.quarters) >= (parse_quarter(price.quarter) if price.quarter else 0)
             rent[after, k] = setting.ledger.amount(price.rent, "money/s") * QUARTER_S
-            most[:, after, k] = 1e6
+            share = np.ones(s)
+            if price.rent_route == "abroad":
+                share = _share_abroad(setting, s)
+            most[:, after, k] = (RENTAL_MOST * share)[:, None]
     return rent, most
+
+
+def _share_abroad(setting: Setting, draws: int) -> F8:
+    """Share of wanted capacity that can be rented outside the country. [S]"""
+    from offramp.supply.buyer import rental_abroad
+    from offramp.supply.sample import draw
+
+    rng = np.random.default_rng(derive_seed(setting.study.study.seed, "rental abroad"))
+    return draw(rental_abroad(setting.ledger.log), rng, draws)
 
 
 def _porting(setting: Setting, works: list[Workload], families: list[str]) -> tuple[F8, F8]:

@@ -66,6 +66,8 @@ def _show_plan(result: Result) -> None:
     for item in answer["open_orders"]:
         parts = ", ".join(f"{name} {item[name]:,.0f}" for name in ("keep", "defer", "cancel") if item[name] > 0.5)
         out.print(f"- Open order of {item['order']}: {parts or 'nothing'}.", markup=False)
+    for item in answer["retire"]:
+        out.print(f"- No future needs {item['chips']:,.0f} {item['chip']} from {item['quarter']} on.", markup=False)
     waiting = answer.get("waiting")
     if waiting:
         out.print(f"- Ordering now instead of next quarter saves {_money(waiting['ordering_now_saves'], currency)}.")

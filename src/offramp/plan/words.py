@@ -134,6 +134,22 @@ def orders_now(plan: Plan) -> list[tuple[str, str, str, float]]:
     return rows
 
 
+def retirements(plan: Plan) -> list[tuple[str, str, float]]:
+    """Chips that no future needs from a quarter on: (quarter, chip, chips), each counted once, at its first quarter."""
+    problem = plan.problem
+    idle = (problem.serviceable * plan.owned.sum(axis=3) - plan.run.sum(axis=3)).min(axis=0)
+    lasting = np.flip(np.minimum.accumulate(np.flip(idle, axis=0), axis=0), axis=0)
+    rows: list[tuple[str, str, float]] = []
+    for k, chip in enumerate(problem.chips):
+        before = 0.0
+        for t, quarter in enumerate(problem.quarters):
+            more = float(lasting[t, k]) - before
+            if more > 0.5:
+                rows.append((quarter, chip, more))
+                before += more
+    return rows
+
+
 def headline(plan: Plan, currency: str) -> str:
     """The plan in one sentence."""
     first = plan.problem.quarters[0]

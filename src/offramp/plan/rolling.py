@@ -1,0 +1,127 @@
+"""Rolling re-solve: carry out the first quarter of a plan, look at what happened, solve again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offramp.core.errors import InputError
+from offramp.plan.problem import OpenOrder, PlanProblem, ScopedCap, ShareCap, replaced
+from offramp.plan.solution import Plan, solve
+
+F8 = npt.NDArray[np.floating[Any]]
+_BY_QUARTER = ("survival", "most_order", "rent", "running_cost", "shortage_price", "site_power_w", "site_servers",
+               "engineer_months")  # fmt: skip
+_BY_SCENARIO_QUARTER = ("demand", "price", "fill", "can_arrive", "can_use", "serviceable", "most_rent")
+
+
+def advance(plan: Plan, scenario: int) -> PlanProblem:
+    """The problem one quarter later, if the first quarter went as in one scenario.
+
+    Orders placed or kept so far become open orders that can be neither cancelled nor deferred without losing their
+    price; how much of them arrives stays as uncertain as it was. Workloads ported at least as far as a whole stay so.
+
+    Raises:
+        InputError: the plan has one quarter only.
+    """
+    problem = plan.problem
+    q = len(problem.quarters)
+    if q < 2:
+        raise InputError("the plan has no later quarter", where="plan:quarters")
+    changes: dict[str, Any] = {name: getattr(problem, name)[1:] for name in _BY_QUARTER}
+    changes |= {name: getattr(problem, name)[:, 1:] for name in _BY_SCENARIO_QUARTER}
+    survival = np.where(problem.survival[0] > 0, problem.survival[1:] / np.maximum(problem.survival[0], 1e-12), 0.0)
+    had = plan.owned[scenario, 0].sum(axis=1)
+    old = (problem.fleet.sum(axis=1) * problem.survival[0]) / np.maximum(had, 1e-12)
+    changes["survival"] = np.where(had > 0, old * survival + (1.0 - old), 1.0)
+    if problem.budget.size:
+        changes["budget"] = problem.budget[1:]
+    spent = np.where(
+        problem.ported >= 1.0, 0.0, plan.ported[scenario, 0] * np.nan_to_num(problem.port_months, posinf=0.0)
+    )
+    months = changes["engineer_months"].copy()
+    months[0] += max(float(problem.engineer_months[0]) - float(spent.sum()), 0.0)
+    return replaced(
+        problem, quarters=list(problem.quarters[1:]), fleet=plan.owned[scenario, 0], engineer_months=months,
+        ported=np.maximum(problem.ported, np.where(plan.ported[scenario, 0] >= 0.999, 1.0, 0.0)),
+        orders=_pending(plan, scenario),
+        frozen=tuple((t - 1, *rest) for t, *rest in problem.frozen if t > 0),
+        share_caps=tuple(_sooner(cap) for cap in problem.share_caps),
+        scoped_caps=tuple(_sooner_scoped(cap) for cap in problem.scoped_caps), **{
+            name: value for name, value in changes.items() if name != "engineer_months"
+        },
+    )  # fmt: skip
+
+
+def _sooner(cap: ShareCap) -> ShareCap:
+    from dataclasses import replace
+
+    return replace(cap, start=max(cap.start - 1, 0))
+
+
+def _sooner_scoped(cap: ScopedCap) -> ScopedCap:
+    from dataclasses import replace
+
+    return replace(cap, start=max(cap.start - 1, 0), share=cap.share[1:])
+
+
+def _pending(plan: Plan, scenario: int) -> tuple[OpenOrder, ...]:
+    """What is still to come: open orders as decided, and the orders of the first quarter."""
+    problem = plan.problem
+    q = len(problem.quarters)
+    found: list[OpenOrder] = []
+    for number, order in enumerate(problem.orders):
+        for due in range(1, q):
+            count = float(plan.deliver[number, due])
+            if count > 1e-9:
+                found.append(_fixed(problem, f"{order.label} #{due}", order.chip, order.site, count, due,
+                                    order.price, order.arrives))  # fmt: skip
+    for chip in range(len(problem.chips)):
+        due = int(problem.lead[chip])
+        for site in range(len(problem.sites)):
+            count = float(plan.order[scenario, 0, chip, site])
+            if count > 1e-9 and 1 <= due < q:
+                share = np.repeat(problem.fill[:, [0], chip], q, axis=1)
+                price = float(plan.mean(problem.price)[due, chip])
+                label = f"{problem.chips[chip]} at {problem.sites[site]} ordered {problem.quarters[0]}"
+                found.append(_fixed(problem, label, chip, site, count, due, price, share))
+    return tuple(found)
+
+
+def _fixed(
+    problem: PlanProblem, label: str, chip: int, site: int, count: float, due: int, price: float, share: F8
+) -> OpenOrder:  # fmt: skip
+    return OpenOrder(
+        label=f"{label} ({problem.quarters[0]})", chip=chip, site=site, count=count, due=due - 1, price=price,
+        cancel_fee=1.0, defer_fee=1.0, arrives=share[:, 1:],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rolled:
+    """A plan carried out quarter by quarter in one scenario, solved again each time.
+
+    Attributes:
+        orders: chips ordered each quarter. [Q, C, X]
+        short: work not done. [Q, W]
+        first_orders: of the plan made at the start, for the same scenario. [Q, C, X]
+    """
+
+    orders: F8
+    short: F8
+    first_orders: F8
+
+
+def roll(problem: PlanProblem, scenario: int) -> Rolled:
+    """Solves, carries out one quarter as in the scenario, and repeats to the end: no decision knows the future."""
+    plan = solve(problem)
+    first = plan.order[scenario]
+    orders, short = [plan.order[scenario, 0]], [plan.short[scenario, 0]]
+    for _ in range(len(problem.quarters) - 1):
+        plan = solve(advance(plan, scenario))
+        orders.append(plan.order[scenario, 0])
+        short.append(plan.short[scenario, 0])
+    return Rolled(orders=np.stack(orders), short=np.stack(short), first_orders=first)
