@@ -14,6 +14,7 @@ import numpy as np
 from offramp import __version__
 from offramp import catalog as facts
 from offramp.app import plan_answer as answers
+from offramp.app import plan_bans as bans
 from offramp.app import plan_question as question
 from offramp.app.assess import job_of
 from offramp.app.cells import run_cells
@@ -158,9 +159,9 @@ def _works(setting: Setting, store: RunStore, *, jobs: int, progress: Progress |
 def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Progress | None) -> Result:
     study, currency = setting.study, setting.ledger.currency
     base = question.build(setting, strict=options.strict)
-    problem = question.with_scenarios(setting, base)
+    problem = bans.with_scenarios(setting, base)
     if options.ban:
-        problem = question.hypothetical(setting, problem, options.ban)
+        problem = bans.hypothetical(setting, problem, options.ban)
     if progress:
         s, q, c, w, _, _ = problem.sizes
         progress(f"solving {s} futures x {q} quarters x {c} chips x {w} workloads")
@@ -233,21 +234,21 @@ def _comparisons(setting: Setting, base: PlanProblem, found: Plan, options: Opti
 def _sweep(setting: Setting, base: PlanProblem) -> tuple[PlanProblem, list[analysis.Ban]]:
     """The problem with fewer futures, and every ban of the frontier."""
     problem = _thinned(base, SWEEP_DRAWS)
-    chips = np.asarray([chip in question.foreign(setting) for chip in problem.chips])
+    chips = np.asarray([chip in bans.foreign(setting) for chip in problem.chips])
     months = setting.study.plan.support_life_s
-    life = months / question.QUARTER_S if months else setting.judged("support_life").value / 3.0
+    life = months / bans.QUARTER_S if months else setting.judged("support_life").value / 3.0
     groups: list[tuple[str, Any]] = [
-        (SCOPE_WORDS[scope], question.scope_mask(setting.study, problem.workloads, (scope,))) for scope in SCOPES
+        (SCOPE_WORDS[scope], bans.scope_mask(setting.study, problem.workloads, (scope,))) for scope in SCOPES
     ]
-    groups.insert(0, ("state-funded", question.scope_mask(setting.study, problem.workloads, ("all",), state_only=True)))
+    groups.insert(0, ("state-funded", bans.scope_mask(setting.study, problem.workloads, ("all",), state_only=True)))
     q = len(problem.quarters)
     last = max(q - 3, 0)  # later bans would be judged over too few quarters
     starts = sorted({round(i) for i in np.linspace(0, last, min(last + 1, SWEEP_QUARTERS))})
-    bans = [
+    listed = [
         analysis.Ban(kind=kind, scope=name, workloads=mask, chips=chips, start=start, support_quarters=life)
         for kind in ("buy", "use", "support") for name, mask in groups if mask.any() for start in starts
     ]  # fmt: skip
-    return problem, bans
+    return problem, listed
 
 
 def _thinned(problem: PlanProblem, most: int) -> PlanProblem:
