@@ -19,6 +19,7 @@ from offramp.app.flips import Flip, flips_for
 from offramp.app.permits import permits_of
 from offramp.app.rollup import Row, row_of
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
+from offramp.app.splits import first_step, pairs_of, run_splits, split_answers
 from offramp.app.study import DemandPoint, Study, Workload
 from offramp.app.workload import load_model, load_trace, requests_key, requests_of
 from offramp.catalog import Catalog
@@ -149,6 +150,7 @@ def _solve(
     ledger = Ledger(study=study, catalog=catalog, log=log, notices=notices)
     site = study.site_of(study.fleet[0].site if study.fleet else "")
     parts: list[dict[str, Any]] = []
+    all_splits: list[tuple[Job, list[Row]]] = []
     rolled: list[tuple[Workload, Job, list[Row]]] = []
     flips: list[Flip] = []
     permits = permits_of(study, chips, _day(study, cells), log)
@@ -161,10 +163,28 @@ def _solve(
         parts.append(answers.workload_answer(work, job, rows, breaks, quarter, permits))
         flips += flips_for(job, best, rows[0], rows, ledger, site)
         rolled.append((work, job, rows))
+        all_splits.append((job, rows))
         notices += _notices(job, rows, work)
+    if study.search.disaggregate:
+        _add_splits(parts, all_splits, ledger, store, jobs=jobs, progress=progress)
     for cell in cells:
         log.merge(cell.figures, cell.horizon)
     return _result(study, catalog, parts, rolled, flips, log, notices, inputs_hash)
+
+
+def _add_splits(
+    parts: list[dict[str, Any]], works: list[tuple[Job, list[Row]]], ledger: Ledger, store: RunStore, *, jobs: int,
+    progress: Progress | None,
+) -> None:  # fmt: skip
+    """Adds split pools to each workload's answer, in place."""
+    wanted = [(job, *pair) for job, rows in works for pair in pairs_of(rows)]
+    cells = run_splits(wanted, store, jobs=jobs, progress=progress)
+    at = 0
+    for part, (job, rows) in zip(parts, works, strict=True):
+        mine = cells[at : at + len(pairs_of(rows))]
+        at += len(mine)
+        part["splits"] = split_answers(job, mine, rows, ledger)
+        part["first_step"] = first_step(part["splits"], rows[0])
 
 
 def _day(study: Study, cells: list[Cell]) -> dt.date:

@@ -173,7 +173,8 @@ class Cell(Record):
 
 
 @lru_cache(maxsize=2)
-def _calibration(path: str) -> Calibration:
+def load_parameters(path: str) -> Calibration:
+    """The parameter file, read once."""
     return load_calibration(path or None)
 
 
@@ -196,7 +197,7 @@ def cell_key(store: RunStore, job: Job, chip: Chip, catalog: Catalog) -> str:
 def _calibration_key(path: str) -> str:
     from offramp.core.result import hash_inputs
 
-    return hash_inputs({"calibration": msgspec.json.encode(_calibration(path), order="sorted")})
+    return hash_inputs({"calibration": msgspec.json.encode(load_parameters(path), order="sorted")})
 
 
 def run_cell(job: Job, chip_id: str) -> Cell:
@@ -204,7 +205,7 @@ def run_cell(job: Job, chip_id: str) -> Cell:
     catalog = facts.load(job.as_of)
     chip = catalog.chip(chip_id)
     log = FigureLog()
-    calibration = _calibration(job.calibration)
+    calibration = load_parameters(job.calibration)
     try:
         if chip.computable:
             cases, missing = (_case(job, chip, catalog, calibration, log, "sourced", {}),), ()
@@ -279,7 +280,7 @@ def _load(
     system = system_of(catalog, chip)
     order = np.array(found.slow_to_fast)
     fleet = fleet_for(
-        float(np.quantile(found.rates, 0.5, method="nearest")) if found.rates else 0.0, packages=found.packages,
+        found.rates[at_quantile(order, 0.5)] if found.rates else 0.0, packages=found.packages,
         per_server=system.packages_per_node if system else 1, mean=job.demand.mean, peak=job.demand.peak,
         spares=job.demand.spares, least=job.demand.least,
     )  # fmt: skip
@@ -295,8 +296,7 @@ def _load(
 
     def at(quantile: float, rate: float) -> tuple[Felt, Setting]:
         one = replace(setting, parameters=setting.parameters.take([at_quantile(order, quantile)]))
-        load = rate / found.shift  # the residual has no step times: the draw gets the load that it would be asked for
-        return feel(Replica(setting=one, **common).table(), question.stream, load, most=most, prefix=job.prefix), one
+        return feel(Replica(setting=one, **common).table(), question.stream, rate, most=most, prefix=job.prefix), one
 
     peak = {f"p{q * 100:.0f}": at(q, fleet.peak_load)[0] for q in QUANTILES} if fleet.peak_load > 0 else {}
     if fleet.mean_load <= 0:
@@ -312,7 +312,7 @@ def closed_per_chip(job: Job, chip_id: str, values: Mapping[str, float], *, slo:
     question = job.question()
     best = 0.0
     for stack in stacks_of(
-        question, catalog, _calibration(job.calibration), chip.id, overrides=values, as_of=job.as_of
+        question, catalog, load_parameters(job.calibration), chip.id, overrides=values, as_of=job.as_of
     ):
         rates = stack.grid.best_rates(slo, len(stack.pools))[0]
         devices = np.array([pool.devices for pool in stack.pools], dtype=float)

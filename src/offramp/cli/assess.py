@@ -74,6 +74,12 @@ def _show_workload(work: dict[str, Any], currency: str) -> None:
     )
     out.print(title, style="bold", markup=False)
     out.print(_table(work, currency))
+    for item in work["splits"][:3]:
+        cost = item["cost_per_million_output_tokens"]
+        price = f", {_short(cost)} {currency}/Mtok" if cost else ""
+        out.print(f"  split: {item['words']}{price}", markup=False)
+    if work["first_step"]:
+        out.print(f"  {work['first_step']}", markup=False)
     for line in _remarks(work["chips"]):
         out.print(f"  {line}", markup=False)
 

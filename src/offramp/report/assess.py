@@ -166,7 +166,8 @@ def _obstacle(item: Item) -> str:
 
 def _stays(answer: Item) -> list[Cell]:
     found = [item["text"] for item in answer["decision"]["stays"]]
-    return found + [item["instead"] for item in answer["decision"]["moves"] if item["instead"]]
+    found += [item["instead"] for item in answer["decision"]["moves"] if item["instead"]]
+    return found + [f"{work['id']}: {work['first_step']}" for work in answer["workloads"] if work["first_step"]]
 
 
 def _top_flips(answer: Item) -> list[Cell]:
@@ -208,7 +209,7 @@ def _workload(work: Item, currency: str) -> Section:
                 "range over unpublished facts (no dot).",
             )
         )  # fmt: skip
-    parts += [_cost_chart(work, currency), _numbers(work), _time_chart(work), _bounds(work)]
+    parts += [_cost_chart(work, currency), _numbers(work), _time_chart(work), _splits(work, currency), _bounds(work)]
     return section(f"{work['id']}: {work['model'].rsplit('/', 1)[-1]}", *parts, anchor=f"work-{work['id']}")
 
 
@@ -288,6 +289,31 @@ def _time_chart(work: Item) -> Cell:
         rows, title=f"What {work['id']} waits for differs by chip", x_title="share of step time at the SLO's rate, %",
         order=list(_TERMS.values()),
     )  # fmt: skip
+
+
+def _splits(work: Item, currency: str) -> Cell:
+    """Prefill and decode apart, on one chip or on two."""
+    if not work["splits"]:
+        return ""
+    names = {item["chip"]: item["short_name"] for item in work["chips"]}
+    columns = [
+        Col(title="prefill on"), Col(title="chips", align="right"), Col(title="decode on"),
+        Col(title="chips", align="right"), Col(title="layouts of a unit"),
+        Col(title="TTFT p90", unit="ms", align="right"), Col(title="TPOT p90", unit="ms", align="right"),
+        Col(title=f"{currency} / M output tokens", align="right"),
+    ]  # fmt: skip
+    rows = [
+        [names[split["prefill_chip"]], split["prefill_chips"], names[split["decode_chip"]], split["decode_chips"],
+         f"{split['prefill_layout']}; {split['decode_layout']}", split["latency_s"]["ttft_p90"] * 1e3,
+         split["latency_s"]["tpot_p90"] * 1e3, split["cost_per_million_output_tokens"]] for split in work["splits"][:10]
+    ]  # fmt: skip
+    text = (
+        "Middle parameters, simulated together with the transfer of the cache; power as in aggregated serving. Two "
+        "chips in one deployment need engines that exchange caches of one format: check that before ordering."
+    )
+    head = Html("<h3>Prefill and decode on separate pools</h3>")
+    return join([head, paragraph(work["first_step"]) if work["first_step"] else "", table(columns, rows, compact=True),
+                 paragraph(text)])  # fmt: skip
 
 
 def _bounds(work: Item) -> Cell:

@@ -10,9 +10,11 @@ from offramp.search.closed import Grid, evaluate
 from offramp.search.fleet import Fleet, fleet_for
 from offramp.search.grid import Limits
 from offramp.search.mix import Mix, Stream, mix_of, peak_to_mean
+from offramp.search.split import Side, Split, find_split
 from offramp.search.tune import Felt, Replica, feel, highest_rate
 
 __all__ = [
-    "Binding", "Candidate", "Felt", "Fleet", "Grid", "Limits", "Mix", "Question", "Replica", "Stream", "Tried",
-    "binding", "evaluate", "feel", "find", "fleet_for", "highest_rate", "middle", "mix_of", "peak_to_mean",
+    "Binding", "Candidate", "Felt", "Fleet", "Grid", "Limits", "Mix", "Question", "Replica", "Side", "Split", "Stream",
+    "Tried", "binding", "evaluate", "feel", "find", "find_split", "fleet_for", "highest_rate", "middle", "mix_of",
+    "peak_to_mean",
 ]  # fmt: skip

@@ -33,7 +33,7 @@ from offramp.search.closed import Grid, Slo, evaluate
 from offramp.search.grid import Limits, candidate_engines, pools, weight_dtypes
 from offramp.search.mix import Mix, Stream
 from offramp.search.tune import Felt, Replica, highest_rate, with_limits
-from offramp.search.uncertain import at_quantile, rates_by_draw, residual_factors
+from offramp.search.uncertain import Retune, rates_by_draw
 
 F8 = npt.NDArray[np.float64]
 Overrides = Mapping[str, float]
@@ -125,7 +125,6 @@ class Candidate(Record):
         devices_per_package: torch devices in one chip as sold.
         layouts: how many (layout, batch) pairs were priced.
         slow_to_fast: the draws in order of speed.
-        shift: median rate with the residual over the median draw's own.
     """
 
     chip: str
@@ -143,7 +142,6 @@ class Candidate(Record):
     devices_per_package: int = 1
     layouts: int = 0
     slow_to_fast: tuple[int, ...] = ()
-    shift: float = 1.0
 
     @property
     def per_chip(self) -> float:
@@ -253,8 +251,13 @@ def find(
     if not good:
         return _blocked(question, chip_id, stacks, catalog=catalog, priced=priced)
     best = _refined(question, _simplest(good))
+
+    def retune(draw: int, behind: float) -> float:
+        own = [stack for stack in stacks if stack.pools[0].engine == best.pool.engine]
+        return _retuned(question, own, draw, behind)
+
     rows = sorted({row.pool: row for row in [*good, best]}.values(), key=lambda row: -row.per_device)
-    return _answer(question, catalog, calibration, best, rows, priced)
+    return _answer(question, catalog, best, rows, priced, retune)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,27 +319,43 @@ def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
     )  # fmt: skip
 
 
+def _retuned(question: Question, stacks: list[PricedStack], draw: int, behind: float) -> float:
+    """Rate per device of the layout that suits one draw best, simulated; 0 where it is no better than ``behind``."""
+    chosen: tuple[float, PricedStack, int, Grid] | None = None
+    for stack in stacks:
+        one = replace(stack.setting, parameters=stack.setting.parameters.take([draw]))
+        grid = evaluate(
+            one, stack.pools, question.mix, decode_tokens=question.decode_tokens, accept_tokens=1.0 + question.accept
+        )
+        each = grid.best_rates(question.slo, len(stack.pools))[0] / [pool.devices for pool in stack.pools]
+        i = int(np.argmax(each))
+        if each[i] > behind and (chosen is None or each[i] > chosen[0]):
+            chosen = (float(each[i]), replace(stack, middle=one), i, grid)
+    if chosen is None:
+        return 0.0
+    value, stack, i, grid = chosen
+    usable = grid.meets(question.slo)[0] & (grid.pool_index == i)
+    batch = float(grid.batch[usable][np.argmax(grid.rate[0][usable])])
+    return _simulated(question, stack, stack.pools[i], value, batch).per_device
+
+
 def _answer(
-    question: Question, catalog: Catalog, calibration: Calibration, best: _Try, tried: list[_Try], priced: int
+    question: Question, catalog: Catalog, best: _Try, tried: list[_Try], priced: int, retune: Retune
 ) -> Candidate:
     pool, stack = best.pool, best.stack
     chip = catalog.chip(pool.chip)
     assert best.felt is not None
     rates, order = rates_by_draw(
         question, stack.setting, stack.middle, pool, rate=best.rate, felt=best.felt,
-        most=min(question.most_requests, EXPLORE),
+        most=min(question.most_requests, EXPLORE), retune=retune,
     )  # fmt: skip
-    central = float(rates[at_quantile(order, 0.5)])
-    rates = rates * residual_factors(calibration, pool, question.model.id)
-    shift = float(np.quantile(rates, 0.5, method="nearest")) / central if central > 0 else 1.0
-    order = np.argsort(rates, kind="stable")
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return Candidate(
         chip=chip.id, pool=pool, rate=best.rate, rates=tuple(float(value) for value in rates),
         packages=pool.devices / chip.devices, felt=best.felt, shares=binding(stack.middle, pool, question, best.felt),
         memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found,
         tried=tuple(row.record() for row in tried), fallback=stack.middle.precision.fallback,
-        devices_per_package=chip.devices, layouts=priced, slow_to_fast=tuple(int(draw) for draw in order), shift=shift,
+        devices_per_package=chip.devices, layouts=priced, slow_to_fast=tuple(int(draw) for draw in order),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -101,26 +101,31 @@ class Replica:
         return replace(made, context_tokens=self.context_limit)
 
 
-def feel(table: StepTable, stream: Stream, rate: float, *, most: int, prefix: bool = False) -> Felt:
-    """What users of one replica feel at a rate.
+Served = StepTable | Sequence[PoolSpec]
+
+
+def feel(table: Served, stream: Stream, rate: float, *, most: int, prefix: bool = False) -> Felt:
+    """What users of one replica (or of a few pools together) feel at a rate.
 
     Args:
-        table: step costs.
+        table: step costs of a replica, or pools that serve together.
         stream: where requests come from.
         rate: requests per second.
         most: how many requests are simulated.
         prefix: whether prompts share cached prefixes.
     """
     requests = stream.at(rate, most=most)
+    specs = [PoolSpec(table=table)] if isinstance(table, StepTable) else list(table)
+    several = sum(spec.replicas for spec in specs) > len(specs) or any(spec.table.virtual_engines > 1 for spec in specs)
     config = ServeConfig(
         warmup=int(WARMUP_SHARE * len(requests)), prefix_cache=prefix, estimate_capacity=False,
-        router="prefix-aware" if prefix and table.virtual_engines > 1 else "round-robin",
+        router="prefix-aware" if prefix and several else "round-robin",
     )  # fmt: skip
-    return felt_of(simulate([PoolSpec(table=table)], requests, config=config), rate)
+    return felt_of(simulate(specs, requests, config=config), rate)
 
 
 def highest_rate(
-    table: StepTable, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
+    table: Served, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
     steps: int = STEPS, tolerance: float = 1.015, give_up: float = 0.0,
 ) -> tuple[float, Felt | None]:  # fmt: skip
     """The highest rate at which one replica keeps the SLO, and what users feel there; 0 and None where there is none.

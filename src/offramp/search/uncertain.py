@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from offramp.cost import Calibration, Pool, Setting, Steps, shard_of, step_time
-from offramp.cost.calibration import spreads_noise
+from offramp.cost import Pool, Setting, Steps, shard_of, step_time
 from offramp.search.tune import Felt, Replica, highest_rate
 
 if TYPE_CHECKING:
     from offramp.search.candidate import Question
 
 F8 = npt.NDArray[np.float64]
+Retune = Callable[[int, float], float]
+"""Draw and rate per device so far; the best rate per device of another layout."""
+FAR_BEHIND: Final = 0.8
 ANCHORS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Quantiles of speed at which a draw is simulated; between them the rate is interpolated."""
 
@@ -47,7 +50,8 @@ def speeds(question: Question, setting: Setting, mid: Setting, pool: Pool, felt:
 
 
 def rates_by_draw(
-    question: Question, setting: Setting, mid: Setting, pool: Pool, *, rate: float, felt: Felt, most: int
+    question: Question, setting: Setting, mid: Setting, pool: Pool, *, rate: float, felt: Felt, most: int,
+    retune: Retune | None = None,
 ) -> tuple[F8, npt.NDArray[np.int64]]:  # fmt: skip
     """Highest rate of one replica within the SLO for each joint draw, and the draws from slow to fast. [draws] each
 
@@ -58,6 +62,8 @@ def rates_by_draw(
         question, setting, mid, pool: the layout, at all draws and at the middle.
         rate, felt: what the middle carries.
         most: simulated requests.
+        retune: finds another layout for a draw in which this one falls far behind the draw's speed, because a limit
+            is near that it no longer keeps; whoever runs the chips would do the same.
     """
     speed = speeds(question, setting, mid, pool, felt)
     order = np.argsort(speed, kind="stable")
@@ -73,6 +79,8 @@ def rates_by_draw(
             replica.table(), question.stream, question.slo, guess=rate * float(speed[draw]), most=most,
             prefix=question.prefix, steps=4, tolerance=1.04,
         )  # fmt: skip
+        if retune is not None and found < FAR_BEHIND * rate * float(speed[draw]):
+            found = max(found, retune(draw, found / pool.devices) * pool.devices)
         points[float(speed[draw])] = found
     x = np.array(sorted(points))
     y = np.array([points[value] for value in x])
@@ -80,19 +88,6 @@ def rates_by_draw(
     # beyond the outermost anchors the rate goes on in proportion to the speed
     inside = np.where(speed < x[0], y[0] * speed / x[0], inside)
     return np.where(speed > x[-1], y[-1] * speed / x[-1], inside), order
-
-
-def residual_factors(calibration: Calibration, pool: Pool, model_id: str) -> F8:
-    """What the cost model leaves unexplained of an unseen deployment, as a factor on its rate by draw. [draws]
-
-    The group part of the residual of output rates on left-out groups; independent between deployments, so it does not
-    cancel in an exchange rate. Ones where the parameter file holds no residual.
-    """
-    residual = calibration.residuals.get("output")
-    if residual is None:
-        return np.ones(calibration.draws)
-    noise = spreads_noise(0, "residual", f"{pool.chip}|{pool.engine}|{model_id}", calibration.draws)
-    return np.exp(residual.bias + residual.group_sd * noise)
 
 
 def at_quantile(order: npt.NDArray[np.int64], quantile: float) -> int:

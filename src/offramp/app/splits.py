@@ -1,0 +1,162 @@
+"""Splits: prefill and decode on separate pools, of one chip or of two; the mixed way off the chip in use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any
+
+from offramp import catalog as facts
+from offramp.app.cells import Job, cell_key, load_parameters
+from offramp.app.economics import Ledger
+from offramp.app.rollup import Row, short_name
+from offramp.app.runs import RunStore
+from offramp.core.record import Record
+from offramp.cost import per_million_tokens
+from offramp.cost.hardware import system_of
+from offramp.search import Side, Split, find_split
+
+
+class SplitCell(Record):
+    """One workload over two chips.
+
+    Attributes:
+        prefill_chip, decode_chip: catalogue ids.
+        split: None where no pair of layouts keeps the SLO.
+    """
+
+    workload: str
+    prefill_chip: str
+    decode_chip: str
+    split: Split | None = None
+
+
+Wanted = tuple[Job, str, str]
+
+
+def pairs_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Each fully known chip with itself, and each with the chip in use both ways round."""
+    known = [row.chip.id for row in rows if row.cell.mode == "sourced"]
+    base = next((row.chip.id for row in rows if row.is_baseline), "")
+    same = [(chip, chip) for chip in known]
+    mixed = [pair for chip in known if chip != base for pair in ((chip, base), (base, chip))]
+    return same + (mixed if base in known else [])
+
+
+def run_split(job: Job, prefill_chip: str, decode_chip: str) -> SplitCell:
+    """Computes one split."""
+    found = find_split(
+        job.question(), prefill_chip, decode_chip, catalog=facts.load(job.as_of),
+        calibration=load_parameters(job.calibration), as_of=job.as_of,
+    )  # fmt: skip
+    return SplitCell(workload=job.workload, prefill_chip=prefill_chip, decode_chip=decode_chip, split=found)
+
+
+def run_splits(
+    wanted: Sequence[Wanted], store: RunStore, *, jobs: int, progress: Callable[[str], None] | None = None
+) -> list[SplitCell]:
+    """All splits, kept ones from the store; in the order asked."""
+    done: dict[int, SplitCell] = {}
+    keys: list[str] = []
+    for i, (job, first, second) in enumerate(wanted):
+        catalog = facts.load(job.as_of)
+        parts = {"first": cell_key(store, job, catalog.chip(first), catalog),
+                 "second": cell_key(store, job, catalog.chip(second), catalog)}  # fmt: skip
+        keys.append(store.key("split", parts))
+        found = store.find(keys[i], SplitCell)
+        if found is not None:
+            done[i] = found
+    missing = [i for i in range(len(wanted)) if i not in done]
+    if progress and missing:
+        progress(f"{len(missing)} ways to split prefill and decode")
+
+    def keep(i: int, cell: SplitCell) -> None:
+        done[i] = cell
+        store.keep(keys[i], cell)
+
+    if jobs <= 1 or len(missing) <= 2:
+        for i in missing:
+            keep(i, run_split(*wanted[i]))
+    else:
+        _in_processes(wanted, missing, jobs, keep)
+    return [done[i] for i in range(len(wanted))]
+
+
+def _in_processes(
+    wanted: Sequence[Wanted], missing: Sequence[int], jobs: int, keep: Callable[[int, SplitCell], None]
+) -> None:
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(missing)), mp_context=context) as workers:
+        futures = {workers.submit(run_split, *wanted[i]): i for i in missing}
+        try:
+            for future in as_completed(futures):
+                keep(futures[future], future.result())
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def split_answers(job: Job, cells: Sequence[SplitCell], rows: Sequence[Row], ledger: Ledger) -> list[dict[str, Any]]:
+    """Splits as plain data, cheapest first: chips on each side for the peak, in whole servers, and what they cost."""
+    by_chip = {row.chip.id: row for row in rows}
+    found = [
+        _answer(job, cell, cell.split, by_chip, ledger) for cell in cells if cell.split is not None
+    ]  # fmt: skip
+    return sorted(found, key=lambda item: (item["cost_per_million_output_tokens"] or math.inf, item["chips_total"]))
+
+
+def _answer(job: Job, cell: SplitCell, split: Split, by_chip: dict[str, Row], ledger: Ledger) -> dict[str, Any]:
+    units = math.ceil(job.demand.peak / split.rate - 1e-9) + job.demand.spares
+    units = max(units, job.demand.least)
+    first, second = by_chip[cell.prefill_chip], by_chip[cell.decode_chip]
+    counts = [_chips(units, side, row, ledger) for side, row in ((split.prefill, first), (split.decode, second))]
+    names = [short_name(row.chip.name) for row in (first, second)]
+    words = f"{counts[0]:,} {names[0]} for prefill and {counts[1]:,} {names[1]} for decode"
+    return {
+        "prefill_chip": cell.prefill_chip, "decode_chip": cell.decode_chip, "words": words, "units": units,
+        "mixed": cell.prefill_chip != cell.decode_chip, "prefill_chips": counts[0], "decode_chips": counts[1],
+        "chips_total": sum(counts), "requests_per_s_per_unit": split.rate, "transfer_s": split.transfer_s,
+        "prefill_layout": _layout(split.prefill), "decode_layout": _layout(split.decode),
+        "latency_s": {key: split.felt.latency.get(key) for key in (*job.slo, "ttft_p90", "tpot_p90")},
+        "cost_per_million_output_tokens": _cost(job, counts, (first, second), ledger),
+    }  # fmt: skip
+
+
+def _layout(side: Side) -> str:
+    pool = side.pool
+    degrees = [f"{name.upper()}{getattr(pool, name)}" for name in ("tp", "pp", "dp", "ep") if getattr(pool, name) > 1]
+    return f"{side.replicas} x {pool.engine} {' '.join(degrees) or 'TP1'}"
+
+
+def _chips(units: int, side: Side, row: Row, ledger: Ledger) -> int:
+    system = system_of(ledger.catalog, row.chip, side.pool.system)
+    per_server = system.packages_per_node if system else 1
+    return math.ceil(units * side.replicas * side.packages / per_server - 1e-9) * per_server
+
+
+def _cost(job: Job, counts: Sequence[int], rows: Sequence[Row], ledger: Ledger) -> float | None:
+    """Middle cost; power per chip is taken from aggregated serving on the same chip."""
+    total = 0.0
+    for count, row in zip(counts, rows, strict=True):
+        own = row.numbers
+        if own is None or own.capital is None or not row.chips.mid:
+            return None
+        power = own.power_w[1] / row.chips.mid * ledger.power_price(ledger.study.site_of(""))
+        total += count * (own.capital.mid + own.host_per_s + power)
+    tokens = job.demand.mean * job.mix.osl
+    return per_million_tokens(total, tokens) if tokens > 0 else None
+
+
+def first_step(splits: Sequence[dict[str, Any]], baseline: Row | None) -> str:
+    """The mixed split that needs fewest new chips while it frees most of the chips in use, in a sentence."""
+    if baseline is None or not baseline.chips.mid:
+        return ""
+    mixed = [item for item in splits if item["mixed"] and item["chips_total"] < baseline.chips.mid]
+    if not mixed:
+        return ""
+    best = min(mixed, key=lambda item: item["chips_total"])
+    return f"A mixed step: {best['words']}, instead of {baseline.chips.mid:,.0f} {short_name(baseline.chip.name)}."
