@@ -14,14 +14,20 @@ from offramp.app.cells import Cell, Job
 from offramp.app.economics import Ledger
 from offramp.app.rollup import chips_for, power_range
 from offramp.app.study import Site, Study, Workload
+from offramp.app.train_cells import Setting as TrainSetting
+from offramp.app.train_cells import question_of
 from offramp.app.workload import load_model
+from offramp.arch.record import Model
 from offramp.catalog import Chip
+from offramp.core.errors import CatalogError, InfeasibleError
 from offramp.core.figure import Figure
 from offramp.core.quarters import first_day, parse_quarter
 from offramp.core.result import Notice
 from offramp.core.seeds import derive_seed
 from offramp.core.units import DAY_S
 from offramp.cost.hardware import system_of
+from offramp.train.outlook import outlook, peak_of
+from offramp.train.parameters import load_posterior
 
 F8 = npt.NDArray[np.floating[Any]]
 QUARTER_S: Final = 365.25 * DAY_S / 4.0
@@ -144,32 +150,71 @@ def _reason(cell: Cell) -> str:
 def train_work(
     work: Workload, chips: list[Chip], origin: dict[str, str], *, quarters: Sequence[int], draws: int, ledger: Ledger
 ) -> Work:
-    """A training run as floating-point work, spread evenly over the time from its start to its deadline."""
-    study, log = ledger.study, ledger.log
+    """A training run in tokens, spread evenly over the time from its start to its deadline."""
+    study = ledger.study
     model = load_model(work.model)
-    flop = 6.0 * model.parameters_active_matmul * (work.tokens or 0.0)
+    tokens = work.tokens or 0.0
     start = parse_quarter(work.start) if work.start else quarters[0]
     length_s = work.deadline_s or QUARTER_S
     begin = (first_day(start) - first_day(quarters[0])).days * DAY_S
     edges = np.asarray([(first_day(q) - first_day(quarters[0])).days * DAY_S for q in [*quarters, quarters[-1] + 1]])
     inside = np.clip(np.minimum(edges[1:], begin + length_s) - np.maximum(edges[:-1], begin), 0.0, None)
-    demand = np.broadcast_to(flop * inside / length_s, (draws, len(quarters))).copy()
-    rng = np.random.default_rng(derive_seed(study.study.seed, "train", work.id))
+    demand = np.broadcast_to(tokens * inside / length_s, (draws, len(quarters))).copy()
+    luck = np.random.default_rng(derive_seed(study.study.seed, "train", work.id)).standard_normal((2, draws))
+    order = np.random.default_rng(derive_seed(study.study.seed, "train draws")).permutation(100_003)
+    setting = _train_setting(ledger)
     rate, why = np.zeros((draws, len(chips))), dict[str, str]()
-    luck = rng.standard_normal((2, draws)).clip(-2.5, 2.5)
-    dtype = work.dtype or "bf16"
     for column, chip in enumerate(chips):
-        span = chip.admissible(f"peak_{dtype}", log) or chip.admissible("peak_fp16", log)
-        if span is None:
-            why[chip.id] = f"no {dtype} peak is known"
-            continue
-        found = chip.figure(f"peak_{dtype}", study.study.as_of)
-        peak = found.si if found is not None else float(np.sqrt(span[0] * span[1]))
-        kind = "domestic" if origin[chip.id] == "CN" else "foreign"
-        mfu = _share(log.use(f"plan/mfu-{kind}", MFU[kind]), luck[0])
-        goodput = _share(log.use(f"plan/goodput-{kind}", GOODPUT[kind]), luck[1])
-        rate[:, column] = peak * mfu * goodput * QUARTER_S
-    return Work(id=work.id, unit="FLOP", productivity=rate, demand=demand, power_w=np.full(len(chips), np.nan), why=why)
+        try:
+            found = _tokens_per_chip(setting, work, model, chip, length_s)
+            rate[:, column] = found[order[:draws] % found.size] * QUARTER_S
+        except InfeasibleError as error:
+            why[chip.id] = error.what
+        except CatalogError:
+            each = _by_peak(work, chip, origin[chip.id], luck.clip(-2.5, 2.5), ledger)
+            if each is None:
+                why[chip.id] = "no peak is known"
+                continue
+            rate[:, column] = each / (6.0 * model.parameters_active_matmul) * QUARTER_S
+            text = "facts are missing, so training is counted as 6 x active parameters over peak x assumed utilisation"
+            ledger.notices.append(Notice(kind="train-flop", text=text, where=f"{work.id} on {chip.id}"))
+    power = np.full(len(chips), np.nan)
+    return Work(id=work.id, unit="tokens", productivity=rate, demand=demand, power_w=power, why=why)
+
+
+def _train_setting(ledger: Ledger) -> TrainSetting:
+    return TrainSetting(
+        study=ledger.study, catalog=ledger.catalog, ledger=ledger, posterior=load_posterior(), log=ledger.log,
+        notices=ledger.notices, where="study",
+    )  # fmt: skip
+
+
+def _tokens_per_chip(setting: TrainSetting, work: Workload, model: Model, chip: Chip, length_s: float) -> F8:
+    """Tokens per second of one chip of a cluster of the size that the run needs, failures and spares in it. [draws]
+
+    Raises:
+        CatalogError: facts of the chip are missing. InfeasibleError: the run does not fit or divide.
+    """
+    question = question_of(setting, work, model, chip)
+    peak = peak_of(question.device, question.task.dtype) * question.devices_per_chip
+    guess = 6.0 * model.parameters_active_matmul * question.tokens / length_s / (0.3 * peak)
+    node = max(question.packages_per_node, 1)
+    size = work.chips or int(node * 2 ** max(round(np.log2(max(guess / node, 1.0))), 0))
+    found = outlook(question, setting.posterior, size, draws=256)
+    return question.tokens / (found.days * DAY_S * found.chips)
+
+
+def _by_peak(work: Workload, chip: Chip, origin: str, luck: F8, ledger: Ledger) -> F8 | None:
+    """FLOP per second kept by one chip: peak x utilisation x goodput; None without a peak. [draws]"""
+    log, name = ledger.log, f"peak_{work.dtype or 'bf16'}"
+    span = chip.admissible(name, log) or chip.admissible("peak_fp16", log)
+    if span is None:
+        return None
+    found = chip.figure(name, ledger.study.study.as_of)
+    peak = found.si if found is not None else float(np.sqrt(span[0] * span[1]))
+    kind = "domestic" if origin == "CN" else "foreign"
+    mfu = _share(log.use(f"plan/mfu-{kind}", MFU[kind]), luck[0])
+    return peak * mfu * _share(log.use(f"plan/goodput-{kind}", GOODPUT[kind]), luck[1])
 
 
 def _share(figure: Figure, z: F8) -> F8:
@@ -195,10 +240,4 @@ def work_notices(works: list[Work], study: Study) -> list[Notice]:
     if certain:
         text = "no low and high is given for the demand, so it is taken as certain"
         notices.append(Notice(kind="demand-certain", text=text, where=", ".join(certain)))
-    if study.workloads_of("train"):
-        text = (
-            "training is counted as 6 x active parameters x tokens over peak x utilisation x goodput, with assumed "
-            "ranges of both; memory and network limits are not checked here"
-        )
-        notices.append(Notice(kind="train-flop", text=text))
     return notices
