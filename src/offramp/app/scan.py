@@ -14,6 +14,7 @@ from offramp.core.result import FigureLog, Notice, Result, hash_inputs, table_of
 if TYPE_CHECKING:
     from offramp.scan.answer import Group
     from offramp.scan.finding import Finding
+    from offramp.scan.fix import Edit
     from offramp.scan.target import Target
 
 DEFAULT_TORCH = "2.9"
@@ -70,7 +71,11 @@ def scan(
     findings = [msgspec.structs.replace(f, reachable_from=reached.get(f.path, ())) for f in findings]
     findings.sort(key=lambda f: (f.guarded, order[f.kind, f.symbol], f.path, f.line))
     head = summary(tree, findings, groups, target=goal, torch=torch)
+    if known and not findings:
+        head["verdict"] = f"Nothing new: {known} known places are in the baseline."
+        head["can_run_today"] = None
     answer: dict[str, Any] = {
+        "path": str(path),
         **head,
         "known_in_baseline": known,
         "entry_points": points,
@@ -160,7 +165,33 @@ def to_sarif(result: Result) -> dict[str, Any]:
 
     findings = msgspec.convert(result.answer["findings"], list[Finding])
     notes = msgspec.convert(result.answer["files_noted"], list[FileNote])
-    return render(findings, notes)
+    return render(findings, notes, replacements=_edits(result, findings))
+
+
+def _edits(result: Result, findings: list[Finding]) -> dict[str, list[Edit]]:
+    """The edits of each finding that --fix rewrites, with the constant that they need."""
+    from offramp.scan.fix import edits_by_path
+    from offramp.scan.fixable import CONSTANT
+    from offramp.scan.judge import version_of
+    from offramp.scan.target import load_target
+
+    answer = result.answer
+    root = Path(answer["path"])
+    if not any(finding.fixable for finding in findings) or not root.exists():
+        return {}
+    edits = edits_by_path(root, target=load_target(answer["target"]), torch=version_of(answer["torch"]))
+    found: dict[str, list[Edit]] = {}
+    for finding in findings:
+        names = (finding.symbol, *finding.also)
+        mine = [
+            edit for edit in edits.get(finding.path, ())
+            if finding.line <= edit.line <= finding.end_line and (edit.symbol in names or edit.symbol == "device type")
+        ]  # fmt: skip
+        if mine and any(CONSTANT in edit.text for edit in mine):
+            mine += [edit for edit in edits[finding.path] if edit.symbol == CONSTANT]
+        if mine:
+            found[finding.fingerprint] = mine
+    return found
 
 
 def fix(path: str | Path, *, target: str, torch: str = DEFAULT_TORCH, write: bool = False) -> Result:

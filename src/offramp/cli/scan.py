@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def command(
     else:
         click.echo(text)
     if new and result.answer["findings"]:
-        raise click.exceptions.Exit(EXIT_NEW)
+        sys.exit(EXIT_NEW)
 
 
 def _render(result: Result, form: str) -> str:

@@ -57,28 +57,14 @@ class Patch(Record):
 
 def fix_tree(root: Path, *, target: Target, torch: tuple[int, ...], write: bool = False) -> Patch:
     """The patch for every Python file of the tree; with ``write`` the files are changed too."""
-    notes: list[FileNote] = []
-    items = [
-        item
-        for item in walk_tree(root, notes)
-        if item.kind == "python" and item.role not in ("vendored", "generated", "doc")
-    ]
-    texts: dict[str, tuple[str, bytes]] = {}
-    for item in items:
-        text, raw = read_text(root, item, notes)
-        if "cuda" in text or "nccl" in text:
-            texts[item.path] = (text, raw)
-    mocked = {name for text, _ in texts.values() for match in _MOCK.finditer(text) for name in match.groups() if name}
-    skipped = [
-        f"torch.cuda.{name}: tests replace it by name" for name in sorted(mocked) if f"torch.cuda.{name}" in CALLS
-    ]
+    texts, mocked, skipped = _readable(root)
     parts: list[str] = []
     count = 0
     for path, (text, raw) in sorted(texts.items()):
         if target.torch_cuda_api:
             break
         try:
-            edits = edits_for(text, torch=torch, mocked=frozenset(mocked))
+            edits = edits_for(text, torch=torch, mocked=mocked)
         except (cst.ParserSyntaxError, RecursionError, ValueError) as error:
             skipped.append(f"{path}: not parsed ({type(error).__name__})")
             continue
@@ -90,6 +76,36 @@ def fix_tree(root: Path, *, target: Target, torch: tuple[int, ...], write: bool 
         if write:
             _write(root if root.is_file() else root / path, fixed, raw)
     return Patch(text="".join(parts), files=len(parts), replacements=count, skipped=tuple(skipped))
+
+
+def edits_by_path(root: Path, *, target: Target, torch: tuple[int, ...]) -> dict[str, list[Edit]]:
+    """The edits that :func:`fix_tree` would make, by file."""
+    texts, mocked, _ = _readable(root)
+    if target.torch_cuda_api:
+        return {}
+    found: dict[str, list[Edit]] = {}
+    for path, (text, _) in texts.items():
+        try:
+            found[path] = edits_for(text, torch=torch, mocked=mocked)
+        except (cst.ParserSyntaxError, RecursionError, ValueError):
+            continue
+    return found
+
+
+def _readable(root: Path) -> tuple[dict[str, tuple[str, bytes]], frozenset[str], list[str]]:
+    """Python files that may be rewritten, names that tests replace, and what is left alone for that."""
+    notes: list[FileNote] = []
+    texts: dict[str, tuple[str, bytes]] = {}
+    for item in walk_tree(root, notes):
+        if item.kind == "python" and item.role not in ("vendored", "generated", "doc"):
+            text, raw = read_text(root, item, notes)
+            if "cuda" in text or "nccl" in text:
+                texts[item.path] = (text, raw)
+    mocked = {name for text, _ in texts.values() for match in _MOCK.finditer(text) for name in match.groups() if name}
+    skipped = [
+        f"torch.cuda.{name}: tests replace it by name" for name in sorted(mocked) if f"torch.cuda.{name}" in CALLS
+    ]
+    return texts, frozenset(mocked), skipped
 
 
 def _write(path: Path, text: str, raw: bytes) -> None:
@@ -196,6 +212,10 @@ class _Finder(cst.CSTVisitor):
                     self.insert_line = line
                 elif isinstance(small, cst.Assign) and _path(small.targets[0].target) == CONSTANT:
                     self.has_constant = True
+
+    def visit_Assign(self, node: cst.Assign) -> bool:
+        """Our own constant stays as it is."""
+        return _path(node.targets[0].target) != CONSTANT
 
     def visit_Attribute(self, node: cst.Attribute) -> bool:
         """torch.cuda.X, as far as this torch has an agnostic form."""

@@ -33,7 +33,8 @@ def scan_python(
     """
     lines = text.count("\n") + 1
     if not extra and not has_token(text) and not words_of(path) & target.words:
-        return FileScan(path=path, kind="python", role=role, lines=lines, imports=_quick_imports(path, text))
+        names, wants = _quick_imports(path, text)
+        return FileScan(path=path, kind="python", role=role, lines=lines, imports=names, wants=wants)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -86,9 +87,10 @@ def _by_tokens(path: str, text: str, *, role: Role, target: Target, error: BaseE
     )
 
 
-def _quick_imports(path: str, text: str) -> tuple[str, ...]:
-    """Imports of a module without triggers, by lines: enough for the import graph, no parse."""
+def _quick_imports(path: str, text: str) -> tuple[tuple[str, ...], dict[str, tuple[str, str]]]:
+    """Imports of a module without a word on devices, by lines: enough for the import graph, no parse."""
     found: list[str] = []
+    wants: dict[str, tuple[str, str]] = {}
     package = path.removesuffix(".py").removesuffix("/__init__").split("/")
     if not path.endswith("__init__.py"):
         package = package[:-1]
@@ -103,12 +105,12 @@ def _quick_imports(path: str, text: str) -> tuple[str, ...]:
             if dots:
                 module = ".".join([*package[: len(package) - dots + 1], *filter(None, [module.lstrip(".")])])
             found.append(module)
-            found.extend(
-                f"{module}.{name.split(' as ')[0].strip(' ()')}"
-                for name in names.split("#")[0].split(",")
-                if name.strip(" ()")
-            )
-    return tuple(dict.fromkeys(name for name in found if name))
+            for part in names.split("#")[0].split(","):
+                name, _, alias = part.strip(" ()").partition(" as ")
+                if name:
+                    found.append(f"{module}.{name.strip()}")
+                    wants[(alias or name).strip()] = (module, name.strip())
+    return tuple(dict.fromkeys(name for name in found if name)), wants
 
 
 PRIORITY = {

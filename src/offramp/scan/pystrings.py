@@ -20,7 +20,7 @@ def string_hit(file: PyFile, text: str, *, ctx: Ctx) -> tuple[str, str, str] | N
     """Class, symbol and note of one string; None when it is harmless."""
     name = device_name(text)
     if name == "cuda":
-        if ctx.covered and ctx.role == "compare":
+        if ctx.covered:
             return None
         return ("device.compare" if ctx.role == "compare" else "device.string", f'"{text}"', "")
     if _NCCL.match(text):

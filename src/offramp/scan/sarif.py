@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from offramp import __version__
 from offramp.scan.finding import FileNote, Finding
 from offramp.scan.judge import classes
+
+if TYPE_CHECKING:
+    from offramp.scan.fix import Edit
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVEL: Final = {"first-run": "error", "full-speed": "warning", "later": "note"}
@@ -16,13 +19,12 @@ def to_sarif(
     findings: list[Finding],
     notes: list[FileNote],
     *,
-    replacements: dict[str, tuple[tuple[int, int, int, int], str]] | None = None,
+    replacements: dict[str, list[Edit]] | None = None,
 ) -> dict[str, Any]:
     """A SARIF log of one run.
 
     Args:
-        replacements: fingerprint -> ((line, column, end line, end column), text), 1-based,
-        for findings that --fix rewrites.
+        replacements: fingerprint -> edits that belong together, for findings that --fix rewrites.
     """
     kinds = sorted({finding.kind for finding in findings})
     index = {kind: at for at, kind in enumerate(kinds)}
@@ -86,7 +88,7 @@ def _place(path: str, line: int, end_line: int) -> dict[str, Any]:
     }
 
 
-def _result(finding: Finding, rule_index: int, fix: tuple[tuple[int, int, int, int], str] | None) -> dict[str, Any]:
+def _result(finding: Finding, rule_index: int, edits: list[Edit] | None) -> dict[str, Any]:
     related: list[dict[str, Any]] = []
     for at, line in enumerate(finding.related):
         place = _place(finding.path, line, line)
@@ -112,30 +114,28 @@ def _result(finding: Finding, rule_index: int, fix: tuple[tuple[int, int, int, i
             "target": finding.target, "stage": finding.stage, "replacement": finding.replacement, "evidence": evidence,
         },
     }  # fmt: skip
-    if fix:
-        (line, column, end_line, end_column), text = fix
+    if edits:
         result["fixes"] = [
             {
                 "description": {"text": f"Use {finding.replacement}"},
                 "artifactChanges": [
                     {
                         "artifactLocation": {"uri": _uri(finding.path), "uriBaseId": "SRCROOT"},
-                        "replacements": [
-                            {
-                                "deletedRegion": {
-                                    "startLine": line,
-                                    "startColumn": column,
-                                    "endLine": end_line,
-                                    "endColumn": end_column,
-                                },
-                                "insertedContent": {"text": text},
-                            }
-                        ],
+                        "replacements": [_replacement(edit) for edit in sorted(edits)],
                     }
                 ],
             }
         ]
     return result
+
+
+def _replacement(edit: Edit) -> dict[str, Any]:
+    return {
+        "deletedRegion": {
+            "startLine": edit.line, "startColumn": edit.column + 1, "endLine": edit.end_line, "endColumn": edit.end_column + 1,  # noqa: E501
+        },
+        "insertedContent": {"text": edit.text},
+    }  # fmt: skip
 
 
 def _note(note: FileNote) -> dict[str, Any]:

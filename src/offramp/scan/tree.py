@@ -17,7 +17,8 @@ MAX_BYTES: Final = 4_000_000
 SKIPPED: Final = frozenset(
     {
         ".git", ".hg", ".svn", "node_modules", "__pycache__", ".tox", ".nox", ".venv",
-        "venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".eggs", "site-packages", ".offramp-cache", ".idea", ".vscode",
+        "venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".eggs", "site-packages",
+        ".offramp-cache", ".idea", ".vscode",
     }
 )  # fmt: skip
 _SUFFIX_KIND: Final = {
