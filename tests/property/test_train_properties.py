@@ -22,7 +22,7 @@ MODELS = ("meta-llama/Meta-Llama-3.1-70B", "deepseek-ai/DeepSeek-V3", "Qwen/Qwen
 power = st.sampled_from((1, 2, 4, 8))
 
 
-def seconds(device, model, layout: Layout, task: Task) -> float:  # noqa: ANN001
+def seconds(device, model, layout: Layout, task: Task) -> float:
     stack = Stack(device.chip, device.family, "megatron-lm", dtype=task.dtype)
     return float(
         step_time(features(model_work(model), device, task, grid_of([layout])), draw(load_posterior(), stack)).total[0]

@@ -77,7 +77,8 @@ def test_waiting_run_has_all_nodes_with_poisson_probability() -> None:
 def test_corruption_and_slow_nodes_cost() -> None:
     base = float(goodput(RUN, 500.0)[0])
     sick = Reliability(
-        failures_per_s=1 / 11_000.0, restart_s=720.0, stall_s=10.0, lag_s=120.0, corruptions_per_s=1e-6, corruption_s=7200.0,
+        failures_per_s=1 / 11_000.0, restart_s=720.0, stall_s=10.0, lag_s=120.0, corruptions_per_s=1e-6,
+        corruption_s=7200.0,
         slow_share=slow_share(1e-9, 256, 3600.0), slow_factor=1.3,
     )  # fmt: skip
     expected = base / (1 + 1e-6 * (7200 + 720)) / (1 + 0.3 * (1 - math.exp(-1e-9 * 256 * 3600)))

@@ -11,8 +11,10 @@ from offramp.train.rows import Rejected, TrainRow, is_training, read_row
 
 KNOWN = frozenset(catalog.load().chips)
 ROW = {
-    "id": "r1", "accelerator": "NVIDIA H100 SXM 80GB", "n_accelerators": "1024", "model": "LLAMA3.1_405B", "precision": "FP8",
-    "framework": "Megatron-Bridge (NeMo) Pre-Training Performance", "framework_version": "26.06 NeMo Container", "tp": "8",
+    "id": "r1", "accelerator": "NVIDIA H100 SXM 80GB", "n_accelerators": "1024", "model": "LLAMA3.1_405B",
+    "precision": "FP8",
+    "framework": "Megatron-Bridge (NeMo) Pre-Training Performance", "framework_version": "26.06 NeMo Container",
+    "tp": "8",
     "pp": "8", "vp": "8", "cp": "2", "ep": "n/a", "global_batch_seqs": "1536", "micro_batch": "1", "seq_len": "8192",
     "step_time_s": "37.693", "tokens_per_s_per_gpu": "326", "source": "x", "confidence": "measured-by-vendor",
 }  # fmt: skip

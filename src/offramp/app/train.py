@@ -77,7 +77,8 @@ def train(
     failed = [c for run in runs for c in run["cells"] if c["status"] != "ok"]
     inputs: dict[str, bytes | str | int | float | None] = {**loaded.inputs, "posterior": posterior.version}
     return Result(
-        command="train", answer={"study": study.study.name, "as_of": str(as_of or LATEST), "currency": study.study.currency, "record": record, "runs": runs},
+        command="train", answer={"study": study.study.name, "as_of": str(as_of or LATEST),
+        "currency": study.study.currency, "record": record, "runs": runs},
         inputs_hash=hash_inputs(inputs), data_version=book.version, status="partial" if failed else "ok",
         tables={"runs": _table(runs, study)}, knowledge_horizon=log.horizon, seed=study.study.seed, figures=log.figures,
         warnings=tuple(notices), offramp_version=__version__,
@@ -128,8 +129,10 @@ def _cluster(setting: Setting, work: Workload, question: Question, chip: Chip) -
     if needed is None:
         best = max(chances, key=lambda size: chances[size])
         raise InfeasibleError(
-            f"no cluster of {chip.id} meets the deadline of {work.deadline_s / DAY_S:.0f} d with 90 %: the best chance is "
-            f"{chances[best]:.0%} on {best:,} chips", where=f"workload {work.id}", mend="Give more time or a larger batch.",
+            f"no cluster of {chip.id} meets the deadline of {work.deadline_s / DAY_S:.0f} d with 90 %: the best "
+            f"chance is "
+            f"{chances[best]:.0%} on {best:,} chips", where=f"workload {work.id}",
+            mend="Give more time or a larger batch.",
         )  # fmt: skip
     return needed
 
@@ -247,7 +250,8 @@ def _record(setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any] | No
         "What this model adds: "
         + "; ".join(parts)
         + f". More chips or more days buy speed, and failures at the assumed rates "
-        f"cost up to {lost:.0%} of the time at the median, not the run. What would stop a run is software that does not "
+        f"cost up to {lost:.0%} of the time at the median, not the run. What would stop a run is software that "
+        f"does not "
         "work, which is an assumed probability here and no number that anyone published."
     )
     return {"known": known, "unknown": raw["unknown"], "reading": reading}

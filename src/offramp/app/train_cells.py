@@ -83,7 +83,8 @@ def failing_of(setting: Setting, chip: Chip) -> Failing:
         hazard_per_chip_hour=prior(setting, "hazard", vendor) if hazard is None else _exactly(hazard),
         restart_s=prior(setting, "restart", vendor) if own.restart_s is None else _exactly(own.restart_s),
         stall_s=prior(setting, "stall"), lag_s=prior(setting, "lag"), repair_s=prior(setting, "repair"),
-        planned=prior(setting, "planned"), spares=0.01 if own.spares is None else own.spares, interval_s=own.checkpoint_s,
+        planned=prior(setting, "planned"), spares=0.01 if own.spares is None else own.spares,
+        interval_s=own.checkpoint_s,
     )  # fmt: skip
 
 
@@ -177,7 +178,8 @@ def quantiles(values: F8) -> dict[str, float]:
 
 BINDS: Final = {
     "compute": "arithmetic and memory of the chip", "tp": "links between tensor-parallel ranks",
-    "expert": "all-to-all of experts", "context": "exchange of keys and values", "gather": "gathering of sharded weights",
+    "expert": "all-to-all of experts", "context": "exchange of keys and values",
+    "gather": "gathering of sharded weights",
     "hop": "sends between pipeline stages", "bubble": "idle pipeline stages and stragglers",
     "end": "gradient exchange and optimiser", "failures": "failures, restarts and planned stops",
 }  # fmt: skip
@@ -272,7 +274,8 @@ def cell(
         "layouts_tried": out.found.tried, "layouts_fitting": out.found.fitting,
         "memory_bytes": out.found.memory_bytes, "memory_capacity_bytes": q.device.memory_bytes,
         "step_s": quantiles(out.step_s), "mfu": quantiles(out.mfu), "mfu_of": q.task.dtype,
-        "mfu_bf16": quantiles(out.mfu * peak_of(q.device, q.task.dtype) / peak_of(q.device, "bf16")), "goodput": quantiles(out.goodput),
+        "mfu_bf16": quantiles(out.mfu * peak_of(q.device, q.task.dtype) / peak_of(q.device, "bf16")),
+        "goodput": quantiles(out.goodput),
         "tokens_per_s": quantiles(tokens_per_s), "checkpoint_interval_s": out.interval_s,
         "failures": quantiles(out.failures), "days": quantiles(out.days),
         "chip_hours": quantiles(out.days * DAY_S / HOUR_S * out.chips), "p_deadline": None, "chips_for_deadline": None,

@@ -135,8 +135,10 @@ def trying(
         low, mid, high = (float(chances[name][key]) for key in ("low", "value", "high"))
         port_s = float(months[name]["value"]) * MONTH_S
         stage = Stage(
-            name=name, success=mid, port_s=port_s, failed_s=1.5 * port_s, run_s=run_base * share, new_run_s=run_new * share,
-            cost=cost_base * share, new_cost=cost_new * share, delay_cost_per_s=cost_base / run_base * float(table["delay_weight"][name]["value"]),
+            name=name, success=mid, port_s=port_s, failed_s=1.5 * port_s, run_s=run_base * share,
+            new_run_s=run_new * share,
+            cost=cost_base * share, new_cost=cost_new * share,
+            delay_cost_per_s=cost_base / run_base * float(table["delay_weight"][name]["value"]),
             attempt_cost=0.10 * cost_new * share,
         )  # fmt: skip
         verdict = judge(stage)

@@ -75,7 +75,8 @@ def _show(run: dict[str, Any], currency: str) -> None:
             out.print(f"  {entry['chip']}: {entry['status']}: {entry['why']}", markup=False)
     for entry in run["break_even"]:
         out.print(
-            f"  {entry['chip']} would need an MFU of {entry['mfu_needed_without_failures']:.0%} without any failure to finish in "
+            f"  {entry['chip']} would need an MFU of {entry['mfu_needed_without_failures']:.0%} without any "
+            f"failure to finish in "
             f"{entry['base_days']:.0f} d (model: {entry['mfu_p50']:.0%})", markup=False,
         )  # fmt: skip
         for stage in entry["trying"]:

@@ -24,8 +24,10 @@ from offramp.report.html import (
 
 Item = dict[str, Any]
 PARTS: Final = {
-    "compute": "compute", "tp": "TP messages", "expert": "expert messages", "context": "CP messages", "gather": "weight gathering",
-    "hop": "stage to stage", "bubble": "pipeline bubble", "end": "gradients and optimiser", "failures": "failures and stops",
+    "compute": "compute", "tp": "TP messages", "expert": "expert messages", "context": "CP messages",
+    "gather": "weight gathering",
+    "hop": "stage to stage", "bubble": "pipeline bubble", "end": "gradients and optimiser",
+    "failures": "failures and stops",
 }  # fmt: skip
 
 
@@ -112,13 +114,16 @@ def _outlook(run: Item, cells: list[Item], answer: Item) -> Section:
         {"name": c["chip"], "low": c["days"]["p10"], "mid": c["days"]["p50"], "high": c["days"]["p90"]} for c in cells
     ]
     chart = charts.ranges(
-        rows, title=f"Days to finish {run['workload']} on {run['chips']:,} chips", x_title="days (10th, 50th, 90th percentile)",
+        rows, title=f"Days to finish {run['workload']} on {run['chips']:,} chips",
+        x_title="days (10th, 50th, 90th percentile)",
         reference=run["deadline_days"], reference_label="deadline", log=True,
     )  # fmt: skip
-    columns = [Col(title="chip"), Col(title="days", align="right"), Col(title="on time", align="right"), Col(title="MFU", align="right"),
+    columns = [Col(title="chip"), Col(title="days", align="right"), Col(title="on time", align="right"),
+               Col(title="MFU", align="right"),
                Col(title="goodput", align="right"), Col(title="chips per baseline chip", align="right"),
                Col(title="chips for the deadline, p50", align="right"), Col(title="p90", align="right"),
-               Col(title="energy", unit="GWh", align="right"), Col(title="cost", unit=f"M {answer['currency']}", align="right")]  # fmt: skip
+               Col(title="energy", unit="GWh", align="right"), Col(title="cost", unit=f"M {answer['currency']}",
+               align="right")]  # fmt: skip
     body: list[list[Cell]] = []
     for c in cells:
         needed = c["chips_for_deadline"] or {}
@@ -133,20 +138,25 @@ def _outlook(run: Item, cells: list[Item], answer: Item) -> Section:
             "no price" if cost is None else spread(*(v / 1e6 for v in _q(cost) if v is not None)),
         ])  # fmt: skip
     held = [
-        f"Published: {c['published']['chip_hours'] / 1e6:.4g} M chip-hours on {c['chip']} ({c['published']['source']}). Predicted: "
+        f"Published: {c['published']['chip_hours'] / 1e6:.4g} M chip-hours on {c['chip']} "
+        f"({c['published']['source']}). Predicted: "
         f"{c['published']['predicted_chip_hours']['p50'] / 1e6:.3g} M "
-        f"({c['published']['predicted_chip_hours']['p10'] / 1e6:.3g} to {c['published']['predicted_chip_hours']['p90'] / 1e6:.3g})."
+        f"({c['published']['predicted_chip_hours']['p10'] / 1e6:.3g} to "
+        f"{c['published']['predicted_chip_hours']['p90'] / 1e6:.3g})."
         for c in cells
         if c.get("published")
     ]
     ratio = [
-        f"{c['chip']}: {', '.join(f'{name.replace(chr(95), chr(32))} {value:.2g}' for name, value in c['resource_ratios'].items())}"
+        f"{c['chip']}: "
+        f"{', '.join(f'{name.replace(chr(95), chr(32))} {value:.2g}' for name, value in c['resource_ratios'].items())}"
         for c in cells if c["chip"] != run["baseline"] and "resource_ratios" in c
     ]  # fmt: skip
     return section(
         f"{run['workload']}: when it is done", chart, table(columns, body), bullets(held) if held else "",
-        "Chips of each kind that equal one chip in use, by resource. Inference of large models follows memory bandwidth and "
-        "memory, training follows arithmetic, links and reliability, so the two exchange rates differ; the assessment of a "
+        "Chips of each kind that equal one chip in use, by resource. Inference of large models follows memory "
+        "bandwidth and "
+        "memory, training follows arithmetic, links and reliability, so the two exchange rates differ; the "
+        "assessment of a "
         "serving workload gives the other one.", bullets(ratio),
     )  # fmt: skip
 
@@ -168,7 +178,8 @@ def _binds(run: Item, cells: list[Item]) -> Section:
 
 def _even(run: Item, entry: Item) -> Section:
     rows = [
-        {"x": f"{p['restart_min']:.0f} min", "y": f"{p['hazard_per_chip_hour']:.1e}", "value": min(p["mfu_needed"], 1.5),
+        {"x": f"{p['restart_min']:.0f} min", "y": f"{p['hazard_per_chip_hour']:.1e}", "value": min(p["mfu_needed"],
+        1.5),
          "label": f"{p['mfu_needed']:.0%}" if p["mfu_needed"] < 1.5 else "never"}
         for p in entry["surface"]
     ]  # fmt: skip
@@ -178,7 +189,8 @@ def _even(run: Item, entry: Item) -> Section:
         rows, title=title, x_title="restart after a failure", y_title="failures per chip-hour", value_title="MFU"
     )
     said = (
-        f"With no failure at all it would need {entry['mfu_needed_without_failures']:.0%}; the model gives it {entry['mfu_p50']:.0%}. "
+        f"With no failure at all it would need {entry['mfu_needed_without_failures']:.0%}; the model gives it "
+        f"{entry['mfu_p50']:.0%}. "
         + ("" if reachable else "That is more than its peak: no reliability makes up for it, only more chips. ")
     )
     published = [
@@ -189,28 +201,34 @@ def _even(run: Item, entry: Item) -> Section:
 
 
 def _trying(run: Item, entries: list[Item], currency: str) -> Section:
-    columns = [Col(title="chip"), Col(title="stage"), Col(title="assumed chance"), Col(title="pays by itself from", align="right"),
-               Col(title="expected delay", unit="d", align="right"), Col(title="expected gain", unit=f"M {currency}", align="right"),
+    columns = [Col(title="chip"), Col(title="stage"), Col(title="assumed chance"), Col(title="pays by itself from",
+               align="right"),
+               Col(title="expected delay", unit="d", align="right"), Col(title="expected gain", unit=f"M {currency}",
+               align="right"),
                Col(title="worth it if being able to is worth", unit=f"M {currency}", align="right")]  # fmt: skip
     rows: list[list[Cell]] = []
     for entry in entries:
         for s in entry["trying"]:
             even = s["break_even_success"]
             rows.append([
-                entry["chip"], s["stage"], f"{s['success']['mid']:.0%} ({s['success']['low']:.0%} – {s['success']['high']:.0%})",
+                entry["chip"], s["stage"],
+                f"{s['success']['mid']:.0%} ({s['success']['low']:.0%} – {s['success']['high']:.0%})",
                 "never" if even is None else f"{even:.0%}", s["expected_delay_days"], s["gain"] / 1e6,
                 s["option_value_to_break_even"] / 1e6,
             ])  # fmt: skip
     return section(
         f"{run['workload']}: whether to try first, and with which stage", table(columns, rows),
-        "Chances, months of porting and the cost of delay are assumed, and the study can replace them by what it knows. A "
-        "stage that fails falls back to the chip in use after the time lost. Small stages cost little to try and teach what "
+        "Chances, months of porting and the cost of delay are assumed, and the study can replace them by what it "
+        "knows. A "
+        "stage that fails falls back to the chip in use after the time lost. Small stages cost little to try and "
+        "teach what "
         "large ones need, which is why fine-tuning and post-training come before pre-training.",
     )  # fmt: skip
 
 
 def _layouts(run: Item, cells: list[Item]) -> Section:
-    columns = [Col(title="chip"), Col(title="framework"), Col(title="dtype"), Col(title="layout"), Col(title="step", unit="s", align="right"),
+    columns = [Col(title="chip"), Col(title="framework"), Col(title="dtype"), Col(title="layout"), Col(title="step",
+               unit="s", align="right"),
                Col(title="memory", unit="GiB", align="right"), Col(title="checkpoint every", unit="min", align="right"),
                Col(title="goodput, closed form | simulated", align="right")]  # fmt: skip
     rows: list[list[Cell]] = []
@@ -218,7 +236,8 @@ def _layouts(run: Item, cells: list[Item]) -> Section:
         check = c["goodput_check"]
         simulated = "–" if check["simulated"] is None else f"{check['closed']:.2%} | {check['simulated']:.2%}"
         rows.append([
-            c["chip"], c["framework"], c["dtype"], c["layout_words"], spread(*_q(c["step_s"])), c["memory_bytes"] / 2**30,
+            c["chip"], c["framework"], c["dtype"], c["layout_words"], spread(*_q(c["step_s"])),
+            c["memory_bytes"] / 2**30,
             c["checkpoint_interval_s"] / 60.0, simulated,
         ])  # fmt: skip
     return section(f"{run['workload']}: layouts", table(columns, rows))
@@ -232,7 +251,8 @@ def _record(answer: Item, result: Result) -> list[Section]:
         f"{entry['text']} ({entry['confidence']}: {entry['source']}, {entry['as_of']})" for entry in record["known"]
     ]
     assumed = [f"{f.id}: {f.value:g} {f.unit} ({f.low:g} to {f.high:g})" for f in result.figures
-               if f.confidence == "assumed" and f.id.startswith("train/") and f.low is not None and f.high is not None]  # fmt: skip
+               if f.confidence == "assumed" and f.id.startswith("train/") and f.low is not None and f.high is not
+               None]  # fmt: skip
     return [
         section(
             "Why did it go back to NVIDIA?",

@@ -23,7 +23,7 @@ from offramp.train.work import ModelWork, model_flop, model_work
 
 DEFAULT_TOKENS: Final = 4096
 """Sequence length where a row states none. Assumed."""
-BATCH_TOKENS: Final = 8 * 2**20
+BATCH_TOKENS: Final = 32 * 2**20
 """Global batch in tokens where a row states none, for clusters; small ones take 32 sequences a device. Assumed."""
 
 
@@ -43,6 +43,7 @@ class Case:
         stated: whether the layout was.
         assumed: what had to be assumed, in words.
         other: the same row in another dtype, where it states none and two are likely; ``weight`` is this one's.
+        unknown: "b" where the batch is not stated.
     """
 
     row: TrainRow
@@ -61,6 +62,7 @@ class Case:
     assumed: tuple[str, ...]
     other: Case | None = None
     weight: float = 1.0
+    unknown: str = ""
 
 
 def shape_of(model: Model) -> str:
@@ -122,9 +124,7 @@ def chip_device(
 ) -> Device:  # fmt: skip
     """A torch device of a catalogue chip in its usual system."""
     chip = book.chip(chip_id)
-    found = device_of(
-        chip, system_of(book, chip, system), as_of=as_of, log=log, overrides={k: v for k, v in (figures or {}).items()}
-    )
+    found = device_of(chip, system_of(book, chip, system), as_of=as_of, log=log, overrides=dict(figures or {}))
     peaks = {dtype: value * clock for dtype, value in found.peak_flop_per_s.items()}
     return replace(found, peak_flop_per_s=peaks)
 
@@ -147,7 +147,7 @@ def _task(row: TrainRow, model: Model, devices: int, assumed: list[str]) -> Task
 
 
 def _plain_batch(devices: int, sequence: int) -> int:
-    """A batch that divides well: about 8 M tokens on a cluster, 32 sequences a device on a server."""
+    """A batch that divides well: about 32 M tokens on a cluster, 32 sequences a device on a server."""
     per_device = max(BATCH_TOKENS // sequence // devices, 1) if devices >= 64 else 32
     return devices * max(per_device, 1)
 
@@ -246,12 +246,15 @@ def _build(row: TrainRow, book: catalog.Catalog, device: Device) -> Case | Rejec
     if grid is None:
         raise ModelRangeError(f"no layout divides {devices} devices and {task.batch_sequences} sequences", where=row.id)
     shape = "lora" if row.lora else shape_of(model)
-    stack = Stack(chip=device.chip, family=device.family, framework=row.framework.id, release=row.release, dtype=row.dtype,
+    stack = Stack(chip=device.chip, family=device.family, framework=row.framework.id, release=row.release,
+                  dtype=row.dtype,
                   variant=row.variant, shape=shape)  # fmt: skip
     return Case(
-        row=row, work=work, device=device, task=task, grid=grid, stack=stack, devices=devices, devices_per_chip=per_chip,
+        row=row, work=work, device=device, task=task, grid=grid, stack=stack, devices=devices,
+        devices_per_chip=per_chip,
         flop_per_token=causal if row.framework.causal else flop, flop_causal=causal, peak=peak,
-        group="|".join((row.framework.id, device.chip, row.model, row.release)), stated=stated, assumed=tuple(assumed),
+        group="|".join((row.framework.id, device.chip, row.model, row.release)), stated=stated,
+        unknown="" if row.batch_sequences else "b", assumed=tuple(assumed),
     )  # fmt: skip
 
 

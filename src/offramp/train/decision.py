@@ -38,7 +38,8 @@ class Verdict(Record):
 
     Attributes:
         gain: expected gain of trying over staying, in money.
-        break_even_success: probability of success from which trying pays; None where it never does, 0 where it always does.
+        break_even_success: probability of success from which trying pays; None where it never does,
+        0 where it always does.
         expected_delay_s: of the result, over staying.
         worth_trying: gain > 0.
     """
@@ -53,7 +54,8 @@ class Verdict(Record):
 def judge(stage: Stage) -> Verdict:
     """Expected gain of trying first and falling back, against staying.
 
-    Success: the new chip's cost, its run time and the port's, and the option. Failure: the old cost, after the time lost.
+    Success: the new chip's cost, its run time and the port's, and the option. Failure: the old cost,
+    after the time lost.
     """
     late_if_works = stage.port_s + stage.new_run_s - stage.run_s
     saved = stage.cost - stage.new_cost + stage.option_value - stage.delay_cost_per_s * late_if_works

@@ -22,7 +22,8 @@ DTYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp4": 0.5625}
 FLASH_BACKWARD = 2.5
 """FLOP of a flash-attention backward pass over its forward pass. Source: arXiv 2307.08691, section 4.1."""
 SCORE_BYTES = 11.0
-"""Bytes moved per score by softmax, mask and dropout kernels in 16 bit: read and write of each (4 + 4) and masks (3)."""
+"""Bytes moved per score by softmax, mask and dropout kernels in 16 bit: read and write of each (4 + 4) and masks
+(3)."""
 ADAM_BYTES = 42.0
 """Bytes moved per parameter by mixed-precision Adam: 16 read, 14 written, 12 of copying, unscaling and norm of FP32
 gradients. Source: sizes of the states in arXiv 1910.02054, section 3.1."""
@@ -286,7 +287,8 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
         gemm=sums["gemm"] / pp, grouped=sums["grouped"] / pp, gemm_16=head_s / pp, stream=sums["stream"] / pp,
         attention=sums["attention"] / pp, scores=sums["scores"] / pp, vector=(sums["vector"] + logits) / pp,
         dense_passes=sums["dense"] / pp, moe_passes=sums["moe"] / pp, tp=sums["tp"] / pp,
-        tp_calls=np.where(grid.tp > 1, (sums["dense"] + sums["moe"]) * 4.0 / 3.0 / pp, 0.0), a2a=sums["a2a"] / pp, far=sums["far"] / pp,
+        tp_calls=np.where(grid.tp > 1, (sums["dense"] + sums["moe"]) * 4.0 / 3.0 / pp, 0.0), a2a=sums["a2a"] / pp,
+        far=sums["far"] / pp,
         cp=sums["cp"] / pp, gather=gather, hop=np.where(pp > 1, hop, 0.0), reduce=reduce, adam=adam,
         micro_batches=task.batch_sequences / (grid.dp * grid.micro_batch), bubble=(pp - 1.0) / grid.vp * grid.bubble,
         peak_stage=_stage_peak(work, grid, float(np.mean(head_s / np.maximum(layer_s, 1e-12)))), hidden=grid.hidden,

@@ -171,7 +171,8 @@ def layout_problems(layout: Layout, model: Model, task: Task, devices: int) -> l
         found.append(f"PP {layout.pp} x VP {layout.vp} is more than {model.layer_count} layers")
     if task.batch_sequences % (layout.dp * layout.micro_batch):
         found.append(
-            f"DP {layout.dp} x micro-batch {layout.micro_batch} does not divide the batch of {task.batch_sequences} sequences"
+            f"DP {layout.dp} x micro-batch {layout.micro_batch} does not divide the batch of "
+            f"{task.batch_sequences} sequences"
         )
     if task.sequence_tokens % (layout.cp * (layout.tp if layout.sequence_parallel else 1)):
         found.append(f"CP x TP does not divide {task.sequence_tokens} tokens of a sequence")

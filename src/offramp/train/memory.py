@@ -60,8 +60,10 @@ class Memory:
 def _activation(layer: LayerWork, hidden: float, task: Task, grid: Grid) -> F8:
     """Bytes that one token of one layer keeps for the backward pass.
 
-    Source: arXiv 2205.05198, section 4: 34 s b h + 5 a s^2 b; its parts by tensor, so that gated, grouped and MLA layers
-    count by their own widths. Flash attention keeps no scores. Selective recompute keeps the inputs of matrices and computes
+    Source: arXiv 2205.05198, section 4: 34 s b h + 5 a s^2 b; its parts by tensor, so that gated,
+    grouped and MLA layers
+    count by their own widths. Flash attention keeps no scores. Selective recompute keeps the inputs of matrices and
+    computes
     scores (where there are any), norms, activation functions and projections up from latents again, as in arXiv
     2412.19437, section 3.2.3; full recompute keeps only the input of the layer.
     """

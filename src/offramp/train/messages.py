@@ -60,7 +60,9 @@ def all_to_all_s(fabric: Fabric, ranks: F8, token_bytes: F8, *, picks: float, no
 
 
 def hop_s(fabric: Fabric, stride: F8, payload_bytes: F8) -> F8:
-    """Seconds of sending to the next pipeline stage, ``stride`` devices away: over the NIC once it leaves the domain."""
+    """Seconds of sending to the next pipeline stage, ``stride`` devices away: over the NIC once it leaves the
+    domain.
+    """
     near = stride < fabric.domain_devices
     up = usable_bytes_per_s(fabric, np.full_like(stride, 2.0))
     return payload_bytes / np.where(near, up, fabric.scaleout_bytes_per_s)

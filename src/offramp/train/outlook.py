@@ -133,7 +133,9 @@ def spare_chips(chips: int, spares: float, per_node: int) -> int:
 
 
 def best_cluster(question: Question, posterior: Posterior, chips: int) -> tuple[int, Found]:
-    """The count of training packages, ``chips`` or up to 5 % below, that gives the highest throughput, and its layouts."""
+    """The count of training packages, ``chips`` or up to 5 % below, that gives the highest throughput, and its
+    layouts.
+    """
     q = question
     values = draw(posterior, q.stack)
     best: tuple[float, int, Found] | None = None
@@ -234,7 +236,8 @@ def cluster_reliability(q: Question, active: int, spare: int, layout: Layout, dr
 def chips_for(
     question: Question, posterior: Posterior, deadline_days: float, *, probability: float, most: int = 131_072
 ) -> tuple[int | None, Mapping[int, float]]:
-    """Smallest of the usual cluster sizes that meets the deadline with ``probability``; and the chance at each size tried.
+    """Smallest of the usual cluster sizes that meets the deadline with ``probability``; and the chance at each
+    size tried.
 
     Sizes are powers of two and half-way between, in whole nodes.
     """

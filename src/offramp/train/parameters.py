@@ -27,8 +27,10 @@ from offramp.core.seeds import derive_seed
 F8 = npt.NDArray[np.float64]
 DATA: Final = Path(__file__).resolve().parents[1] / "data" / "train"
 Z90: Final = 1.2815515594
-CAPS: Final = {"gemm_16": 0.95, "gemm_8": 0.92, "gemm_4": 0.9, "grouped": 1.0, "attention": 0.9, "memory": 0.97, "link": 0.97,
-               "network": 0.97, "expert_exposed": 1.0, "far_exposed": 1.0, "dp_exposed": 1.0, "cp_exposed": 1.0}  # fmt: skip
+CAPS: Final = {"gemm_16": 0.95, "gemm_8": 0.92, "gemm_4": 0.9, "grouped": 1.0, "attention": 0.9, "memory": 0.97,
+               "link": 0.97,
+               "network": 0.97, "expert_exposed": 1.0, "far_exposed": 1.0, "dp_exposed": 1.0,
+               "cp_exposed": 1.0}  # fmt: skip
 GEMM: Final = {"bf16": "gemm_16", "fp16": "gemm_16", "fp8": "gemm_8", "fp4": "gemm_4"}
 
 
@@ -199,7 +201,8 @@ def draw(posterior: Posterior, stack: Stack, *, draws: int = 0, seed: int = 0) -
 
 
 THIN: Final = frozenset({"mindspeed", "flagperf", "meta-4d", "megascale", "hai-llm", "other"})
-"""Frameworks with few rows, or rows with hardly a layout: what they leave unexplained is what an unmeasured stack does."""
+"""Frameworks with few rows, or rows with hardly a layout: what they leave unexplained is what an unmeasured stack
+does."""
 
 
 def is_thin(stack: Stack) -> bool:

@@ -310,12 +310,15 @@ def _read(raw: dict[str, Any], known_chips: frozenset[str]) -> TrainRow | Reject
     version = raw.get("framework_version", "") or ""
     stated_sp = raw.get("sequence_parallel", "").strip().lower()
     return TrainRow(
-        id=row_id, model=raw.get("model", ""), published_chip=published, published_framework=framework_text or framework.id,
+        id=row_id, model=raw.get("model", ""), published_chip=published,
+        published_framework=framework_text or framework.id,
         source=raw.get("source", ""), date=raw.get("date", ""), confidence=raw.get("confidence", ""),
         chip=read_chip(published, known_chips), framework=framework, release=_release(version), dtype=dtype,
         variant=variant, chips=chips, **degree, dp=dp, micro_batch=int(number(raw.get("micro_batch"))),
-        zero=_zero(dp_text, framework, full=sharded), recompute=_recompute(raw, metrics.get("mfu_pct", 0.0), _range(raw.get("hfu_pct"))),
-        sequence_parallel={"yes": True, "no": False}.get(stated_sp), sequence_tokens=int(sequence), batch_sequences=batch,
+        zero=_zero(dp_text, framework, full=sharded), recompute=_recompute(raw, metrics.get("mfu_pct", 0.0),
+        _range(raw.get("hfu_pct"))),
+        sequence_parallel={"yes": True, "no": False}.get(stated_sp), sequence_tokens=int(sequence),
+        batch_sequences=batch,
         lora=framework.lora or "lora" in raw.get("model", "").lower(), metrics=metrics, shape=_shape(raw),
         dtype_stated=bool((raw.get("dtype") or raw.get("precision", "")).strip()),
         vp_stated=bool((raw.get("vp", "") or raw.get("interleaving", "")).strip()),

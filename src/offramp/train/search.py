@@ -176,10 +176,15 @@ def nothing_divides(model: Model, task: Task, devices: int, limits: Limits) -> s
     experts = max((g.mlp.experts for g in model.layers), default=0)
     found = [f"TP {tp} does not divide {h} heads" for tp in limits.tp for h in heads if h % tp]
     found += [f"PP {pp} is more than {model.layer_count} layers" for pp in limits.pp if pp > model.layer_count]
-    found += [f"EP {ep} does not divide {experts} experts" for ep in limits.ep if ep > 1 and (not experts or experts % ep)]
+    found += [
+        f"EP {ep} does not divide {experts} experts" for ep in limits.ep if ep > 1 and (not experts or experts % ep)
+    ]
     degrees = [("TP", limits.tp), ("PP", limits.pp), ("CP", limits.cp)]
     found += [f"{name} {n} does not divide {devices} devices" for name, given in degrees for n in given if devices % n]
-    return "; ".join(found) or f"{devices} devices and a batch of {task.batch_sequences} sequences share no data-parallel degree"
+    return (
+        "; ".join(found)
+        or f"{devices} devices and a batch of {task.batch_sequences} sequences share no data-parallel degree"
+    )
 
 
 def no_fit(model: Model, device: Device, need: Memory, grid: Grid) -> InfeasibleError:
@@ -189,7 +194,8 @@ def no_fit(model: Model, device: Device, need: Memory, grid: Grid) -> Infeasible
     worst = max(parts, key=lambda name: parts[name])
     over = float(need.over[at])
     return InfeasibleError(
-        f"{model.id} does not fit on {device.chip}: even {layout_at(grid, at).words} needs {need.total[at] / 2**30:.1f} GiB of "
+        f"{model.id} does not fit on {device.chip}: even {layout_at(grid, at).words} needs "
+        f"{need.total[at] / 2**30:.1f} GiB of "
         f"{need.capacity / 2**30:.1f} GiB per device, {over:,.0f} bytes over; the largest tensor is {worst} with "
         f"{parts[worst]:,.0f} bytes",
         where="memory", mend="Take more chips, a smaller model, or a chip with more memory.",

@@ -20,8 +20,10 @@ class StepTime:
 
     Attributes:
         total: of the step.
-        compute, tp, expert, context, gather, hop, bubble, end: GEMMs, attention and vector work; exposed messages of tensor,
-            expert and context parallelism and of sharded weights; sends between stages; idle pipeline and uneven stages;
+        compute, tp, expert, context, gather, hop, bubble, end: GEMMs,
+        attention and vector work; exposed messages of tensor,
+            expert and context parallelism and of sharded weights; sends between stages; idle pipeline and uneven
+            stages;
             gradients and optimiser.
     """
 
