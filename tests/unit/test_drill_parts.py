@@ -219,7 +219,8 @@ class TestAdvisories:
                 "product_tree": {"branches": [{"name": "NVIDIA", "branches": [
                     {"name": "GPU Display Driver for Linux", "branches": [
                         {"name": "All versions prior to 550.90.07", "product": {"product_id": "P1"}}]}]}]},
-                "vulnerabilities": [{"cve": "CVE-2026-0001", "product_status": {"known_affected": ["P1"]}}]}  # fmt: skip
+                "vulnerabilities": [
+                    {"cve": "CVE-2026-0001", "product_status": {"known_affected": ["P1"]}}]}  # fmt: skip
         (tmp_path / "a.json").write_text(json.dumps(osv))
         (tmp_path / "b.json").write_text(json.dumps(csaf))
         found, feeds = advisories.match(_inventory(), (tmp_path,))

@@ -34,6 +34,20 @@ _PRIORITY: Final = (
 )  # fmt: skip
 
 
+MEANINGS: Final = {
+    "plain-socket": "reaches out through an ordinary socket",
+    "double-fork": "sends from a process that left its parent",
+    "static-raw-syscalls": "sends from a static image, past any library", "dns-tunnel": "carries data in DNS names",
+    "io-uring": "sends through a ring, without a send call", "icmp-payload": "sends ICMP with data",
+    "raw-frame": "sends frames past the IP stack", "unix-broker": "talks to a process outside over a unix socket",
+    "int-0x80": "sends through the 32-bit entry", "date-bomb": "speaks only on another date",
+    "uptime-bomb": "speaks only after long uptime", "only-if-online": "speaks only when it seems to be online",
+    "delayed": "speaks only after some time", "vsock": "asks for a socket to the hypervisor",
+    "setns": "asks to enter another namespace", "raw-socket": "asks for a raw socket",
+}  # fmt: skip
+"""What each class says about a sender; many a harmless update check speaks only on another date."""
+
+
 class Sender(Record):
     """The process behind a finding."""
 
@@ -52,6 +66,7 @@ class Finding(Record):
     Attributes:
         id: stable over runs and drills: digest of process, channel and destination.
         kind: the most telling of ``classes``; "class" in JSON.
+        meaning: what that class says, in words; it is about behaviour, not about intent.
         classes: every class that it belongs to.
         channel: tcp, udp, dns, icmp, raw, unix, vsock ...
         destination: name or address (with port), path, MAC.
@@ -66,6 +81,7 @@ class Finding(Record):
 
     id: str
     kind: str = msgspec.field(name="class")
+    meaning: str
     classes: tuple[str, ...]
     channel: str
     destination: str
@@ -281,7 +297,8 @@ def _finish(group: _Group, runs: list[RunRecord], allow: dict[str, str]) -> Find
     kind = next((name for name in _PRIORITY if name in classes), "plain-socket")
     flows = [flow for _, flow in group.flows]
     return Finding(
-        id=_finding_id(identity(image), group.channel, group.destination), kind=kind, classes=tuple(sorted(classes)),
+        id=_finding_id(identity(image), group.channel, group.destination), kind=kind,
+        meaning=MEANINGS[kind], classes=tuple(sorted(classes)),
         channel=group.channel, destination=group.destination, accepted=accepted, process=_sender(image),
         python_frames=frames, sent=any(flow.layer != "tcp" or flow.size_bytes > 0 for flow in flows),
         first_s=min([flow.first_s for flow in flows] + [call.at_s for _, call in group.calls], default=0.0),

@@ -79,7 +79,8 @@ def _add(match: re.Match[str], images: dict[int, Process], calls: list[Call], be
     image = images.get(pid)
     for family, dst, port in _targets(name, match.group(4)):
         calls.append(
-            Call(id=len(calls), at_s=float(match.group(2)) - began_unix_s, process=image.key if image else "", name=name,
+            Call(id=len(calls), at_s=float(match.group(2)) - began_unix_s, name=name,
+                 process=image.key if image else "",
                  family=family, dst=dst, dst_port=port, sent=name.startswith("send"), thread=pid,
                  canary=image.canary if image else "")
         )  # fmt: skip

@@ -68,7 +68,7 @@ def _lead(answer: dict[str, Any]) -> Html:
 def _one_line(finding: dict[str, Any]) -> str:
     process = finding["process"] or {}
     name = finding["endpoint"] or (f"accepted: {finding['accepted']}" if finding["accepted"] else "undocumented")
-    return f"{process.get('exe', 'unknown process')} to {finding['destination']} ({finding['class']}, {name})"
+    return f"{process.get('exe', 'unknown process')} to {finding['destination']} ({name}): {finding['meaning']}"
 
 
 def _findings(answer: dict[str, Any]) -> Section:
@@ -82,7 +82,8 @@ def _finding(finding: dict[str, Any]) -> Html:
     known = finding["endpoint"] or finding["accepted"]
     title = join([badge(finding["verdict"], "plain" if known else "warn"), " ", _one_line(finding)])
     rows: list[list[Any]] = [
-        ["classes", ", ".join(finding["classes"])], ["destination", finding["destination"]],
+        ["what it does", finding["meaning"]], ["classes", ", ".join(finding["classes"])],
+        ["destination", finding["destination"]],
         ["documented as", finding["endpoint"] or "nothing known"],
         ["switch", finding["switch"] or "none known"],
         ["seen under", ", ".join(finding["conditions"])], ["silent under", ", ".join(finding["silent_in"]) or "none"],
