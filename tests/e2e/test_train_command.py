@@ -13,8 +13,19 @@ from offramp.cli import root
 from offramp.core.errors import InfeasibleError, InputError, OfframpError
 
 STUDY = str(Path(__file__).resolve().parents[2] / "examples" / "train-v3" / "study.toml")
-KEYS = {"chip", "status", "days", "mfu", "goodput", "p_deadline", "chips_for_deadline", "binds", "exchange_rate",
-        "energy_kwh", "cost"}
+KEYS = {
+    "chip",
+    "status",
+    "days",
+    "mfu",
+    "goodput",
+    "p_deadline",
+    "chips_for_deadline",
+    "binds",
+    "exchange_rate",
+    "energy_kwh",
+    "cost",
+}
 
 
 def run(*args: str) -> str:
@@ -51,8 +62,9 @@ def test_the_published_run_lies_in_the_interval(answer: dict) -> None:
 def test_record_keeps_known_and_unknown_apart(answer: dict) -> None:
     record = answer["record"]
     assert all(entry["source"] for entry in record["known"])
-    assert any("No failure data" in entry["text"] or "no failure data" in entry["text"].lower() for entry in
-    record["unknown"])
+    assert any(
+        "No failure data" in entry["text"] or "no failure data" in entry["text"].lower() for entry in record["unknown"]
+    )
 
 
 def test_small_stages_risk_less(answer: dict) -> None:
@@ -90,8 +102,9 @@ def test_a_hazard_too_high_is_said_with_its_break_even() -> None:
 
 
 def test_a_chip_without_the_dtype_is_refused_with_the_reason() -> None:
-    cells = json.loads(run("train", STUDY, "--set", 'workload.pretrain.dtype="fp8"',
-    "--json"))["answer"]["runs"][0]["cells"]
+    cells = json.loads(run("train", STUDY, "--set", 'workload.pretrain.dtype="fp8"', "--json"))["answer"]["runs"][0][
+        "cells"
+    ]
     by_chip = {c["chip"]: c for c in cells}
     assert by_chip["huawei/ascend-910b"]["status"] == "cannot"
     assert "has no FP8" in by_chip["huawei/ascend-910b"]["why"]

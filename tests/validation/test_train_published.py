@@ -36,8 +36,9 @@ def test_a100_iteration_times(shared: Path) -> None:
     ("start", "model", "target"), [("mlperft", "405b", 0.10), ("mbridge", "", 0.15), ("llmfoundry", "", 0.15)]
 )
 def test_step_times_in_the_fit(nvidia: list[dict], start: str, model: str, target: float) -> None:
-    own = [r for r in nvidia if r["id"].startswith(start) and model in r["model"].lower() and r["metric"] ==
-    "step_time_s"]
+    own = [
+        r for r in nvidia if r["id"].startswith(start) and model in r["model"].lower() and r["metric"] == "step_time_s"
+    ]
     assert np.median(ape(own)) <= target
 
 

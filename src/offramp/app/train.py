@@ -182,13 +182,19 @@ def _tell(setting: Setting, q: Question, chip: Chip, answer: dict[str, Any], cou
     where = f"{q.model.id} on {chip.id}"
     measured = f"stack|stack:{q.stack.framework}/{q.stack.family}" in setting.posterior.names
     if not measured:
-        text = "nobody published a training run of this framework on this family of chips: the interval is that of an unmeasured stack"
+        text = (
+            "nobody published a training run of this framework on this family of chips: the interval is that of an "
+            "unmeasured stack"
+        )
         setting.notices.append(Notice(kind="extrapolation", text=text, where=where))
     if setting.study.train.framework and framework_of(setting, chip).id != setting.study.train.framework:
         text = f"{setting.study.train.framework} does not run there; {q.stack.framework} is taken"
         setting.notices.append(Notice(kind="framework", text=text, where=where))
     if q.task.dtype == "bf16" and q.stack.family.startswith("huawei"):
-        text = "no FP8 arithmetic: the run is in BF16, with twice the bytes and half the peak of an FP8 chip of the same class"
+        text = (
+            "no FP8 arithmetic: the run is in BF16, with twice the bytes and half the peak of an FP8 chip of the "
+            "same class"
+        )
         setting.notices.append(Notice(kind="dtype", text=text, where=where))
     if answer["active_chips"] < count:
         text = f"{count:,} chips divide badly: {answer['active_chips']:,} of them train"
@@ -243,7 +249,8 @@ def _record(setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any] | No
         words = f"{c['chip']}: {c['days']['p10']:.0f} to {c['days']['p90']:.0f} days on {c['active_chips']:,} chips"
         even = evens.get(c["chip"])
         if even is not None:
-            words += f" (an MFU of {even['mfu_needed_without_failures']:.0%} without any failure would match the chip in use)"
+            needed = f"{even['mfu_needed_without_failures']:.0%}"
+            words += f" (an MFU of {needed} without any failure would match the chip in use)"
         parts.append(words)
     lost = max(1.0 - c["goodput"]["p50"] for c in cells)
     reading = (

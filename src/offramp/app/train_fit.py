@@ -92,19 +92,22 @@ def left_out_table(cases: list[Case], posterior: Posterior, misses: list[Miss]) 
 
 HEAD = """# Errors of the training model
 
-Every row was predicted by a fit that never saw its group: a whole release of Megatron-Bridge, else all rows of one framework,
-release, chip and model. Errors are of the step time (of tokens per second or MFU where a row publishes only that, turned into a
-step time). "in 80 % interval" is the share of left-out rows that the interval of an unseen deployment holds. This page is written by
-`python -m offramp.app.train_fit src/offramp/data/train/posterior.json docs/train-validation.md FILE.csv ...`.
+Every row was predicted by a fit that never saw its group: a whole release of Megatron-Bridge, else all rows of one
+framework, release, chip and model. Errors are of the step time (of tokens per second or MFU where a row publishes only
+that, turned into a step time). "in 80 % interval" is the share of left-out rows that the interval of an unseen
+deployment holds. This page is written by
+
+    python -m offramp.app.train_fit src/offramp/data/train/posterior.json docs/train-validation.md FILE.csv ...
 
 """
 TAIL = """
 - Repeats of one MLPerf cell by several submitters differ by 4.5 % (median).
-- Layouts that a row does not state are those that the model finds best. Rows of MLPerf v5.1 on Blackwell state no precision: FP4
-  with a weight of 0.7, else FP8; in the fit the one that explains the measurement is taken.
-- Ascend rows carry a figure but hardly a layout, chips or batch: their intervals are compared with the published MFU, not their errors.
-- Not fitted: rows that their own source calls outliers of unknown configuration, one row above the chip's peak (rejected), and
-  reinforcement learning, whose time goes into generating.
+- Layouts that a row does not state are those that the model finds best. Rows of MLPerf v5.1 on Blackwell state no
+  precision: FP4 with a weight of 0.7, else FP8; in the fit the one that explains the measurement is taken.
+- Ascend rows carry a figure but hardly a layout, chips or batch: their intervals are compared with the published MFU,
+  not their errors.
+- Not fitted: rows that their own source calls outliers of unknown configuration, one row above the chip's peak
+  (rejected), and reinforcement learning, whose time goes into generating.
 - Model FLOP of MFU rows count the whole attention square (Megatron's way) except Meta's.
 """
 
@@ -123,7 +126,8 @@ def left_out_page(cases: list[Case], posterior: Posterior, misses: list[Miss]) -
             worse.append(f"{name} ({len(own)} rows: {np.expm1(ours):.0%} against {np.expm1(plain):.0%})")
     left = posterior.residual
     lines = [
-        f"- Rows {len(misses)}, groups {len(folds)}, effects {len(posterior.names)}. Residual of a deployment on a well measured "
+        f"- Rows {len(misses)}, groups {len(folds)}, effects {len(posterior.names)}. Residual of a deployment on "
+        f"a well measured "
         f"stack {left['known'].group_sd:.3f} (log), of a row {left['known'].row_sd:.3f}; on a thinly measured stack "
         f"{left['new'].group_sd:.3f}.",
         f"- Groups worse than the plain roofline (peak arithmetic, nothing else): {'; '.join(worse) or 'none'}.",

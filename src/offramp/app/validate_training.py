@@ -121,6 +121,9 @@ def _notices(found: Sequence[Prediction], loaded: Loaded, posterior: Posterior) 
     coverage, series = series_coverage(found)
     if series:
         low, high = binomial_band(series)
-        text = f"80 % intervals hold {coverage:.0%} of rows, averaged over {series} series (expected {low:.0%} to {high:.0%})"
+        text = (
+            f"80 % intervals hold {coverage:.0%} of rows, averaged over {series} series "
+            f"(expected {low:.0%} to {high:.0%})"
+        )
         notices.append(Notice(kind="coverage", text=text))
     return tuple(notices)

@@ -39,8 +39,7 @@ STUDENT: Final = 4.0
 ROW_SD: Final = {"megatron-2022": 0.015, "mindspeed": 0.15, "flagperf": 0.20, "other": 0.30, "hai-llm": 0.05}
 PUBLISHED_MFU_SD: Final = 0.08
 STATED_SD: Final = 0.04
-UNPUBLISHED_MFU_SD: Final = 0.08
-STATED_SD: Final = 0.07
+UNSTATED_SD: Final = 0.07
 DRAWS: Final = 200
 
 

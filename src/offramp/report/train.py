@@ -269,7 +269,11 @@ def _evidence(runs: list[Item], result: Result) -> dict[str, tuple[str, list[str
     for run in runs:
         for c in run["cells"]:
             vendor = c["chip"].split("/")[0]
-            ids = [f.id for f in result.figures if f.id.startswith((f"chips/{c['chip']}", "systems/"))
-                   or (f.id.startswith("train/") and (vendor in f.id or "default" in f.id or f.id.count("/") == 1))]  # fmt: skip
+            ids = [
+                f.id
+                for f in result.figures
+                if f.id.startswith((f"chips/{c['chip']}", "systems/"))
+                or (f.id.startswith("train/") and (vendor in f.id or "default" in f.id or f.id.count("/") == 1))
+            ]
             found[c["chip"]] = (f"{run['workload']} on {c['chip']}", ids)
     return found

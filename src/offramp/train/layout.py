@@ -156,9 +156,8 @@ def layout_problems(layout: Layout, model: Model, task: Task, devices: int) -> l
     if layout.devices != devices:
         found.append(f"TP x PP x DP x CP = {layout.devices} is not the {devices} devices of the cluster")
     attention = [group.attention for group in model.layers if group.attention.heads]
-    for heads in sorted({a.heads for a in attention}):
-        if heads % layout.tp:
-            found.append(f"TP {layout.tp} does not divide {heads} heads")
+    uneven = sorted({a.heads for a in attention if a.heads % layout.tp})
+    found += [f"TP {layout.tp} does not divide {heads} heads" for heads in uneven]
     experts = max((group.mlp.experts for group in model.layers), default=0)
     if layout.ep > 1 and not experts:
         found.append(f"EP {layout.ep}, but the model has no experts")

@@ -18,7 +18,8 @@ from offramp.train.step import step_time
 F8 = npt.NDArray[np.float64]
 DRAWS = 200
 UNKNOWN_SD = 0.20
-"""Log spread of the step time over the layouts and batches that a run may have had, where neither is stated. Assumed: the
+"""Log spread of the step time over the layouts and batches that a run may have had, where neither is stated.
+Assumed: the
 layouts within memory of a 718 B model on 6,000 chips differ by about that."""
 
 
