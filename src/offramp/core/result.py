@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+    from offramp.core.chart import Chart
+
 Cell = str | int | float | bool | None
 
 
@@ -131,6 +133,43 @@ class Result(Record):
     warnings: tuple[Notice, ...] = ()
     disclaimer: str = ""
     offramp_version: str = ""
+
+    def chart(
+        self,
+        table: str,
+        *,
+        x: str,
+        y: str,
+        color: str = "",
+        mark: Literal["bar", "line", "point"] = "bar",
+        title: str = "",
+    ) -> Chart:
+        """A chart of one of the tables, for notebooks and files.
+
+        Args:
+            table: name of a table.
+            x, y, color: names of its columns; a y that ends in "_mid" is drawn with its interval.
+            mark: bar, line or point.
+            title: the finding; the table's title where empty.
+
+        Raises:
+            InputError: no such table or column.
+        """
+        from offramp.core.chart import chart_of
+        from offramp.core.errors import InputError, near_miss_hint
+
+        if table not in self.tables:
+            hint = near_miss_hint(table, self.tables) or f"There are: {', '.join(self.tables)}."
+            raise InputError(f'no table "{table}"', where="chart", mend=hint)
+        data = self.tables[table]
+        titles = {
+            c.name: f"{c.title or c.name.replace('_', ' ')}{f' [{c.unit}]' if c.unit else ''}" for c in data.columns
+        }
+        for name in filter(None, (x, y, color)):
+            if name not in titles:
+                hint = near_miss_hint(name, titles) or f"There are: {', '.join(titles)}."
+                raise InputError(f'table "{table}" has no column "{name}"', where="chart", mend=hint)
+        return chart_of(list(data.dicts()), titles, x=x, y=y, color=color, mark=mark, title=title or data.title)
 
     def to_json(self, *, indent: int = 2) -> str:
         """The Result as JSON text; NaN and infinities become null."""
