@@ -177,6 +177,7 @@ def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Prog
     if setting.allowed:
         columns = ("chip", "act", "buyer", "from", "verdict", "rules")
         tables["rules"] = table_of(setting.allowed.rows, columns=columns, title="What the rules say")
+    _warn_of_bounds(setting, body["order_now"])
     body |= _comparisons(setting, base, found, options)
     if options.sweep:
         if progress:
@@ -194,6 +195,14 @@ def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Prog
         seed=study.study.seed, figures=log.figures, warnings=tuple(dict.fromkeys(setting.ledger.notices)),
         disclaimer=DISCLAIMER, offramp_version=__version__,
     )  # fmt: skip
+
+
+def _warn_of_bounds(setting: Setting, orders: list[dict[str, Any]]) -> None:
+    """Orders of chips that nobody has published enough about are bets on bounds."""
+    ordered = {item["chip"] for item in orders}
+    for chip in sorted(ordered & {chip for work in setting.works for chip in work.bounded}):
+        text = "it is ordered on bounds, not on published figures: measure it on this work before ordering"
+        setting.note("bounds-mode", text, chip)
 
 
 def _scenario_rows(setting: Setting, found: Plan) -> list[dict[str, Any]]:

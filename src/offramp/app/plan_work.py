@@ -60,6 +60,7 @@ class Work:
         demand: [S, Q]
         power_w: facility power of one running chip at the mean load; NaN where unknown. [C]
         why: reason by chip id where it cannot run.
+        bounded: chips whose figures are missing, so that their rate lies anywhere between bounds.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Work:
     demand: F8
     power_w: F8
     why: dict[str, str]
+    bounded: tuple[str, ...] = ()
 
 
 def demand_path(work: Workload, quarters: Sequence[int], draws: int, seed: int) -> F8:
@@ -108,7 +110,10 @@ def serve_work(
             system = system_of(ledger.catalog, chip, main.candidate.pool.system)
             watts = power_range(main, chip, system, ledger, site)[1]
             power[column] = watts / max(main.loaded.fleet.chips, 1)
-    return Work(id=work.id, unit="requests/s", productivity=rate, demand=demand, power_w=power, why=why)
+    bounded = tuple(cell.chip for cell in cells if cell.mode == "bounds")
+    return Work(
+        id=work.id, unit="requests/s", productivity=rate, demand=demand, power_w=power, why=why, bounded=bounded
+    )  # fmt: skip
 
 
 def _per_chip(cell: Cell, job: Job, chip: Chip, ledger: Ledger, mean: float, peak: float) -> list[F8]:

@@ -251,7 +251,7 @@ def frontier(problem: PlanProblem, bans: Sequence[Ban]) -> list[Cell]:
                 kind=ban.kind,
                 scope=ban.scope,
                 quarter=problem.quarters[ban.start],
-                probability_met=float(problem.weight @ (met >= MET * before)),
+                probability_met=round(float(problem.weight @ (met >= MET * before)), 9),
                 met_p10=_quantile(met, problem.weight, 0.1),
                 met_p50=_quantile(met, problem.weight, 0.5),
                 extra_cost=cost_of_doing(plan) - cost_of_doing(free),
