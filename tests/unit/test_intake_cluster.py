@@ -1,0 +1,211 @@
+"""kubectl, metrics, prices and orders: what is counted, what is named, what is never guessed."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+
+from offramp import catalog, intake
+from offramp.app.check import check
+from offramp.app.init import init
+from offramp.core.errors import InputError
+from offramp.intake.kubectl import chip_of_product
+from offramp.intake.metrics import increase
+from offramp.intake.prometheus import Series, parse_dump
+
+
+def node(name, resources, labels=None, **more):
+    return {"kind": "Node", "metadata": {"name": name, "labels": labels or {}}, "status": {"capacity": resources, **more}}
+
+
+def deployment(name="chat", *, image="vllm/vllm-openai:v0.11.0", args=("--model", "Qwen/Qwen3-8B"), gpu="1", replicas=2):
+    container = {"image": image, "args": list(args), "resources": {"limits": {"nvidia.com/gpu": gpu}}}
+    return {"kind": "Deployment", "metadata": {"name": name, "namespace": "推理"},
+            "spec": {"replicas": replicas, "template": {"spec": {"containers": [container]}}}}  # fmt: skip
+
+
+def write(folder, *items, name="k.json"):
+    path = folder / name
+    path.write_text(json.dumps({"kind": "List", "items": list(items)}, ensure_ascii=False), encoding="utf-8")
+    return str(path)
+
+
+H20 = {"nvidia.com/gpu.product": "NVIDIA-H20", "nvidia.com/gpu.memory": "97871"}
+
+
+def test_every_product_of_the_data_is_in_the_catalogue():
+    from offramp.intake.kubectl import _data
+
+    known = catalog.load().chips
+    assert [e["chip"] for e in _data()["product"] if "chip" in e and e["chip"] not in known] == []
+
+
+@pytest.mark.parametrize(
+    ("vendor", "product", "gib", "chip"),
+    [
+        ("nvidia", "NVIDIA-H20", 95.6, "nvidia/h20"), ("nvidia", "NVIDIA-H20", 140.0, "nvidia/h20-141gb"),
+        ("nvidia", "NVIDIA-H200", None, "nvidia/h200"), ("nvidia", "NVIDIA-H100-80GB-HBM3", None, "nvidia/h100"),
+        ("nvidia", "NVIDIA-H100-PCIe", None, ""), ("nvidia", "NVIDIA-A100-PCIE-40GB", None, ""),
+        ("nvidia", "NVIDIA-A100-SXM4-80GB", None, "nvidia/a100"), ("huawei", "910B3", None, "huawei/ascend-910b3"),
+        ("huawei", "module-a3-16", None, "huawei/ascend-910c"), ("huawei", "Ascend910", None, ""),
+        ("amd", "AMD_Instinct_MI300X_OAM", None, "amd/mi300x"), ("nvidia", "Tesla-T4", None, ""),
+    ],
+)  # fmt: skip
+def test_products(vendor, product, gib, chip):
+    assert chip_of_product(vendor, product, memory_gib=gib)[0] == chip
+
+
+def test_dies_become_packages(tmp_path):
+    labels = {"node.kubernetes.io/npu.chip.name": "Ascend910", "accelerator-type": "module-a3-16"}
+    result = init(kubectl=write(tmp_path, node("a", {"huawei.com/Ascend910": "16"}, labels)))
+    part = result.answer["fleet"][0]
+    assert (part["chip"], part["devices"], part["count"]) == ("huawei/ascend-910c", 16, 8)
+
+
+def test_shares_are_not_chips(tmp_path):
+    labels = {**H20, "nvidia.com/gpu.replicas": "4", "nvidia.com/gpu.count": "8"}
+    groups, _ = intake.nodes_of(write(tmp_path, node("a", {"nvidia.com/gpu": "32"}, labels)))
+    assert groups[0].devices == 8
+
+
+def test_two_kinds_in_one_node_and_a_resource_nobody_knows(tmp_path):
+    path = write(tmp_path, node("mix", {"amd.com/gpu": "8", "nvidia.com/gpu": "4", "acme.io/gpu": "2", "nvidia.com/mig-1g.10gb": "3"}))
+    groups, notes = intake.nodes_of(path)
+    assert {group.resource: group.devices for group in groups} == {"amd.com/gpu": 8, "nvidia.com/gpu": 4}
+    assert any("two kinds" in note for note in notes)
+    assert sum("not understood" in note for note in notes) == 2
+
+
+def test_nothing_is_invented_for_an_unlabelled_node(tmp_path):
+    result = init(kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}), deployment()))
+    assert result.answer["baseline"] == ""
+    assert not result.answer["assessable"]
+    study = tomllib.loads(result.answer["text"])
+    assert "fleet" not in study and "workload" not in study and "candidates" not in study
+    assert result.answer["text"].count("UNKNOWN") > 5
+
+
+def test_the_draft_without_demand_is_valid_and_check_says_what_is_missing(tmp_path):
+    out = tmp_path / "study.toml"
+    result = init(kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20), deployment()), out=out)
+    assert result.answer["workloads"][0]["missing"] == ["lengths", "demand"]
+    problems = check(out).answer["problems"]
+    assert [p["what"] for p in problems if p["level"] == "error"] == ["no [[workload]]"]
+
+
+def test_a_shell_command_and_a_variable(tmp_path):
+    item = deployment(args=["vllm serve $(MODEL) --tensor-parallel-size=4 -dp 2"])
+    item["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "MODEL", "value": "Qwen/Qwen3-32B"}]
+    found = intake.deployments_of(write(tmp_path, item))[0]
+    assert (found.model, found.degrees, found.engine, found.engine_version) == ("Qwen/Qwen3-32B", {"tp": 4, "dp": 2}, "vllm", "0.11.0")
+    assert found.name == "推理/chat"
+
+
+def test_foreign_json(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"hello": 1}')
+    with pytest.raises(InputError, match="nothing that kubectl prints"):
+        intake.nodes_of(path)
+    with pytest.raises(InputError, match="holds no node"):
+        intake.nodes_of(write(tmp_path, deployment()))
+
+
+def test_counters_that_reset():
+    assert increase(Series(name="c", labels={}, times=(0.0, 1.0, 2.0), values=(100.0, 160.0, 40.0))) == (100.0, 1)
+
+
+DUMP = """# HELP vllm:request_success_total done
+{t}{{model_name="qwen3-8b"}} {a} 1763900000000
+{t}{{model_name="qwen3-8b"}} {b} 1763903600000
+vllm:prompt_tokens_total{{model_name="qwen3-8b"}} 0 1763900000000
+vllm:prompt_tokens_total{{model_name="qwen3-8b"}} 720000 1763903600000
+vllm:generation_tokens_total{{model_name="qwen3-8b"}} 0 1763900000000
+vllm:generation_tokens_total{{model_name="qwen3-8b"}} 72000 1763903600000
+"""
+
+
+def test_means_without_histograms(tmp_path):
+    found, _ = intake.traffic_of(parse_dump(DUMP.format(t="vllm:request_success_total", a=0, b=720), "d"))
+    assert (found[0].requests_per_s, found[0].isl_mean, found[0].osl_mean) == (pytest.approx(0.2), 1000.0, 100.0)
+    assert found[0].isl is None and found[0].peak_to_mean is None
+
+
+def test_zero_traffic_leaves_the_workload_out(tmp_path):
+    path = tmp_path / "d.txt"
+    path.write_text(DUMP.format(t="vllm:request_success_total", a=5, b=5))
+    result = init(prometheus=str(path), kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20)))
+    assert "workload" not in tomllib.loads(result.answer["text"])
+    assert any("no request finished" in notice.text for notice in result.warnings)
+
+
+def test_histogram_quantiles_and_spread():
+    lines = [f'sglang:prompt_tokens_histogram_bucket{{le="{b}"}} {n}' for b, n in (("100", 0), ("200", 100), ("+Inf", 100))]
+    lines += ["sglang:prompt_tokens_histogram_sum 15000", "sglang:prompt_tokens_histogram_count 100", "sglang:num_requests_total 100"]
+    found, _ = intake.traffic_of(parse_dump("\n".join(lines), "d"))
+    isl = found[0].isl
+    assert isl is not None and isl.mean == 150.0
+    assert isl.quantiles["p50"] == pytest.approx(150.0)
+    assert isl.cv == pytest.approx((100 / 12**0.5) / 150, rel=1e-3)  # evenly spread inside the bucket
+
+
+def test_a_dump_without_engine_metrics(tmp_path):
+    path = tmp_path / "d.txt"
+    path.write_text("node_load1 0.5\n")
+    with pytest.raises(InputError, match="no metric of a serving engine"):
+        intake.metrics_of(path)
+    path.write_text('{"status": "error", "error": "bad"}')
+    with pytest.raises(InputError, match="not an answer of Prometheus"):
+        intake.metrics_of(path)
+
+
+def test_prices_and_orders_become_tables_of_the_study(tmp_path):
+    prices = tmp_path / "p.csv"
+    prices.write_text("chip,chip_price,currency,quarter\nnvidia/h20,\"110,000\",CNY,2026-Q4\n")
+    orders = tmp_path / "o.csv"
+    orders.write_text("chip,count,due,cancel_fee\nhuawei/ascend-910c,64,2027-02-15,10 %\n")
+    out = tmp_path / "s.toml"
+    init(prices=str(prices), orders=str(orders), kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20)), out=out)
+    study = tomllib.loads(out.read_text())
+    assert study["price"] == [{"chip": "nvidia/h20", "chip_price": "110000 CNY", "quarter": "2026Q4"}]
+    assert study["order"] == [{"chip": "huawei/ascend-910c", "count": 64, "due": "2027Q1", "cancel_fee": "10 %"}]
+    assert study["study"]["currency"] == "CNY"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("chip,chip_price\nnvidia/h20,110000\n", "names no currency"), ("chip,prize\nnvidia/h20,1\n", "means nothing here"),
+        ("chip,chip_price,currency\nnvidia/h20,100 USD,CNY\n", "not in the row's currency"), ("", "is empty"),
+    ],
+)  # fmt: skip
+def test_price_lists_that_cannot_be_read(tmp_path, text, said):
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        intake.price_rows(path)
+
+
+def test_opencost_rent(tmp_path):
+    path = tmp_path / "oc.json"
+    entry = {"name": "n1", "gpuHours": 100.0, "gpuCost": 250.0, "properties": {"labels": {"nvidia_com_gpu_product": "NVIDIA-H20"}}}
+    path.write_text(json.dumps({"code": 200, "data": [{"n1": entry}]}))
+    found = intake.price_rows(path)
+    assert found.rows == ({"chip": "nvidia/h20", "rent": "2.5000 USD/h"},)
+    assert any("no currency" in note for note in found.notes)
+
+
+def test_a_changed_file_is_kept(tmp_path):
+    source, out = write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20)), tmp_path / "s.toml"
+    init(kubectl=source, out=out)
+    init(kubectl=source, out=out)
+    assert not (tmp_path / "s.toml.old").exists()
+    out.write_text(out.read_text() + "# mine\n")
+    init(kubectl=source, out=out)
+    assert (tmp_path / "s.toml.old").read_text().endswith("# mine\n")
+
+
+def test_nothing_given():
+    with pytest.raises(InputError, match="nothing to start from"):
+        init()
