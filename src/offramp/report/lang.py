@@ -25,6 +25,7 @@ FONTS: Final = '"Noto Sans CJK SC","Source Han Sans SC","Microsoft YaHei","PingF
 _TOKEN: Final = re.compile(r"(<script\b.*?</script>|<style\b.*?</style>|<!--.*?-->|<[^>]+>)", re.DOTALL | re.IGNORECASE)
 _ATTRIBUTE: Final = re.compile(r'\b(title|aria-label|alt)="([^"]*)"')
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
+_HAN: Final = re.compile(r"[\u4e00-\u9fff]")
 
 
 def check_language(lang: str) -> str:
@@ -131,6 +132,6 @@ def untranslated(page: str, lang: str) -> list[str]:
         if token.startswith("<") or not token.strip():
             continue
         body = _squeeze(unescape(token))
-        if len(_WORD.findall(body)) >= 3 and phrase(body, lang) is None:
+        if len(_WORD.findall(body)) >= 3 and not _HAN.search(body) and phrase(body, lang) is None:
             found.append(body)
     return list(dict.fromkeys(found))
