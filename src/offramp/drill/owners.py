@@ -36,8 +36,9 @@ class Owners:
             word = image.linkage.removeprefix("script:")
             if word.startswith("-m "):
                 return self.of_module(word[3:], image.exe) or self.of(image.exe)
-            if word.startswith("/"):
-                return self.of(word) or self.of(image.exe)
+            interpreter = self.of(image.exe)
+            of_script = self.of(word) if word.startswith("/") else ""
+            return of_script or (f"no package (interpreter: {interpreter})" if interpreter else "")
         return self.of(image.exe)
 
     def of(self, path: str) -> str:
