@@ -179,7 +179,7 @@ def charts(predictions: Sequence[Prediction]) -> dict[str, dict[str, Any]]:
         {"measured": p.measured, "predicted": p.p50, "chip": p.chip, "quantity": _family(p)}
         for p in predictions
         if p.grade in ("A", "B") and _family(p) in SHOWN
-    ][::3]
+    ][::12]
     log = {"type": "log"}
     scatter = {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": points},
