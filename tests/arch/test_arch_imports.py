@@ -77,6 +77,21 @@ def test_commands_have_few_options() -> None:
             assert len(options) <= 8, f"{name} has {len(options)} options"
 
 
-def test_public_functions_exist() -> None:
-    missing = [name for name in offramp.__all__ if not name.startswith("_") and not callable(getattr(offramp, name))]
-    assert not missing
+PUBLIC = [name for name in offramp.__all__ if not name.startswith("_")]
+
+
+def test_public_functions_exist_and_stay_callable() -> None:
+    """Those that share their name with a layer as well, once the layer is loaded."""
+    for _ in range(2):
+        assert [name for name in PUBLIC if not callable(getattr(offramp, name))] == []
+    assert set(PUBLIC) <= set(dir(offramp))
+
+
+def test_a_layer_that_is_called_answers_like_the_command() -> None:
+    import offramp.supply
+    from offramp.core.result import Result
+
+    answers = [offramp.supply(draws=50) for _ in range(2)]
+    assert all(isinstance(answer, Result) for answer in answers)
+    assert answers[0].answer == answers[1].answer
+    assert offramp.supply.__name__ == "offramp.supply"
