@@ -197,6 +197,9 @@ def _moves(work: dict[str, Any], item: dict[str, Any], base: dict[str, Any] | No
         change = cost["mid"] / own["mid"] - 1.0
         short += f" at {change:+.0%} cost"
         text += f"; {cost['mid']:.3g} {currency} per million output tokens, {change:+.0%} against {own['mid']:.3g}"
+    own = [s for s in work["splits"] if not s["mixed"] and s["prefill_chip"] == item["chip"]]
+    if own and own[0]["chips_total"] < (chips["mid"] or 0):
+        text += f". With prefill and decode on separate pools it takes about {own[0]['chips_total']:,}"
     return {"workload": work["id"], "chip": item["chip"], "short": short, "text": text + ".", "chips": chips,
             "exchange_rate": rate, "cost_change": change, "rules": allowed, "instead": _instead(work)}  # fmt: skip
 

@@ -16,7 +16,7 @@ from offramp.app.cells import BreakEven, Cell, Demand, Job, break_even, run_cell
 from offramp.app.check import require_sound
 from offramp.app.economics import Ledger, check_currency
 from offramp.app.flips import Flip, flips_for
-from offramp.app.permits import permits_of
+from offramp.app.permits import Permit, permits_of
 from offramp.app.rollup import Row, row_of
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.app.splits import first_step, pairs_of, run_splits, split_answers
@@ -166,7 +166,7 @@ def _solve(
         all_splits.append((job, rows))
         notices += _notices(job, rows, work)
     if study.search.disaggregate:
-        _add_splits(parts, all_splits, ledger, store, jobs=jobs, progress=progress)
+        _add_splits(parts, all_splits, ledger, store, jobs=jobs, progress=progress, permits=permits)
     for cell in cells:
         log.merge(cell.figures, cell.horizon)
     return _result(study, catalog, parts, rolled, flips, log, notices, inputs_hash)
@@ -174,7 +174,7 @@ def _solve(
 
 def _add_splits(
     parts: list[dict[str, Any]], works: list[tuple[Job, list[Row]]], ledger: Ledger, store: RunStore, *, jobs: int,
-    progress: Progress | None,
+    progress: Progress | None, permits: dict[str, Permit],
 ) -> None:  # fmt: skip
     """Adds split pools to each workload's answer, in place."""
     wanted = [(job, *pair) for job, rows in works for pair in pairs_of(rows)]
@@ -184,7 +184,7 @@ def _add_splits(
         mine = cells[at : at + len(pairs_of(rows))]
         at += len(mine)
         part["splits"] = split_answers(job, mine, rows, ledger)
-        part["first_step"] = first_step(part["splits"], rows[0])
+        part["first_step"] = first_step(part["splits"], rows[0], [chip for chip, one in permits.items() if one.free])
 
 
 def _day(study: Study, cells: list[Cell]) -> dt.date:

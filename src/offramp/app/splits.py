@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
@@ -151,11 +151,22 @@ def _cost(job: Job, counts: Sequence[int], rows: Sequence[Row], ledger: Ledger) 
     return per_million_tokens(total, tokens) if tokens > 0 else None
 
 
-def first_step(splits: Sequence[dict[str, Any]], baseline: Row | None) -> str:
-    """The mixed split that needs fewest new chips while it frees most of the chips in use, in a sentence."""
+def first_step(splits: Sequence[dict[str, Any]], baseline: Row | None, free: Collection[str]) -> str:
+    """The mixed split with the fewest chips, of those whose other chip may be bought without a licence, in a sentence.
+
+    Args:
+        splits: as of :func:`split_answers`.
+        baseline: the chip in use.
+        free: chips that may be bought.
+    """
     if baseline is None or not baseline.chips.mid:
         return ""
-    mixed = [item for item in splits if item["mixed"] and item["chips_total"] < baseline.chips.mid]
+    allowed = {*free, baseline.chip.id}
+    mixed = [
+        item for item in splits
+        if item["mixed"] and item["chips_total"] < baseline.chips.mid
+        and {item["prefill_chip"], item["decode_chip"]} <= allowed
+    ]  # fmt: skip
     if not mixed:
         return ""
     best = min(mixed, key=lambda item: item["chips_total"])

@@ -15,6 +15,8 @@ F8 = npt.NDArray[np.float64]
 JITTER_S = 60.0
 """Copies of a request fall into the same minute, not the same second. Assumed."""
 
+MANY_EPOCHS = 20
+
 
 class Mix(Record):
     """Lengths of a workload's requests.
@@ -101,6 +103,8 @@ class Stream:
 
     def _share(self, rate: float, most: int) -> Requests:
         source, n, span = self.requests, len(self.requests), self.span_s
+        if most > MANY_EPOCHS * rate * span:
+            return self._sparse(rate, most)
         epochs = max(1, int(np.ceil((1.05 * most + 4.0 * np.sqrt(most) + 8.0) / (rate * span))))
         jitter = JITTER_S if max(self.demand, rate) > 1.01 * self.rate else 0.0
         original = source.arrival_s - source.arrival_s[0]
@@ -125,6 +129,22 @@ class Stream:
             arrival_s=when - (when[0] if len(when) else 0.0), isl_tokens=source.isl_tokens[pick],
             osl_tokens=source.osl_tokens[pick],
         )  # fmt: skip
+
+    def _sparse(self, rate: float, most: int) -> Requests:
+        """Few requests from each of very many passes through the source: times and requests are drawn at random.
+
+        The same draws at every rate, so that a lower rate is the same stream further apart.
+        """
+        source, n, span = self.requests, len(self.requests), self.span_s
+        rng = np.random.default_rng(derive_seed(self.seed, "sparse"))
+        pick = rng.integers(0, n, most)
+        passes = most / (rate * span)
+        when = (np.floor(rng.random(most) * passes) + (source.arrival_s[pick] - source.arrival_s[0]) / span) * span
+        order = np.argsort(when, kind="stable")
+        pick, when = pick[order], when[order]
+        return Requests(
+            arrival_s=when - when[0], isl_tokens=source.isl_tokens[pick], osl_tokens=source.osl_tokens[pick]
+        )
 
 
 def _poisson(mean: float, chance: F8) -> npt.NDArray[np.int64]:

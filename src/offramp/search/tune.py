@@ -18,6 +18,8 @@ STEPS = 7
 """Halvings of the bracket; the answer is good to about one percent."""
 REFUSED_SHARE = 0.001
 """A layout that must refuse more of the requests than this, for want of cache, does not carry the workload."""
+HOPELESS = 1 / 400
+"""A layout that does not keep its limits at this share of its closed-form rate counts as one that never does."""
 WARMUP_SHARE = 0.05
 
 
@@ -165,6 +167,8 @@ def highest_rate(
             if low > 0.0 or rate <= give_up:
                 break
             rate *= 0.6 if rate > guess * 0.2 else 0.25
+            if rate < guess * HOPELESS:
+                break
     if best is None:
         return 0.0, None
     for _ in range(steps):
