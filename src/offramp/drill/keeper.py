@@ -212,6 +212,7 @@ class Keeper:
             cwd=workload.cwd, home=environment.get("HOME", "/"), scratch_bytes=workload.limits.scratch_bytes,
             passed=named_paths(words, environment, workload.cwd), devices=(*DEVICES, *workload.devices),
             hidden=tuple(listening_paths()) if condition.watching == "odd" else (), rootless=rootless,
+            own_network=condition.mode == "host",
             own_address=HOST_V4 if condition.mode != "none" else "127.0.1.1",
             binds={BROKER: self._open_broker()},
         )  # fmt: skip

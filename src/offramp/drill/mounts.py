@@ -46,6 +46,7 @@ class MountPlan:
         hidden: unix sockets of processes outside to cover up.
         binds: outer path by path inside, shown as it is.
         own_address: what the machine's own name stands for.
+        own_network: the machine's own network is kept, and so are its names.
         rootless: in a user namespace.
     """
 
@@ -57,6 +58,7 @@ class MountPlan:
     hidden: tuple[str, ...] = ()
     binds: dict[str, str] = field(default_factory=dict)
     own_address: str = HOST_V4
+    own_network: bool = False
     rootless: bool = False
     lost: list[Lost] = field(default_factory=list)
 
@@ -128,6 +130,7 @@ def build(plan: MountPlan) -> None:
         OSError: a step without which the sandbox would not hold failed.
     """
     targets = _overlay_targets(plan)
+    resolver = _read_text("/etc/resolv.conf")
     handles = {path: os.open(path, os.O_PATH) for path in (*targets, *plan.passed)}
     nodes = _device_nodes(plan)
     shown = {path: os.open(source, os.O_PATH) for path, source in plan.binds.items()}
@@ -143,7 +146,7 @@ def build(plan: MountPlan) -> None:
         _overlay(plan, handles[path], path, number)
     for number, path in enumerate(plan.passed, start=len(targets)):
         _pass_in(plan, handles[path], path, number)
-    _write_etc(plan)
+    _write_etc(plan, resolver)
     for path in plan.hidden:
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(os.stat(path).st_mode):
@@ -159,6 +162,13 @@ def build(plan: MountPlan) -> None:
     for handle in (*handles.values(), *shown.values()):
         os.close(handle)
     _mount_proc(plan)
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _make_read_only() -> None:
@@ -197,7 +207,12 @@ def _pass_in(plan: MountPlan, handle: int, path: str, number: int) -> None:
     sysabi.mount(f"/proc/self/fd/{handle}", target, flags=sysabi.MS_BIND)
 
 
-def _write_etc(plan: MountPlan) -> None:
+def _write_etc(plan: MountPlan, resolver: str) -> None:
+    if plan.own_network:
+        with contextlib.suppress(OSError):
+            Path("/etc/resolv.conf").unlink(missing_ok=True)
+            Path("/etc/resolv.conf").write_text(resolver)  # its target may lie in the hidden /run
+        return
     name = os.uname().nodename
     hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{plan.own_address} {name}\n"
     servers = f"nameserver {GATEWAY_V4}\nnameserver {GATEWAY_V6}\noptions timeout:2 attempts:2\n"
