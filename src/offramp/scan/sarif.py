@@ -132,7 +132,8 @@ def _result(finding: Finding, rule_index: int, edits: list[Edit] | None) -> dict
 def _replacement(edit: Edit) -> dict[str, Any]:
     return {
         "deletedRegion": {
-            "startLine": edit.line, "startColumn": edit.column + 1, "endLine": edit.end_line, "endColumn": edit.end_column + 1,  # noqa: E501
+            "startLine": edit.line, "startColumn": edit.column + 1,
+            "endLine": edit.end_line, "endColumn": edit.end_column + 1,
         },
         "insertedContent": {"text": edit.text},
     }  # fmt: skip
