@@ -1,0 +1,106 @@
+"""The documentation covers the code: commands, options, study keys, errors, links."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from offramp.app.schema import schema
+from offramp.cli import root
+from offramp.core import errors
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = re.compile(r"^(?:    |\$ )?(?:\.venv/bin/)?offramp ([a-z].*)$", re.MULTILINE)
+
+
+def _maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "tools" / "make_reference.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("page", "maker"), [("study.md", "study_page"), ("commands.md", "commands_page")])
+def test_the_reference_pages_are_as_the_code_has_it(page: str, maker: str) -> None:
+    made = getattr(_maker(), maker)().rstrip() + "\n"
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == made, 'out of date: run "make docs"'
+
+
+def test_every_study_key_says_what_it_is() -> None:
+    for name, record in schema("study")["$defs"].items():
+        assert record["description"], name
+        for key, value in record["properties"].items():
+            if "$ref" not in str(value):
+                assert len(value.get("description", "")) > 3, f"{name}.{key} has no sentence in its docstring"
+
+
+def test_every_error_class_is_documented_with_its_exit_code() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    kinds = [errors.OfframpError, *errors.OfframpError.__subclasses__()]
+    assert len(kinds) > 5
+    for kind in kinds:
+        assert f"| {kind.exit_code} | {kind.__name__} |" in page
+
+
+def test_every_command_is_in_the_readme_with_its_page() -> None:
+    rows = [line for line in README.splitlines() if line.startswith("| ") and "`" in line]
+    for name in root.list_commands(click.Context(root)):
+        assert any(f"`offramp {name}`" in row or f"`{name}`" in row for row in rows), f"README has no row for {name}"
+
+
+def _find(words: list[str]) -> tuple[click.Command, str]:
+    """The command that the words name, following groups."""
+    command: click.Command = root
+    title = "offramp"
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        found = command.get_command(click.Context(command), word)
+        if found is None:
+            assert command is not root, f'"{title} {word}" does not exist'
+            break
+        command, title = found, f"{title} {word}"
+    return command, title
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_shown_exist_with_their_options(page: Path) -> None:
+    for line in EXAMPLE.findall(page.read_text(encoding="utf-8")):
+        shown = line.split(" # ")[0].split(" -- ")[0].split(" | ")[0].split(" > ")[0].split("&&")[0]
+        try:
+            words = shlex.split(shown.replace("[", " ").replace("]", " "))
+        except ValueError:
+            continue  # a command that goes on in the next line
+        command, title = _find(words)
+        known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)} | {"--help", "-h"}
+        for word in words:
+            name = word.split("=")[0].rstrip(".,;:)")
+            if name.startswith("--") and name != "--":
+                assert name in known, f"{page.name}: {title} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http:", "https:", "#", "mailto:")):
+            assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_the_study_in_the_readme_is_sound(tmp_path: Path) -> None:
+    from offramp.app.check import check
+
+    found = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert found
+    (tmp_path / "study.toml").write_text(found[1], encoding="utf-8")
+    problems = check(tmp_path / "study.toml").answer["problems"]
+    assert [item for item in problems if item["level"] == "error"] == []
