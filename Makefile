@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: demo test check bench scan-recall drill-recall docs lock clean
+.PHONY: demo test check bench validate scan-recall drill-recall docs lock clean
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -21,8 +21,8 @@ test: $(STAMP)  ## every test; says which were left out and why
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs
 
 check: $(STAMP)  ## format, lint, types, layers, fast tests
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench tools
+	$(BIN)/ruff check src tests bench tools
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not root"
@@ -47,5 +47,6 @@ lock:  ## renew requirements.lock (needs uv)
 clean:
 	rm -rf $(VENV) demo-report .pytest_cache .hypothesis
 
+ROWS ?= src/offramp/data/validation/rows.csv.gz
 validate: $(STAMP)  ## refit, cross-validate, write docs/validation.md (ROWS=file in the serving schema)
 	$(BIN)/python tools/make_validation.py $(ROWS)
