@@ -65,20 +65,33 @@ def test_stale_facts_are_listed():
         print(f"stale: {row['id']} of {row['as_of']} ({row['age_days']} days)")
 
 
-FACT = '[chips."nvidia/h20".tdp]\nvalue = {value}\nunit = "{unit}"\nsource = "x"\nurl = "u"\nas_of = {day}\nconfidence = "{kind}"\n'
+FACT = """[chips."nvidia/h20".tdp]
+value = {value}
+unit = "{unit}"
+source = "x"
+url = "u"
+as_of = {day}
+confidence = "{kind}"
+"""
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, ""), ({"value": 900}, "the catalogue has"), ({"unit": "GB"}, "the catalogue's is in"),
-        ({"day": "2031-01-01"}, "in the future"), ({"kind": "press"}, "needs low and high"), ({"kind": "rumour"}, "Invalid enum"),
+        ({}, ""),
+        ({"value": 900}, "the catalogue has"),
+        ({"unit": "GB"}, "the catalogue's is in"),
+        ({"day": "2031-01-01"}, "in the future"),
+        ({"kind": "press"}, "needs low and high"),
+        ({"kind": "rumour"}, "Invalid enum"),
         ({"unit": "horse"}, "unknown unit"),
     ],
-)  # fmt: skip
+)
 def test_proposed_facts(tmp_path, changes, said):
     held = catalog.load().chip("nvidia/h20").figures["tdp"][0]
-    text = FACT.format(**{"value": held.value, "unit": held.unit, "day": "2026-01-01", "kind": "vendor-claim", **changes})
+    text = FACT.format(
+        **{"value": held.value, "unit": held.unit, "day": "2026-01-01", "kind": "vendor-claim", **changes}
+    )
     path = tmp_path / "f.toml"
     path.write_text(text)
     answer = facts_check(path, today=dt.date(2026, 11, 23)).answer
@@ -88,6 +101,6 @@ def test_proposed_facts(tmp_path, changes, said):
 
 def test_no_fact_in_the_file(tmp_path):
     path = tmp_path / "f.toml"
-    path.write_text('a = 1\n')
+    path.write_text("a = 1\n")
     with pytest.raises(InputError, match="holds no figure"):
         facts_check(path)

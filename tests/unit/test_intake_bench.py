@@ -12,18 +12,53 @@ from offramp.core.errors import InputError
 from offramp.validate.rows import Row, parse_row
 
 VLLM = {
-    "date": "20260102-030405", "backend": "vllm", "model_id": "Qwen/Qwen3-32B", "num_prompts": 100, "request_rate": "inf",
-    "max_concurrency": 8, "duration": 100.0, "completed": 100, "failed": 0, "total_input_tokens": 100_000,
-    "total_output_tokens": 20_100, "request_throughput": 1.0, "output_throughput": 201.0, "total_token_throughput": 1201.0,
-    "mean_ttft_ms": 400.0, "median_ttft_ms": 380.0, "p99_ttft_ms": 900.0, "mean_tpot_ms": 38.0, "median_tpot_ms": 37.0,
-    "p99_tpot_ms": 50.0, "mean_itl_ms": 38.0, "median_itl_ms": 36.0, "p99_itl_ms": 60.0, "chip": "nvidia/h20", "n_chips": 4, "tp": 4,
-}  # fmt: skip
+    "date": "20260102-030405",
+    "backend": "vllm",
+    "model_id": "Qwen/Qwen3-32B",
+    "num_prompts": 100,
+    "request_rate": "inf",
+    "max_concurrency": 8,
+    "duration": 100.0,
+    "completed": 100,
+    "failed": 0,
+    "total_input_tokens": 100_000,
+    "total_output_tokens": 20_100,
+    "request_throughput": 1.0,
+    "output_throughput": 201.0,
+    "total_token_throughput": 1201.0,
+    "mean_ttft_ms": 400.0,
+    "median_ttft_ms": 380.0,
+    "p99_ttft_ms": 900.0,
+    "mean_tpot_ms": 38.0,
+    "median_tpot_ms": 37.0,
+    "p99_tpot_ms": 50.0,
+    "mean_itl_ms": 38.0,
+    "median_itl_ms": 36.0,
+    "p99_itl_ms": 60.0,
+    "chip": "nvidia/h20",
+    "n_chips": 4,
+    "tp": 4,
+}
 SGLANG = {
-    "backend": "sglang", "dataset_name": "random", "request_rate": 5.0, "max_concurrency": 256, "duration": 200.0,
-    "completed": 1000, "total_input_tokens": 300_000, "total_output_tokens": 200_000, "request_throughput": 5.0,
-    "input_throughput": 1500.0, "output_throughput": 1000.0, "mean_e2e_latency_ms": 2390.0, "median_e2e_latency_ms": 2000.0,
-    "mean_ttft_ms": 0.0, "mean_tpot_ms": 11.8, "mean_itl_ms": 11.8, "median_itl_ms": 11.0, "accept_length": None,
-}  # fmt: skip
+    "backend": "sglang",
+    "dataset_name": "random",
+    "request_rate": 5.0,
+    "max_concurrency": 256,
+    "duration": 200.0,
+    "completed": 1000,
+    "total_input_tokens": 300_000,
+    "total_output_tokens": 200_000,
+    "request_throughput": 5.0,
+    "input_throughput": 1500.0,
+    "output_throughput": 1000.0,
+    "mean_e2e_latency_ms": 2390.0,
+    "median_e2e_latency_ms": 2000.0,
+    "mean_ttft_ms": 0.0,
+    "mean_tpot_ms": 11.8,
+    "mean_itl_ms": 11.8,
+    "median_itl_ms": 11.0,
+    "accept_length": None,
+}
 
 
 def guidellm(totals=(50, 0)):
@@ -39,8 +74,15 @@ def guidellm(totals=(50, 0)):
         "requests_per_second": good(mean=3.8), "output_tokens_per_second": good(mean=380.0),
         "prompt_token_count": good(mean=500.0), "output_token_count": good(mean=100.0),
     }  # fmt: skip
-    run = {"config": {"strategy": {"type_": "concurrent", "streams": 8}, "backend": {"model": "Qwen/Qwen3-32B"}}, "metrics": metrics}
-    return {"metadata": {"guidellm_version": "0.6.0"}, "args": {"backend_kwargs": {"api_key": "secret"}}, "benchmarks": [run]}
+    run = {
+        "config": {"strategy": {"type_": "concurrent", "streams": 8}, "backend": {"model": "Qwen/Qwen3-32B"}},
+        "metrics": metrics,
+    }
+    return {
+        "metadata": {"guidellm_version": "0.6.0"},
+        "args": {"backend_kwargs": {"api_key": "secret"}},
+        "benchmarks": [run],
+    }
 
 
 def aiperf(chunks=990.0):
@@ -64,14 +106,17 @@ INFERENCE_PERF = {
     "successes": {
         "count": 100,
         "latency": {
-            "request_latency": {"mean": 2.08, "median": 2.0}, "time_to_first_token": {"mean": 0.1, "median": 0.09},
-            "time_per_output_token": {"mean": 0.010, "median": 0.010}, "inter_token_latency": {"mean": 0.010, "median": 0.00001},
+            "request_latency": {"mean": 2.08, "median": 2.0},
+            "time_to_first_token": {"mean": 0.1, "median": 0.09},
+            "time_per_output_token": {"mean": 0.010, "median": 0.010},
+            "inter_token_latency": {"mean": 0.010, "median": 0.00001},
         },
         "throughput": {"requests_per_sec": 5.0, "output_tokens_per_sec": 500.0},
-        "prompt_len": {"mean": 500.0}, "output_len": {"mean": 100.0},
+        "prompt_len": {"mean": 500.0},
+        "output_len": {"mean": 100.0},
     },
     "failures": {"count": 0},
-}  # fmt: skip
+}
 MLPERF = """================================================
 MLPerf Results Summary
 ================================================
@@ -108,7 +153,13 @@ def only(folder, content, name="b.json"):
 
 def test_vllm_means_and_deployment(tmp_path):
     bench = only(tmp_path, VLLM)
-    assert (bench.tool, bench.isl, bench.osl, bench.concurrency, bench.rate) == ("vllm bench serve", 1000.0, 201.0, 8.0, None)
+    assert (bench.tool, bench.isl, bench.osl, bench.concurrency, bench.rate) == (
+        "vllm bench serve",
+        1000.0,
+        201.0,
+        8.0,
+        None,
+    )
     assert bench.metrics["tpot_ms_mean"] == 38.0
     row = parse_row(intake.to_rows([bench])[0])
     assert isinstance(row, Row)
@@ -171,7 +222,11 @@ def test_a_tpot_that_contradicts_the_latency_is_replaced(tmp_path):
 
 def test_mlperf_summary_with_a_file_beside_it(tmp_path):
     path = write(tmp_path, "mlperf_log_summary.txt", MLPERF)
-    write(tmp_path, "mlperf_log_summary.txt.toml", 'model = "meta-llama/Llama-2-70b-chat-hf"\nchip = "nvidia/h200"\nn_chips = 8\nisl = 294.45\n')
+    write(
+        tmp_path,
+        "mlperf_log_summary.txt.toml",
+        'model = "meta-llama/Llama-2-70b-chat-hf"\nchip = "nvidia/h200"\nn_chips = 8\nisl = 294.45\n',
+    )
     bench = intake.bench_of(path)[0]
     assert bench.metrics["tpot_ms_mean"] == pytest.approx(100.0)
     assert bench.metrics["ttft_ms_p99"] == pytest.approx(1500.0)

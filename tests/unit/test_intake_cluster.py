@@ -17,10 +17,16 @@ from offramp.intake.prometheus import Series, parse_dump
 
 
 def node(name, resources, labels=None, **more):
-    return {"kind": "Node", "metadata": {"name": name, "labels": labels or {}}, "status": {"capacity": resources, **more}}
+    return {
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels or {}},
+        "status": {"capacity": resources, **more},
+    }
 
 
-def deployment(name="chat", *, image="vllm/vllm-openai:v0.11.0", args=("--model", "Qwen/Qwen3-8B"), gpu="1", replicas=2):
+def deployment(
+    name="chat", *, image="vllm/vllm-openai:v0.11.0", args=("--model", "Qwen/Qwen3-8B"), gpu="1", replicas=2
+):
     container = {"image": image, "args": list(args), "resources": {"limits": {"nvidia.com/gpu": gpu}}}
     return {"kind": "Deployment", "metadata": {"name": name, "namespace": "推理"},
             "spec": {"replicas": replicas, "template": {"spec": {"containers": [container]}}}}  # fmt: skip
@@ -71,7 +77,10 @@ def test_shares_are_not_chips(tmp_path):
 
 
 def test_two_kinds_in_one_node_and_a_resource_nobody_knows(tmp_path):
-    path = write(tmp_path, node("mix", {"amd.com/gpu": "8", "nvidia.com/gpu": "4", "acme.io/gpu": "2", "nvidia.com/mig-1g.10gb": "3"}))
+    path = write(
+        tmp_path,
+        node("mix", {"amd.com/gpu": "8", "nvidia.com/gpu": "4", "acme.io/gpu": "2", "nvidia.com/mig-1g.10gb": "3"}),
+    )
     groups, notes = intake.nodes_of(path)
     assert {group.resource: group.devices for group in groups} == {"amd.com/gpu": 8, "nvidia.com/gpu": 4}
     assert any("two kinds" in note for note in notes)
@@ -99,7 +108,12 @@ def test_a_shell_command_and_a_variable(tmp_path):
     item = deployment(args=["vllm serve $(MODEL) --tensor-parallel-size=4 -dp 2"])
     item["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "MODEL", "value": "Qwen/Qwen3-32B"}]
     found = intake.deployments_of(write(tmp_path, item))[0]
-    assert (found.model, found.degrees, found.engine, found.engine_version) == ("Qwen/Qwen3-32B", {"tp": 4, "dp": 2}, "vllm", "0.11.0")
+    assert (found.model, found.degrees, found.engine, found.engine_version) == (
+        "Qwen/Qwen3-32B",
+        {"tp": 4, "dp": 2},
+        "vllm",
+        "0.11.0",
+    )
     assert found.name == "推理/chat"
 
 
@@ -141,8 +155,14 @@ def test_zero_traffic_leaves_the_workload_out(tmp_path):
 
 
 def test_histogram_quantiles_and_spread():
-    lines = [f'sglang:prompt_tokens_histogram_bucket{{le="{b}"}} {n}' for b, n in (("100", 0), ("200", 100), ("+Inf", 100))]
-    lines += ["sglang:prompt_tokens_histogram_sum 15000", "sglang:prompt_tokens_histogram_count 100", "sglang:num_requests_total 100"]
+    lines = [
+        f'sglang:prompt_tokens_histogram_bucket{{le="{b}"}} {n}' for b, n in (("100", 0), ("200", 100), ("+Inf", 100))
+    ]
+    lines += [
+        "sglang:prompt_tokens_histogram_sum 15000",
+        "sglang:prompt_tokens_histogram_count 100",
+        "sglang:num_requests_total 100",
+    ]
     found, _ = intake.traffic_of(parse_dump("\n".join(lines), "d"))
     isl = found[0].isl
     assert isl is not None and isl.mean == 150.0
@@ -162,11 +182,16 @@ def test_a_dump_without_engine_metrics(tmp_path):
 
 def test_prices_and_orders_become_tables_of_the_study(tmp_path):
     prices = tmp_path / "p.csv"
-    prices.write_text("chip,chip_price,currency,quarter\nnvidia/h20,\"110,000\",CNY,2026-Q4\n")
+    prices.write_text('chip,chip_price,currency,quarter\nnvidia/h20,"110,000",CNY,2026-Q4\n')
     orders = tmp_path / "o.csv"
     orders.write_text("chip,count,due,cancel_fee\nhuawei/ascend-910c,64,2027-02-15,10 %\n")
     out = tmp_path / "s.toml"
-    init(prices=str(prices), orders=str(orders), kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20)), out=out)
+    init(
+        prices=str(prices),
+        orders=str(orders),
+        kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20)),
+        out=out,
+    )
     study = tomllib.loads(out.read_text())
     assert study["price"] == [{"chip": "nvidia/h20", "chip_price": "110000 CNY", "quarter": "2026Q4"}]
     assert study["order"] == [{"chip": "huawei/ascend-910c", "count": 64, "due": "2027Q1", "cancel_fee": "10 %"}]
@@ -176,10 +201,12 @@ def test_prices_and_orders_become_tables_of_the_study(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("chip,chip_price\nnvidia/h20,110000\n", "names no currency"), ("chip,prize\nnvidia/h20,1\n", "means nothing here"),
-        ("chip,chip_price,currency\nnvidia/h20,100 USD,CNY\n", "not in the row's currency"), ("", "is empty"),
+        ("chip,chip_price\nnvidia/h20,110000\n", "names no currency"),
+        ("chip,prize\nnvidia/h20,1\n", "means nothing here"),
+        ("chip,chip_price,currency\nnvidia/h20,100 USD,CNY\n", "not in the row's currency"),
+        ("", "is empty"),
     ],
-)  # fmt: skip
+)
 def test_price_lists_that_cannot_be_read(tmp_path, text, said):
     path = tmp_path / "p.csv"
     path.write_text(text)
@@ -189,7 +216,12 @@ def test_price_lists_that_cannot_be_read(tmp_path, text, said):
 
 def test_opencost_rent(tmp_path):
     path = tmp_path / "oc.json"
-    entry = {"name": "n1", "gpuHours": 100.0, "gpuCost": 250.0, "properties": {"labels": {"nvidia_com_gpu_product": "NVIDIA-H20"}}}
+    entry = {
+        "name": "n1",
+        "gpuHours": 100.0,
+        "gpuCost": 250.0,
+        "properties": {"labels": {"nvidia_com_gpu_product": "NVIDIA-H20"}},
+    }
     path.write_text(json.dumps({"code": 200, "data": [{"n1": entry}]}))
     found = intake.price_rows(path)
     assert found.rows == ({"chip": "nvidia/h20", "rent": "2.5000 USD/h"},)

@@ -1,4 +1,4 @@
-"""Launch artefacts and exports of a small hand-made assessment: flags exist, manifests add up, formulas are harmless."""
+"""Launch artefacts and exports of a hand-made assessment: flags exist, manifests add up, formulas are harmless."""
 
 from __future__ import annotations
 
@@ -25,27 +25,80 @@ SPAN = {"low": 80.0, "mid": 96.0, "high": 128.0}
 
 
 def item(chip, name, *, engine="vllm", baseline=False, fallback="", **layout):
-    whole = {"words": f"{engine} TP4", "engine": engine, "system": "hgx-h20", "tp": 4, "pp": 1, "dp": 1, "ep": 1, "devices": 4,
-             "weights_dtype": "checkpoint", "max_batch_tokens": 8192, "max_seqs": 256, **layout}  # fmt: skip
+    whole = {
+        "words": f"{engine} TP4",
+        "engine": engine,
+        "system": "hgx-h20",
+        "tp": 4,
+        "pp": 1,
+        "dp": 1,
+        "ep": 1,
+        "devices": 4,
+        "weights_dtype": "checkpoint",
+        "max_batch_tokens": 8192,
+        "max_seqs": 256,
+        **layout,
+    }
     return {
-        "chip": chip, "name": name, "status": "carries", "is_baseline": baseline, "chips": SPAN, "layout": whole,
-        "exchange_rate": {"low": 0.8, "mid": 1.0, "high": 1.3}, "cost_per_million_output_tokens": {"low": 1.0, "mid": 2.0, "high": 3.0},
-        "fleet": {"replicas": 12, "servers": 6, "chips": 48}, "precision_fallback": fallback, "figures": ["chips/a#tdp"],
-        "blockers": [{"kind": "fallback", "text": "FP8 weights run as W8A8 INT8: accuracy must be checked before moving", "stops": False}],
-        "rules": {"verdict": "licence-case-by-case"}, "missing_facts": [],
-    }  # fmt: skip
+        "chip": chip,
+        "name": name,
+        "status": "carries",
+        "is_baseline": baseline,
+        "chips": SPAN,
+        "layout": whole,
+        "exchange_rate": {"low": 0.8, "mid": 1.0, "high": 1.3},
+        "cost_per_million_output_tokens": {"low": 1.0, "mid": 2.0, "high": 3.0},
+        "fleet": {"replicas": 12, "servers": 6, "chips": 48},
+        "precision_fallback": fallback,
+        "figures": ["chips/a#tdp"],
+        "blockers": [
+            {
+                "kind": "fallback",
+                "text": "FP8 weights run as W8A8 INT8: accuracy must be checked before moving",
+                "stops": False,
+            }
+        ],
+        "rules": {"verdict": "licence-case-by-case"},
+        "missing_facts": [],
+    }
 
 
 def assessment(**chips):
-    listed = list(chips.values()) or [item("nvidia/h20", "H20", baseline=True), item("amd/mi300x", "MI300X", system="mi300x-platform")]
-    work = {"id": "chat", "model": "Qwen/Qwen3-32B", "baseline": listed[0]["chip"], "recommended": listed[-1]["chip"], "chips": listed,
-            "lengths": {"isl_mean_tokens": 1000.0}}  # fmt: skip
+    listed = list(chips.values()) or [
+        item("nvidia/h20", "H20", baseline=True),
+        item("amd/mi300x", "MI300X", system="mi300x-platform"),
+    ]
+    work = {
+        "id": "chat",
+        "model": "Qwen/Qwen3-32B",
+        "baseline": listed[0]["chip"],
+        "recommended": listed[-1]["chip"],
+        "chips": listed,
+        "lengths": {"isl_mean_tokens": 1000.0},
+    }
     quarters = [{"workload": "chat", "quarter": "2026Q4", "chip": listed[-1]["chip"], "mean_requests_per_s": 4.0,
                  "chips_low": 1.0, "chips_mid": 2.0, "chips_high": 3.0}]  # fmt: skip
     names = ("workload", "quarter", "chip", "mean_requests_per_s", "chips_low", "chips_mid", "chips_high")
-    figure = UsedFigure(id="chips/a#tdp", value=1.0, unit="W", source="=cmd", url="u", as_of=dt.date(2026, 1, 1), confidence="assumed")
-    answer = {"study": "Studie <ü>", "as_of": "2026-11-23", "currency": "CNY", "workloads": [work], "fleet": [{"chip": "nvidia/h20", "count": 75}, {"chip": "amd/mi300x", "count": 25}],
-              "flips": [{"workload": "chat", "chip": listed[-1]["chip"], "assumption": "chip price", "now": 1.0, "flips_at": 2.0, "unit": "CNY/chip"}]}  # fmt: skip
+    figure = UsedFigure(
+        id="chips/a#tdp", value=1.0, unit="W", source="=cmd", url="u", as_of=dt.date(2026, 1, 1), confidence="assumed"
+    )
+    answer = {
+        "study": "Studie <ü>",
+        "as_of": "2026-11-23",
+        "currency": "CNY",
+        "workloads": [work],
+        "fleet": [{"chip": "nvidia/h20", "count": 75}, {"chip": "amd/mi300x", "count": 25}],
+        "flips": [
+            {
+                "workload": "chat",
+                "chip": listed[-1]["chip"],
+                "assumption": "chip price",
+                "now": 1.0,
+                "flips_at": 2.0,
+                "unit": "CNY/chip",
+            }
+        ],
+    }
     return Result(command="assess", answer=answer, inputs_hash="h" * 20, data_version="d", figures=(figure,),
                   tables={"quarters": table_of(quarters, columns=names)})  # fmt: skip
 
@@ -86,9 +139,20 @@ def test_a_deployment_asks_for_the_layouts_devices(tmp_path):
 
 
 def test_a_replica_over_two_servers_is_a_leader_worker_set(tmp_path):
-    wide = item("huawei/ascend-910b2", "910B2", engine="vllm-ascend", system="atlas-800-a2", tp=1, dp=16, ep=16, devices=16,
-                fallback="FP8 weights run as W8A8 INT8")  # fmt: skip
-    result = launch(save(tmp_path, assessment(a=item("nvidia/h20", "H20", baseline=True), b=wide)), out=tmp_path / "out")
+    wide = item(
+        "huawei/ascend-910b2",
+        "910B2",
+        engine="vllm-ascend",
+        system="atlas-800-a2",
+        tp=1,
+        dp=16,
+        ep=16,
+        devices=16,
+        fallback="FP8 weights run as W8A8 INT8",
+    )
+    result = launch(
+        save(tmp_path, assessment(a=item("nvidia/h20", "H20", baseline=True), b=wide)), out=tmp_path / "out"
+    )
     made = next(yaml.safe_load_all((tmp_path / "out" / "chat" / "leaderworkerset.yaml").read_text()))
     template = made["spec"]["leaderWorkerTemplate"]
     assert template["size"] == 2
@@ -110,12 +174,21 @@ def test_two_dies_of_a_package_are_two_devices(tmp_path):
 def test_sglang_counts_all_ranks(tmp_path):
     ranks = item("nvidia/h20", "H20", engine="sglang", tp=2, dp=4, ep=8, devices=8, max_batch_tokens=2048, max_seqs=64)
     command = launch(save(tmp_path, assessment(a=ranks))).answer["workloads"][0]["command_line"]
-    for part in ("--tp-size 8", "--dp-size 4", "--enable-dp-attention", "--ep-size 8", "--chunked-prefill-size 8192", "--max-running-requests 256"):
+    for part in (
+        "--tp-size 8",
+        "--dp-size 4",
+        "--enable-dp-attention",
+        "--ep-size 8",
+        "--chunked-prefill-size 8192",
+        "--max-running-requests 256",
+    ):
         assert part in command
 
 
 def test_mindie_config_has_documented_keys_only(tmp_path):
-    made = launch(save(tmp_path, assessment(a=item("huawei/ascend-910b2", "910B2", engine="mindie", system="atlas-800-a2"))))
+    made = launch(
+        save(tmp_path, assessment(a=item("huawei/ascend-910b2", "910B2", engine="mindie", system="atlas-800-a2")))
+    )
     config = json.loads(made.answer["workloads"][0]["files"]["config.json"])
     deploy = config["BackendConfig"]["ModelDeployConfig"]
     assert deploy["ModelConfig"][0]["worldSize"] == 4 == len(config["BackendConfig"]["npuDeviceIds"][0])
@@ -136,14 +209,20 @@ def test_launch_refuses_what_it_does_not_know(tmp_path):
 
 
 def test_our_yaml_reads_back():
-    value = {"a": ["1", 1, True, "true", "--x", "no", "a: b", "é", [], {}, [1, [2]], {"k": [{"x": 1, "y": {"z": None}}]}], "b": {}, "c/d": "0.0.0.0"}
+    value = {
+        "a": ["1", 1, True, "true", "--x", "no", "a: b", "é", [], {}, [1, [2]], {"k": [{"x": 1, "y": {"z": None}}]}],
+        "b": {},
+        "c/d": "0.0.0.0",
+    }
     assert yaml.safe_load(to_yaml(value)) == value
 
 
 def test_exports_carry_sources_and_no_formulas(tmp_path):
     data = Table(columns=(Column(name="workload"), Column(name="chip"), Column(name="x", unit="W")),
                  rows=(("=1+1", "nvidia/h20", -3.0), ("聊天", "@a", None)))  # fmt: skip
-    result = Result(**{**{name: getattr(assessment(), name) for name in Result.__struct_fields__}, "tables": {"t": data}})
+    result = Result(
+        **{**{name: getattr(assessment(), name) for name in Result.__struct_fields__}, "tables": {"t": data}}
+    )
     made = export(result, tmp_path)
     assert sorted(made.answer["files"]) == ["assess.xlsx", "sources.csv", "sources.parquet", "t.csv", "t.parquet"]
     rows = list(csv.reader((tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()))
@@ -174,7 +253,9 @@ def test_decision_and_exit_plan(lang):
 
 def test_both_languages_say_the_same_things():
     def keys(part, path=""):
-        return {path + key: keys(value, f"{path}{key}.") if isinstance(value, dict) else None for key, value in part.items()}
+        return {
+            path + key: keys(value, f"{path}{key}.") if isinstance(value, dict) else None for key, value in part.items()
+        }
 
     english, chinese = keys(words("en")), keys(words("zh"))
     english.pop("assumptions"), chinese.pop("assumptions")
@@ -187,7 +268,8 @@ def test_chinese_decision_has_no_english_sentence():
 
 
 def test_translation_leaves_markup_numbers_and_scripts():
-    page = '<html lang="en"><style>a{}</style><script>var chips = "Nothing.";</script><p title="chips">What stands in the way</p><b>1,472</b></html>'
+    page = '<html lang="en"><style>a{}</style><script>var chips = "Nothing.";</script>'
+    page += '<p title="chips">What stands in the way</p><b>1,472</b></html>'
     made = translate(page, "zh")
     assert 'lang="zh-CN"' in made and "存在的障碍" in made and 'var chips = "Nothing.";' in made and "1,472" in made
     assert translate(page, "en") == page

@@ -49,11 +49,15 @@ def export(result: Result, folder: str | Path, formats: Sequence[str] = FORMATS)
         raise InputError(f"cannot be written: {error.strerror}", where=str(place)) from None
     rows = [{"file": name} for name in written]
     return Result(
-        command="export", answer={"folder": str(place), "files": written, "of": result.command},
-        inputs_hash=hash_inputs({"of": result.inputs_hash, "formats": ",".join(formats)}), data_version=result.data_version,
-        tables={"files": table_of(rows, columns=("file",), title="Files")}, knowledge_horizon=result.knowledge_horizon,
-        seed=result.seed, offramp_version=result.offramp_version,
-    )  # fmt: skip
+        command="export",
+        answer={"folder": str(place), "files": written, "of": result.command},
+        inputs_hash=hash_inputs({"of": result.inputs_hash, "formats": ",".join(formats)}),
+        data_version=result.data_version,
+        tables={"files": table_of(rows, columns=("file",), title="Files")},
+        knowledge_horizon=result.knowledge_horizon,
+        seed=result.seed,
+        offramp_version=result.offramp_version,
+    )
 
 
 def source_table(figures: Sequence[UsedFigure]) -> Table:
@@ -128,11 +132,15 @@ def _parquet(result: Result, tables: dict[str, Table], place: Path) -> list[str]
 
 def _about(result: Result) -> dict[str, Any]:
     return {
-        "command": result.command, "offramp": result.offramp_version, "data": result.data_version, "inputs": result.inputs_hash,
-        "seed": result.seed, "status": result.status,
+        "command": result.command,
+        "offramp": result.offramp_version,
+        "data": result.data_version,
+        "inputs": result.inputs_hash,
+        "seed": result.seed,
+        "status": result.status,
         "knowledge horizon": result.knowledge_horizon.isoformat() if result.knowledge_horizon else "",
         "disclaimer": result.disclaimer,
-    }  # fmt: skip
+    }
 
 
 def _xlsx(result: Result, tables: dict[str, Table], place: Path) -> list[str]:
@@ -145,7 +153,9 @@ def _xlsx(result: Result, tables: dict[str, Table], place: Path) -> list[str]:
     assert sheet is not None
     sheet.title = "About"
     about: list[tuple[Cell, ...]] = [(key, value) for key, value in _about(result).items()]
-    about += [("warning", f"{notice.where}: {notice.text}" if notice.where else notice.text) for notice in result.warnings]
+    about += [
+        ("warning", f"{notice.where}: {notice.text}" if notice.where else notice.text) for notice in result.warnings
+    ]
     _fill(sheet, [Column(name="what"), Column(name="value")], about)
     used = {"About"}
     for name, data in tables.items():

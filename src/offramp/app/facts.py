@@ -53,13 +53,21 @@ def facts_check(path: str | Path, *, today: dt.date | None = None) -> Result:
         rows += problems
     count = sum(1 for _ in _tables(data, "$"))
     if not count:
-        raise InputError("holds no figure", where=str(file), mend="A figure is a table with value, unit, source, url, as_of, confidence.")
+        raise InputError(
+            "holds no figure",
+            where=str(file),
+            mend="A figure is a table with value, unit, source, url, as_of, confidence.",
+        )
     errors = sum(row["level"] == "error" for row in rows)
     return Result(
-        command="facts", answer={"file": str(path), "ok": errors == 0, "figures": count, "sound": good, "problems": rows},
-        inputs_hash=hash_inputs({"file": raw}), data_version=catalog.load().version, status="ok" if errors == 0 else "partial",
-        tables={"problems": table_of(rows, columns=("level", "path", "what", "mend"), title="Problems")}, offramp_version=__version__,
-    )  # fmt: skip
+        command="facts",
+        answer={"file": str(path), "ok": errors == 0, "figures": count, "sound": good, "problems": rows},
+        inputs_hash=hash_inputs({"file": raw}),
+        data_version=catalog.load().version,
+        status="ok" if errors == 0 else "partial",
+        tables={"problems": table_of(rows, columns=("level", "path", "what", "mend"), title="Problems")},
+        offramp_version=__version__,
+    )
 
 
 def _tables(data: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -95,7 +103,11 @@ def _problems(place: str, table: dict[str, Any], day: dt.date) -> Iterator[dict[
         yield row(f"is dated {figure.known or figure.as_of}, in the future", "Give the date of the source.")
     limit = next((days for prefix, days in shelf_lives() if _address(place).startswith(prefix)), None)
     if limit is not None and (day - figure.as_of).days > limit:
-        yield row(f"is {(day - figure.as_of).days} days old; such figures stay fresh for {limit}", "Look for a newer source.", "warning")
+        yield row(
+            f"is {(day - figure.as_of).days} days old; such figures stay fresh for {limit}",
+            "Look for a newer source.",
+            "warning",
+        )
     yield from _against_catalogue(place, figure, row)
 
 
@@ -125,7 +137,9 @@ def _against_catalogue(place: str, figure: Figure, row: Any) -> Iterator[dict[st
     if units.unit_factor(held[0].unit)[1] != units.unit_factor(figure.unit)[1]:
         yield row(f"is in {figure.unit}, the catalogue's is in {held[0].unit}", "Give it in the same dimension.")
     elif held[0].si and abs(figure.si / held[0].si - 1.0) > DISAGREE and not figure.note:
-        what = f"is {figure.value:g} {figure.unit}, the catalogue has {held[0].value:g} {held[0].unit} ({held[0].source})"
+        what = (
+            f"is {figure.value:g} {figure.unit}, the catalogue has {held[0].value:g} {held[0].unit} ({held[0].source})"
+        )
         yield row(what, "Explain the difference in note; both are kept.")
 
 
@@ -142,11 +156,19 @@ def facts_stale(*, today: dt.date | None = None) -> Result:
     ]  # fmt: skip
     rows.sort(key=lambda entry: (-entry["age_days"], entry["id"]))
     return Result(
-        command="facts", answer={"today": day.isoformat(), "stale": rows, "checked": sum(1 for _ in every_figure(facts))},
-        inputs_hash=hash_inputs({"today": day.isoformat(), "data": facts.version}), data_version=facts.version,
-        tables={"stale": table_of(rows, columns=("id", "as_of", "age_days", "shelf_life_days", "confidence", "source"), title="Stale facts")},
+        command="facts",
+        answer={"today": day.isoformat(), "stale": rows, "checked": sum(1 for _ in every_figure(facts))},
+        inputs_hash=hash_inputs({"today": day.isoformat(), "data": facts.version}),
+        data_version=facts.version,
+        tables={
+            "stale": table_of(
+                rows,
+                columns=("id", "as_of", "age_days", "shelf_life_days", "confidence", "source"),
+                title="Stale facts",
+            )
+        },
         offramp_version=__version__,
-    )  # fmt: skip
+    )
 
 
 def every_figure(facts: catalog.Catalog) -> Iterator[tuple[str, Figure]]:

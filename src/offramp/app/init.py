@@ -159,12 +159,20 @@ def _draft(
     baseline = _baseline(counts, groups, served)
     price_list = _priced(facts, priced.rows if priced else (), list(counts), notes)
     draft = Draft(
-        name="My cluster", sources=_sources(kubectl, deployments, prometheus, bench, prices, orders),
-        quarter=_quarter(traffic, today), sites=tuple((site, region) for region, site in sites.items()), fleet=tuple(fleet),
-        works=tuple(works), baseline=baseline, suggested=_suggest(facts, baseline), prices=tuple(price_list),
-        orders=tuple(_ordered(facts, ordered.rows if ordered else (), notes)), currency=_currency(price_list),
-        unknown=(), notes=tuple(dict.fromkeys(notes)),
-    )  # fmt: skip
+        name="My cluster",
+        sources=_sources(kubectl, deployments, prometheus, bench, prices, orders),
+        quarter=_quarter(traffic, today),
+        sites=tuple((site, region) for region, site in sites.items()),
+        fleet=tuple(fleet),
+        works=tuple(works),
+        baseline=baseline,
+        suggested=_suggest(facts, baseline),
+        prices=tuple(price_list),
+        orders=tuple(_ordered(facts, ordered.rows if ordered else (), notes)),
+        currency=_currency(price_list),
+        unknown=(),
+        notes=tuple(dict.fromkeys(notes)),
+    )
     return msgspec.structs.replace(draft, unknown=tuple(_unknowns(draft, devices)))
 
 
@@ -183,8 +191,14 @@ def _baseline(counts: dict[str, int], groups: Sequence[intake.NodeGroup], served
 def _sources(
     kubectl: str, deployments: str, prometheus: str, bench: Sequence[str], prices: str, orders: str
 ) -> tuple[str, ...]:
-    named = (("nodes", kubectl), ("deployments", deployments), ("metrics", prometheus), *(("benchmark", b) for b in bench),
-             ("prices", prices), ("orders", orders))  # fmt: skip
+    named = (
+        ("nodes", kubectl),
+        ("deployments", deployments),
+        ("metrics", prometheus),
+        *(("benchmark", b) for b in bench),
+        ("prices", prices),
+        ("orders", orders),
+    )
     return tuple(f"{what}: {_no_secret(source)}" for what, source in named if source)
 
 
@@ -254,11 +268,14 @@ def _fleet_of_devices(facts: Catalog, devices: Sequence[Any], sites: dict[str, s
         per = facts.chips[chip].devices if chip in facts.chips else 1
         parts.append(
             FleetPart(
-                chip=chip, product=item.product or "unnamed devices", count=item.devices // per if item.devices % per == 0 else None,
-                devices=item.devices, site=next(iter(sites.values())),
+                chip=chip,
+                product=item.product or "unnamed devices",
+                count=item.devices // per if item.devices % per == 0 else None,
+                devices=item.devices,
+                site=next(iter(sites.values())),
                 source="devices that an exporter reported; others may exist",
             )
-        )  # fmt: skip
+        )
     return parts
 
 
@@ -493,19 +510,37 @@ def _result(draft: Draft, text: str, out: str | Path | None, version: str, notes
         {"chip": p.chip or "?", "product": p.product, "count": p.count, "site": p.site, "source": p.source}
         for p in draft.fleet
     ]
-    works = [{"id": w.id, "model": w.model or "?", "requests_per_s": w.traffic.requests_per_s if w.traffic else None,
-              "isl_mean": _length(w, "isl"), "osl_mean": _length(w, "osl"),
-              "prefix_share": w.traffic.prefix_share if w.traffic else None, "missing": ", ".join(w.missing)} for w in draft.works]  # fmt: skip
+    works = [
+        {
+            "id": w.id,
+            "model": w.model or "?",
+            "requests_per_s": w.traffic.requests_per_s if w.traffic else None,
+            "isl_mean": _length(w, "isl"),
+            "osl_mean": _length(w, "osl"),
+            "prefix_share": w.traffic.prefix_share if w.traffic else None,
+            "missing": ", ".join(w.missing),
+        }
+        for w in draft.works
+    ]
     unknown = [plain(item) for item in draft.unknown]
     return Result(
-        command="init", answer=answer, inputs_hash=hash_inputs({"text": text}), data_version=version,
-        status="ok" if answer["assessable"] else "partial", warnings=tuple(notes), offramp_version=__version__,
+        command="init",
+        answer=answer,
+        inputs_hash=hash_inputs({"text": text}),
+        data_version=version,
+        status="ok" if answer["assessable"] else "partial",
+        warnings=tuple(notes),
+        offramp_version=__version__,
         tables={
             "fleet": table_of(fleet, columns=("chip", "product", "count", "site", "source"), title="Fleet"),
-            "workloads": table_of(works, columns=("id", "model", "requests_per_s", "isl_mean", "osl_mean", "prefix_share", "missing"), title="Workloads"),
+            "workloads": table_of(
+                works,
+                columns=("id", "model", "requests_per_s", "isl_mean", "osl_mean", "prefix_share", "missing"),
+                title="Workloads",
+            ),
             "unknown": table_of(unknown, columns=("path", "what", "matters"), title="What no source said"),
         },
-    )  # fmt: skip
+    )
 
 
 def _length(work: WorkPart, name: str) -> float | None:

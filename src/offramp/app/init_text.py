@@ -48,8 +48,7 @@ def _header(draft: Draft) -> str:
     lines.append(
         "# lists every key. Values with a comment were measured or counted; change them where you know better."
     )
-    for note in draft.notes:
-        lines.append(f"# Note: {said(note)}")
+    lines += [f"# Note: {said(note)}" for note in draft.notes]
     lines += ["", "[study]", f"name = {quoted(draft.name)}"]
     if draft.currency:
         lines.append(f"currency = {quoted(draft.currency)}   # of the price list")
@@ -61,8 +60,8 @@ def _header(draft: Draft) -> str:
 def _organisation() -> str:
     return (
         "[organisation]\n"
-        f'# headquarters = "DE"   # {UNKNOWN}: country of the ultimate parent; decides which rules bind. CN is taken until you\n'
-        "#                        name one.\n"
+        f'# headquarters = "DE"   # {UNKNOWN}: country of the ultimate parent; decides which rules bind. CN is taken\n'
+        "#                        until you name one.\n"
         f'# kind = "private"      # {UNKNOWN}: private | state-owned | state-funded | university'
     )
 
@@ -103,7 +102,7 @@ def _work(work: WorkPart, quarter: str) -> str:
         )
     lines += [_synthetic(work), *_demand(work, quarter), *_observed(work), *_ran(work)]
     lines.append(
-        f'# slo = {{ ttft_p90 = "2 s", tpot_p90 = "50 ms" }}   # {UNKNOWN}: what you promise users, not what they get now'
+        f'# slo = {{ ttft_p90 = "2 s", tpot_p90 = "50 ms" }}   # {UNKNOWN}: what you promise, not what users get now'
     )
     lines.append(f"# availability = {{ spare_replicas = 1, min_replicas = 2 }}   # {UNKNOWN}: none and one until given")
     if not work.missing:
@@ -118,7 +117,7 @@ def _synthetic(work: WorkPart) -> str:
         keys, why = _measured(traffic)
     elif bench and bench.isl and bench.osl:
         keys = [f"isl_mean = {bench.isl:.6g}", f"osl_mean = {bench.osl:.6g}"]
-        why = f"lengths of a benchmark ({said(bench.tool)}), not of your users; their spread is {UNKNOWN} (taken as all equal)"
+        why = f"lengths of a benchmark ({said(bench.tool)}), not of users; their spread is {UNKNOWN} (taken as equal)"
     else:
         keys, why = ["isl_mean = 1000", "osl_mean = 200"], f"{UNKNOWN}: these two numbers are placeholders"
     return f"synthetic = {{ {', '.join(keys)} }}   # {why}"
@@ -149,7 +148,8 @@ def _demand(work: WorkPart, quarter: str) -> list[str]:
         return [f'demand = [{{ quarter = "{quarter}", mean_requests_per_s = 0 }}]   # {UNKNOWN}: 0 is a placeholder']
     span = f"{traffic.requests:.6g} requests in {_span(traffic.window_s)}"
     lines = [
-        f'demand = [{{ quarter = "{quarter}", mean_requests_per_s = {traffic.requests_per_s:.4g} }}]   # {span}; growth is {UNKNOWN}'
+        f'demand = [{{ quarter = "{quarter}", mean_requests_per_s = {traffic.requests_per_s:.4g} }}]   '
+        f"# {span}; growth is {UNKNOWN}"
     ]
     if traffic.peak_to_mean is not None and traffic.peak_to_mean >= 1.0:
         lines.append(f"peak_to_mean = {traffic.peak_to_mean:.3g}   # busiest five minutes of {_span(traffic.window_s)}")
@@ -202,8 +202,13 @@ def _ran(work: WorkPart) -> list[str]:
     lines: list[str] = []
     for item in work.deployments:
         degrees = " ".join(f"{name.upper()}{value}" for name, value in item.degrees.items())
-        parts = [f"{item.replicas} replicas", f"{item.devices} x {item.resource}" if item.devices else "", item.engine or "unknown engine",
-                 item.engine_version, degrees]  # fmt: skip
+        parts = [
+            f"{item.replicas} replicas",
+            f"{item.devices} x {item.resource}" if item.devices else "",
+            item.engine or "unknown engine",
+            item.engine_version,
+            degrees,
+        ]
         lines.append(f"# runs as {said(item.name)}: {said(', '.join(part for part in parts if part))}")
     return lines
 

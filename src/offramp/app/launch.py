@@ -93,7 +93,12 @@ def data() -> dict[str, Any]:
 
 
 def launch(
-    source: str | Path, *, chip: str = "", workload: str = "", out: str | Path | None = None, root: str | Path | None = None
+    source: str | Path,
+    *,
+    chip: str = "",
+    workload: str = "",
+    out: str | Path | None = None,
+    root: str | Path | None = None,
 ) -> Result:
     """Launch artefacts of every workload of an assessment.
 
@@ -113,7 +118,11 @@ def launch(
     wanted = [item for item in result.answer["workloads"] if workload in ("", item["id"])]
     if not wanted:
         names = [item["id"] for item in result.answer["workloads"]]
-        raise InputError(f'no workload "{workload}"', where="--workload", mend=near_miss_hint(workload, names) or f"There are: {', '.join(names)}.")
+        raise InputError(
+            f'no workload "{workload}"',
+            where="--workload",
+            mend=near_miss_hint(workload, names) or f"There are: {', '.join(names)}.",
+        )
     made: list[Launch] = []
     notices: list[Notice] = []
     for item in wanted:
@@ -123,7 +132,9 @@ def launch(
             if len(wanted) == 1:
                 raise
             notices.append(Notice(kind="no-launch", text=str(error), where=item["id"]))
-    files = {f"{one.workload}/{name}": text for one in made for name, text in files_of(one, data()["kubernetes"]).items()}
+    files = {
+        f"{one.workload}/{name}": text for one in made for name, text in files_of(one, data()["kubernetes"]).items()
+    }
     if out is not None:
         write_files(Path(out), files)
     for one in made:
@@ -138,7 +149,10 @@ def _unconfirmed(one: Launch) -> list[Notice]:
     for flag in one.flags:
         if not flag.confirmed:
             by_note.setdefault(flag.note, []).append(flag.name)
-    return [Notice(kind="unconfirmed-flag", text=f"{', '.join(names)}: {note}", where=one.workload) for note, names in by_note.items()]
+    return [
+        Notice(kind="unconfirmed-flag", text=f"{', '.join(names)}: {note}", where=one.workload)
+        for note, names in by_note.items()
+    ]
 
 
 def result_of(source: str | Path, root: str | Path | None, *, command: str = "") -> Result:
@@ -158,7 +172,9 @@ def result_of(source: str | Path, root: str | Path | None, *, command: str = "")
         try:
             found = result_from_json(path.read_bytes())
         except (msgspec.DecodeError, OSError) as error:
-            raise InputError(f"is no Result: {error}", where=str(source), mend="Give a study, a run or what --json printed.") from None
+            raise InputError(
+                f"is no Result: {error}", where=str(source), mend="Give a study, a run or what --json printed."
+            ) from None
     else:
         found = read_result(root, str(source))
     if command and found.command != command:
@@ -188,7 +204,9 @@ def _launch(item: dict[str, Any], facts: Catalog, chip_name: str) -> Launch:
     name = facts.chip(chip_name).id if chip_name else item["recommended"] or item["baseline"]
     entry = by_chip.get(name)
     if entry is None:
-        raise InputError(f"{item['id']} was not assessed on {name}", where="--chip", mend=f"It was on: {', '.join(by_chip)}.")
+        raise InputError(
+            f"{item['id']} was not assessed on {name}", where="--chip", mend=f"It was on: {', '.join(by_chip)}."
+        )
     layout, fleet = entry["layout"], entry["fleet"]
     if not layout or not fleet:
         raise ModelRangeError(f"{item['id']} has no layout on {name} ({entry['status']})", where=item["id"])
@@ -202,7 +220,9 @@ def _launch(item: dict[str, Any], facts: Catalog, chip_name: str) -> Launch:
     return _compose(item, entry, chip, known, facts, version.version if version else "")
 
 
-def _compose(item: dict[str, Any], entry: dict[str, Any], chip: Chip, known: dict[str, Any], facts: Catalog, version: str) -> Launch:
+def _compose(
+    item: dict[str, Any], entry: dict[str, Any], chip: Chip, known: dict[str, Any], facts: Catalog, version: str
+) -> Launch:
     layout = {**entry["layout"], "weights_dtype": effective_dtype(entry)}
     system = facts.systems.get(layout["system"])
     per_server = (system.packages_per_node if system else 8) * chip.devices
@@ -220,11 +240,28 @@ def _compose(item: dict[str, Any], entry: dict[str, Any], chip: Chip, known: dic
     if entry["precision_fallback"]:
         notes.append(f"{entry['precision_fallback']}: check accuracy before moving")
     return Launch(
-        workload=item["id"], chip=chip.id, vendor=chip.id.partition("/")[0], engine=layout["engine"], version=version, style=style,
-        model=item["model"], served_name=served, replicas=int(entry["fleet"]["replicas"]), devices=int(layout["devices"]), nodes=nodes,
-        per_node=-(-int(layout["devices"]) // nodes), command=command, env=dict(known.get("env", {})), flags=flags, image=image,
-        resource=resource_of(chip), layout=layout, context=context, mean_isl=item["lengths"]["isl_mean_tokens"], notes=tuple(notes),
-    )  # fmt: skip
+        workload=item["id"],
+        chip=chip.id,
+        vendor=chip.id.partition("/")[0],
+        engine=layout["engine"],
+        version=version,
+        style=style,
+        model=item["model"],
+        served_name=served,
+        replicas=int(entry["fleet"]["replicas"]),
+        devices=int(layout["devices"]),
+        nodes=nodes,
+        per_node=-(-int(layout["devices"]) // nodes),
+        command=command,
+        env=dict(known.get("env", {})),
+        flags=flags,
+        image=image,
+        resource=resource_of(chip),
+        layout=layout,
+        context=context,
+        mean_isl=item["lengths"]["isl_mean_tokens"],
+        notes=tuple(notes),
+    )
 
 
 def effective_dtype(entry: dict[str, Any]) -> str:
@@ -267,11 +304,20 @@ def _vllm(
     if layout["ep"] > 1:
         out.append(("--enable-expert-parallel", "", f"experts over all {layout['tp'] * layout['dp']} ranks"))
         if layout["ep"] != layout["tp"] * layout["dp"]:
-            notes.append(f"the layout has EP {layout['ep']}; vLLM's expert parallel degree is always TP x DP = {layout['tp'] * layout['dp']}")
-    out.append(("--max-num-batched-tokens", str(layout["max_batch_tokens"]), "token budget of a step, per data-parallel rank"))
-    out.append(("--max-num-seqs", str(layout["max_seqs"] * layout["pp"]), "sequences in flight, per data-parallel rank"))
+            notes.append(
+                f"the layout has EP {layout['ep']}; vLLM's expert parallel degree is always TP x DP = "
+                f"{layout['tp'] * layout['dp']}"
+            )
+    out.append(
+        ("--max-num-batched-tokens", str(layout["max_batch_tokens"]), "token budget of a step, per data-parallel rank")
+    )
+    out.append(
+        ("--max-num-seqs", str(layout["max_seqs"] * layout["pp"]), "sequences in flight, per data-parallel rank")
+    )
     if context:
-        out.append(("--max-model-len", str(context), "longest context that the model allows; lower it to what users need"))
+        out.append(
+            ("--max-model-len", str(context), "longest context that the model allows; lower it to what users need")
+        )
     precision, about = _vllm_precision(layout["weights_dtype"], known, model, item["model"])
     return [*out, *precision], [*notes, *about]
 
@@ -280,7 +326,9 @@ def _vllm_precision(dtype: str, known: dict[str, Any], model: Any, name: str) ->
     stored = stored_dtype(model)
     special = known.get("quantization", {}).get(dtype)
     if special:
-        return [("--quantization", special, f"{dtype} weights")], [f"needs a checkpoint of {name} quantised to {dtype} for this engine"]
+        return [("--quantization", special, f"{dtype} weights")], [
+            f"needs a checkpoint of {name} quantised to {dtype} for this engine"
+        ]
     if dtype in ("checkpoint", "", stored):
         return [], []
     if dtype == "fp8" and stored == "bf16":
@@ -313,10 +361,24 @@ def _sglang(
         out.append(("--enable-dp-attention", "", "attention is data parallel inside the ranks of --tp-size"))
     if layout["ep"] > 1:
         out.append(("--ep-size", str(layout["ep"]), "expert parallel degree of the layout"))
-    out.append(("--chunked-prefill-size", str(layout["max_batch_tokens"] * layout["dp"]), "token budget of a step, divided over data-parallel ranks"))
-    out.append(("--max-running-requests", str(layout["max_seqs"] * layout["dp"] * layout["pp"]), "sequences in flight, divided over data-parallel ranks"))
+    out.append(
+        (
+            "--chunked-prefill-size",
+            str(layout["max_batch_tokens"] * layout["dp"]),
+            "token budget of a step, divided over data-parallel ranks",
+        )
+    )
+    out.append(
+        (
+            "--max-running-requests",
+            str(layout["max_seqs"] * layout["dp"] * layout["pp"]),
+            "sequences in flight, divided over data-parallel ranks",
+        )
+    )
     if context:
-        out.append(("--context-length", str(context), "longest context that the model allows; lower it to what users need"))
+        out.append(
+            ("--context-length", str(context), "longest context that the model allows; lower it to what users need")
+        )
     if chip.id.startswith("huawei/"):
         out.append(("--device", "npu", "Ascend backend"))
     stored, dtype = stored_dtype(model), layout["weights_dtype"]
@@ -327,7 +389,10 @@ def _sglang(
         out.append(("--dtype", "bfloat16" if dtype == "bf16" else "float16", f"weights in {dtype}"))
         notes += [f"{item['model']} is stored in {stored}: needs a checkpoint in {dtype}"] if stored else []
     elif dtype not in ("checkpoint", "", stored):
-        notes.append(f"needs a checkpoint of {item['model']} quantised to {dtype}; the engine reads the method from its config.json")
+        notes.append(
+            f"needs a checkpoint of {item['model']} quantised to {dtype}; the engine reads the method from its "
+            "config.json"
+        )
     return out, notes
 
 
@@ -338,16 +403,31 @@ def _mindie(
     longest = context or 32768
     out: list[Setting] = [("worldSize", str(layout["devices"]), "devices of one replica")]
     out.append(("npuDeviceIds", str([list(range(layout["devices"]))]), "devices of the node"))
-    out += [("tp", str(layout["tp"]), "tensor parallel degree"), ("dp", str(layout["dp"]), "data-parallel attention ranks")]
+    out += [
+        ("tp", str(layout["tp"]), "tensor parallel degree"),
+        ("dp", str(layout["dp"]), "data-parallel attention ranks"),
+    ]
     if layout["ep"] > 1 or (model is not None and getattr(model, "experts", 0)):
         ranks = layout["tp"] * layout["dp"]
-        out += [("moe_ep", str(layout["ep"]), "expert parallel degree"), ("moe_tp", str(max(ranks // layout["ep"], 1)), "tensor parallel degree of experts")]
+        out += [
+            ("moe_ep", str(layout["ep"]), "expert parallel degree"),
+            ("moe_tp", str(max(ranks // layout["ep"], 1)), "tensor parallel degree of experts"),
+        ]
     out.append(("maxSeqLen", str(longest), "longest context"))
     out.append(("maxInputTokenLen", str(longest - 1), "longest prompt"))
-    out.append(("maxPrefillTokens", str(max(layout["max_batch_tokens"], longest - 1)), "tokens of a prefill batch; at least maxInputTokenLen"))
+    out.append(
+        (
+            "maxPrefillTokens",
+            str(max(layout["max_batch_tokens"], longest - 1)),
+            "tokens of a prefill batch; at least maxInputTokenLen",
+        )
+    )
     out.append(("maxBatchSize", str(layout["max_seqs"]), "sequences of a decode batch"))
     out.append(("maxIterTimes", str(longest), "longest answer"))
-    notes = ["MindIE takes prompts and answers in separate batches unless templateType is Mix; the assessment priced chunked prefill"]
+    notes = [
+        "MindIE takes prompts and answers in separate batches unless templateType is Mix; the assessment priced "
+        "chunked prefill"
+    ]
     if layout["weights_dtype"] == "int8":
         notes.append(f"needs a W8A8 checkpoint of {item['model']} made with MindStudio ModelSlim")
     if layout["pp"] > 1:
@@ -365,8 +445,12 @@ def _flag(name: str, value: str, why: str, style: str, version: str, chip: Chip)
     first, last = version_key(str(entry["first"])), version_key(str(entry["last"]))
     confirmed = bool(version) and first <= version_key(version) <= last
     span = entry["first"] if entry["first"] == entry["last"] else f"{entry['first']} to {entry['last']}"
-    note = "" if confirmed else f"read in the documentation of {span}; not checked for {version or 'an unknown version'}"
-    return Flag(name=name, value=value, why=why, source=source["source"], url=source["url"], confirmed=confirmed, note=note)
+    note = (
+        "" if confirmed else f"read in the documentation of {span}; not checked for {version or 'an unknown version'}"
+    )
+    return Flag(
+        name=name, value=value, why=why, source=source["source"], url=source["url"], confirmed=confirmed, note=note
+    )
 
 
 def _command(style: str, model: str, flags: Sequence[Flag]) -> tuple[str, ...]:
@@ -386,19 +470,44 @@ def shell(words: Sequence[str]) -> str:
     return text
 
 
-def _result(source: Result, made: Sequence[Launch], files: dict[str, str], notices: list[Notice], out: str | Path | None) -> Result:
-    rows = [{"workload": one.workload, "chip": one.chip, "engine": one.engine, "version": one.version, **msgspec.to_builtins(flag)}
-            for one in made for flag in one.flags]  # fmt: skip
+def _result(
+    source: Result, made: Sequence[Launch], files: dict[str, str], notices: list[Notice], out: str | Path | None
+) -> Result:
+    rows = [
+        {
+            "workload": one.workload,
+            "chip": one.chip,
+            "engine": one.engine,
+            "version": one.version,
+            **msgspec.to_builtins(flag),
+        }
+        for one in made
+        for flag in one.flags
+    ]
     columns = ("workload", "chip", "engine", "version", "name", "value", "why", "confirmed", "note", "source", "url")
     answer = {
-        "study": source.answer["study"], "folder": str(out) if out is not None else None,
-        "workloads": [{**msgspec.to_builtins(one), "command_line": shell(one.command),
-                       "files": {name.partition("/")[2]: text for name, text in files.items() if name.startswith(f"{one.workload}/")}}
-                      for one in made],
-    }  # fmt: skip
+        "study": source.answer["study"],
+        "folder": str(out) if out is not None else None,
+        "workloads": [
+            {
+                **msgspec.to_builtins(one),
+                "command_line": shell(one.command),
+                "files": {
+                    name.partition("/")[2]: text for name, text in files.items() if name.startswith(f"{one.workload}/")
+                },
+            }
+            for one in made
+        ],
+    }
     return Result(
-        command="launch", answer=answer, inputs_hash=hash_inputs({"assess": source.inputs_hash, "files": repr(sorted(files.items()))}),
-        data_version=source.data_version, status="ok" if not any(n.kind == "no-launch" for n in notices) else "partial",
+        command="launch",
+        answer=answer,
+        inputs_hash=hash_inputs({"assess": source.inputs_hash, "files": repr(sorted(files.items()))}),
+        data_version=source.data_version,
+        status="ok" if not any(n.kind == "no-launch" for n in notices) else "partial",
         tables={"flags": table_of(rows, columns=columns, title="Flags and their sources")},
-        knowledge_horizon=source.knowledge_horizon, seed=source.seed, warnings=tuple(dict.fromkeys(notices)), offramp_version=__version__,
-    )  # fmt: skip
+        knowledge_horizon=source.knowledge_horizon,
+        seed=source.seed,
+        warnings=tuple(dict.fromkeys(notices)),
+        offramp_version=__version__,
+    )

@@ -1,4 +1,4 @@
-"""The files that start a layout: a script, a Kubernetes manifest, values for llm-d, a KServe service, MindIE's config."""
+"""Files that start a layout: a script, a Kubernetes manifest, llm-d values, a KServe service, MindIE's config."""
 
 from __future__ import annotations
 
@@ -41,10 +41,18 @@ def _head(one: Launch, source: Mapping[str, Any]) -> str:
 def _script(one: Launch) -> str:
     lines = ["#!/bin/sh", f"# {one.workload} on {one.chip}, {one.engine} {one.version}: {one.layout['words']}."]
     lines += [f"# Check: {note}." for note in one.notes]
-    lines += [f"# Not confirmed for {one.engine} {one.version}: {flag.name} ({flag.note})." for flag in one.flags if not flag.confirmed]
+    lines += [
+        f"# Not confirmed for {one.engine} {one.version}: {flag.name} ({flag.note})."
+        for flag in one.flags
+        if not flag.confirmed
+    ]
     lines.append("set -eu")
     if one.nodes > 1:
-        lines += [f"# Run on each of {one.nodes} nodes; give the first one's address and this node's number.", 'LEADER="$1"', 'RANK="$2"']
+        lines += [
+            f"# Run on each of {one.nodes} nodes; give the first one's address and this node's number.",
+            'LEADER="$1"',
+            'RANK="$2"',
+        ]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in one.env.items()]
     if one.style == "mindie":
         lines += ["# Put config.json to mindie-service/conf/config.json of the installation first."]
@@ -58,7 +66,9 @@ def _script(one: Launch) -> str:
 def _shell(words: Sequence[str]) -> str:
     text = shlex.quote(words[0])
     for word in words[1:]:
-        text += (" \\\n  " if word.startswith("--") else " ") + (f'"{word}"' if word.startswith("$") else shlex.quote(word))
+        text += (" \\\n  " if word.startswith("--") else " ") + (
+            f'"{word}"' if word.startswith("$") else shlex.quote(word)
+        )
     return text
 
 
@@ -80,24 +90,44 @@ def mindie_config(one: Launch) -> dict[str, Any]:
     """MindIE's config.json, with the keys that its documentation lists."""
     value = {flag.name: flag.value for flag in one.flags}
     model: dict[str, Any] = {
-        "modelInstanceType": "Standard", "modelName": one.served_name, "modelWeightPath": f"/models/{one.model.rpartition('/')[2]}",
-        "worldSize": int(value["worldSize"]), "cpuMemSize": 5, "npuMemSize": -1, "backendType": "atb", "trustRemoteCode": False,
+        "modelInstanceType": "Standard",
+        "modelName": one.served_name,
+        "modelWeightPath": f"/models/{one.model.rpartition('/')[2]}",
+        "worldSize": int(value["worldSize"]),
+        "cpuMemSize": 5,
+        "npuMemSize": -1,
+        "backendType": "atb",
+        "trustRemoteCode": False,
         **{name: int(value[name]) for name in ("tp", "dp", "moe_tp", "moe_ep") if name in value},
-    }  # fmt: skip
+    }
     return {
         "Version": "1.0.0",
         "ServerConfig": {"ipAddress": "127.0.0.1", "port": PORT, "httpsEnabled": False},
         "BackendConfig": {
-            "backendName": "mindieservice_llm_engine", "modelInstanceNumber": 1, "npuDeviceIds": [list(range(one.per_node))],
-            "tokenizerProcessNumber": 8, "multiNodesInferEnabled": one.nodes > 1,
-            "ModelDeployConfig": {"maxSeqLen": int(value["maxSeqLen"]), "maxInputTokenLen": int(value["maxInputTokenLen"]),
-                                  "truncation": False, "ModelConfig": [model]},
-            "ScheduleConfig": {"templateType": "Standard", "templateName": "Standard_LLM", "cacheBlockSize": 128,
-                               "maxPrefillBatchSize": int(value["maxBatchSize"]), "maxPrefillTokens": int(value["maxPrefillTokens"]),
-                               "maxBatchSize": int(value["maxBatchSize"]), "maxIterTimes": int(value["maxIterTimes"]),
-                               "maxPreemptCount": 0, "supportSelectBatch": False},
+            "backendName": "mindieservice_llm_engine",
+            "modelInstanceNumber": 1,
+            "npuDeviceIds": [list(range(one.per_node))],
+            "tokenizerProcessNumber": 8,
+            "multiNodesInferEnabled": one.nodes > 1,
+            "ModelDeployConfig": {
+                "maxSeqLen": int(value["maxSeqLen"]),
+                "maxInputTokenLen": int(value["maxInputTokenLen"]),
+                "truncation": False,
+                "ModelConfig": [model],
+            },
+            "ScheduleConfig": {
+                "templateType": "Standard",
+                "templateName": "Standard_LLM",
+                "cacheBlockSize": 128,
+                "maxPrefillBatchSize": int(value["maxBatchSize"]),
+                "maxPrefillTokens": int(value["maxPrefillTokens"]),
+                "maxBatchSize": int(value["maxBatchSize"]),
+                "maxIterTimes": int(value["maxIterTimes"]),
+                "maxPreemptCount": 0,
+                "supportSelectBatch": False,
+            },
         },
-    }  # fmt: skip
+    }
 
 
 def _name(one: Launch) -> str:
@@ -124,14 +154,25 @@ def _container(one: Launch, kubernetes: Mapping[str, Any], *, leads: bool) -> di
 def _pod(one: Launch, kubernetes: Mapping[str, Any], *, leads: bool) -> dict[str, Any]:
     container = _container(one, kubernetes, leads=leads)
     if leads:
-        container["readinessProbe"] = {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 10, "failureThreshold": 3}
-        container["startupProbe"] = {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 10, "failureThreshold": 360}
+        container["readinessProbe"] = {
+            "httpGet": {"path": "/health", "port": PORT},
+            "periodSeconds": 10,
+            "failureThreshold": 3,
+        }
+        container["startupProbe"] = {
+            "httpGet": {"path": "/health", "port": PORT},
+            "periodSeconds": 10,
+            "failureThreshold": 360,
+        }
         if one.style == "mindie":
             container["readinessProbe"] = {"tcpSocket": {"port": PORT}, "periodSeconds": 10}
             del container["startupProbe"]
     else:
         del container["ports"]
-    return {"containers": [container], "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}]}
+    return {
+        "containers": [container],
+        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}],
+    }
 
 
 def manifest(one: Launch, kubernetes: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,13 +187,22 @@ def manifest(one: Launch, kubernetes: Mapping[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
     workers = {"metadata": {"labels": {**labels, "role": "worker"}}, "spec": _pod(one, kubernetes, leads=False)}
     return {
-        "apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "metadata": {"name": name, "labels": labels},
-        "spec": {"replicas": one.replicas, "leaderWorkerTemplate": {
-            "size": one.nodes, "restartPolicy": "RecreateGroupOnPodRestart",
-            "leaderTemplate": {"metadata": {"labels": {**labels, "role": "leader"}}, "spec": _pod(one, kubernetes, leads=True)},
-            "workerTemplate": workers,
-        }},
-    }  # fmt: skip
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "replicas": one.replicas,
+            "leaderWorkerTemplate": {
+                "size": one.nodes,
+                "restartPolicy": "RecreateGroupOnPodRestart",
+                "leaderTemplate": {
+                    "metadata": {"labels": {**labels, "role": "leader"}},
+                    "spec": _pod(one, kubernetes, leads=True),
+                },
+                "workerTemplate": workers,
+            },
+        },
+    }
 
 
 def service(one: Launch) -> dict[str, Any]:
@@ -179,20 +229,40 @@ def llm_d_values(one: Launch, kubernetes: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the llm-d-modelservice chart."""
     local = max(int(one.layout["dp"]) // one.nodes, 1)
     return {
-        "modelArtifacts": {"name": one.model, "uri": f"hf://{one.model}", "size": "1Ti",
-                           "labels": {"llm-d.ai/inference-serving": "true", "llm-d.ai/model": _name(one)}},
+        "modelArtifacts": {
+            "name": one.model,
+            "uri": f"hf://{one.model}",
+            "size": "1Ti",
+            "labels": {"llm-d.ai/inference-serving": "true", "llm-d.ai/model": _name(one)},
+        },
         "multinode": one.nodes > 1,
         "accelerator": {"type": kubernetes["llm_d"]["accelerators"][one.vendor], "dra": False},
         "routing": {"servicePort": PORT, "proxy": {"enabled": False, "targetPort": PORT}},
         "decode": {
-            "create": True, "replicas": one.replicas,
-            "parallelism": {"tensor": int(one.layout["tp"]), "data": int(one.layout["dp"]), "dataLocal": local, "workers": one.nodes},
-            "containers": [{"name": "vllm", "image": one.image or "REPLACE-WITH-YOUR-IMAGE", "modelCommand": "vllmServe",
-                            "args": _own_args(one), "mountModelVolume": True,
-                            "resources": {"limits": {one.resource: str(one.per_node)}, "requests": {one.resource: str(one.per_node)}}}],
+            "create": True,
+            "replicas": one.replicas,
+            "parallelism": {
+                "tensor": int(one.layout["tp"]),
+                "data": int(one.layout["dp"]),
+                "dataLocal": local,
+                "workers": one.nodes,
+            },
+            "containers": [
+                {
+                    "name": "vllm",
+                    "image": one.image or "REPLACE-WITH-YOUR-IMAGE",
+                    "modelCommand": "vllmServe",
+                    "args": _own_args(one),
+                    "mountModelVolume": True,
+                    "resources": {
+                        "limits": {one.resource: str(one.per_node)},
+                        "requests": {one.resource: str(one.per_node)},
+                    },
+                }
+            ],
         },
         "prefill": {"create": False},
-    }  # fmt: skip
+    }
 
 
 def kserve(one: Launch) -> dict[str, Any]:
@@ -205,17 +275,26 @@ def kserve(one: Launch) -> dict[str, Any]:
     if one.layout["ep"] > 1:
         parallelism["expert"] = True
     container = {
-        "name": "main", "image": one.image or "REPLACE-WITH-YOUR-IMAGE",
-        "env": [{"name": "VLLM_ADDITIONAL_ARGS", "value": shlex.join(_own_args(one))}, *({"name": k, "value": v} for k, v in one.env.items())],
+        "name": "main",
+        "image": one.image or "REPLACE-WITH-YOUR-IMAGE",
+        "env": [
+            {"name": "VLLM_ADDITIONAL_ARGS", "value": shlex.join(_own_args(one))},
+            *({"name": k, "value": v} for k, v in one.env.items()),
+        ],
         "resources": {"limits": {one.resource: str(one.per_node)}, "requests": {one.resource: str(one.per_node)}},
-    }  # fmt: skip
+    }
     spec: dict[str, Any] = {
         "model": {"uri": f"hf://{one.model}", "name": one.model}, "replicas": one.replicas, "parallelism": parallelism,
         "template": {"containers": [container]}, "router": {"route": {}, "gateway": {}, "scheduler": {}},
     }  # fmt: skip
     if one.nodes > 1:
         spec["worker"] = {"containers": [container]}
-    return {"apiVersion": "serving.kserve.io/v1alpha1", "kind": "LLMInferenceService", "metadata": {"name": _name(one)}, "spec": spec}
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "LLMInferenceService",
+        "metadata": {"name": _name(one)},
+        "spec": spec,
+    }
 
 
 def _documents(items: Sequence[Mapping[str, Any]]) -> str:
@@ -259,4 +338,8 @@ def _scalar(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     text = str(value)
-    return text if _PLAIN.match(text) and text.lower() not in _WORDS and not text.startswith("--") else json.dumps(text, ensure_ascii=False)
+    return (
+        text
+        if _PLAIN.match(text) and text.lower() not in _WORDS and not text.startswith("--")
+        else json.dumps(text, ensure_ascii=False)
+    )

@@ -15,9 +15,13 @@ _PAGES = ("decision", "report", "exit-plan")
 @click.command("export")
 @click.argument("source", metavar="RUN|STUDY|RESULT.json", type=click.Path(path_type=str))
 @click.option("--out", type=click.Path(path_type=str), required=True, metavar="DIR", help="Folder to write to.")
-@click.option("--format", "formats", multiple=True, type=click.Choice([*_TABLES, *_PAGES]), help="Repeatable; all where absent.")
+@click.option(
+    "--format", "formats", multiple=True, type=click.Choice([*_TABLES, *_PAGES]), help="Repeatable; all where absent."
+)
 @click.option("--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of documents.")
-@click.option("--root", type=click.Path(path_type=str), default=None, help="Folder of runs (else $OFFRAMP_RUNS, else ./runs).")
+@click.option(
+    "--root", type=click.Path(path_type=str), default=None, help="Folder of runs (else $OFFRAMP_RUNS, else ./runs)."
+)
 @json_option
 def command(source: str, out: str, formats: tuple[str, ...], lang: str, root: str | None, as_json: bool) -> None:
     """Tables with their sources (CSV, Parquet, XLSX) and documents for print, in English or Chinese."""

@@ -53,5 +53,8 @@ def _show(result: Result, as_json: bool) -> None:
         click.echo(f"{answer['sound']} of {answer['figures']} figures are sound.")
         return
     for row in answer["stale"]:
-        click.echo(f"{row['age_days']:>5} days (fresh for {row['shelf_life_days']}): {row['id']}, {row['as_of']}, {row['source']}")
+        click.echo(
+            f"{row['age_days']:>5} days (fresh for {row['shelf_life_days']}): {row['id']}, {row['as_of']}, "
+            f"{row['source']}"
+        )
     click.echo(f"{len(answer['stale'])} of {answer['checked']} figures are older than their shelf life.")

@@ -44,8 +44,14 @@ def command(
     from offramp.app.init import init
 
     result = init(
-        kubectl=kubectl, deployments=deployments, prometheus=prometheus, bench=bench, prices=prices, orders=orders, out=out
-    )  # fmt: skip
+        kubectl=kubectl,
+        deployments=deployments,
+        prometheus=prometheus,
+        bench=bench,
+        prices=prices,
+        orders=orders,
+        out=out,
+    )
     if as_json:
         print_json(result)
     elif out is None:

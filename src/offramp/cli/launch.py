@@ -27,15 +27,23 @@ def command(source: str, chip: str, workload: str, out: str | None, root: str | 
     page = console()
     for item in result.answer["workloads"]:
         nodes = f", {item['nodes']} servers each" if item["nodes"] > 1 else ""
-        page.print(f"\n{item['workload']} on {item['chip']}: {item['replicas']} replicas of {item['devices']} devices{nodes}; "
-                   f"{item['engine']} {item['version']}", style="bold", markup=False)  # fmt: skip
+        page.print(
+            f"\n{item['workload']} on {item['chip']}: {item['replicas']} replicas of {item['devices']} devices{nodes}; "
+            f"{item['engine']} {item['version']}",
+            style="bold",
+            markup=False,
+        )
         for name, value in item["env"].items():
             page.print(f"{name}={value} \\", markup=False)
         click.echo(item["command_line"])
         for flag in item["flags"]:
             mark = " " if flag["confirmed"] else "?"
             page.print(f" {mark} {flag['name']} {flag['value']}: {flag['why']}", style="dim", markup=False)
-        page.print(f"   flags from: {'; '.join(dict.fromkeys(flag['source'] for flag in item['flags']))}", style="dim", markup=False)
+        page.print(
+            f"   flags from: {'; '.join(dict.fromkeys(flag['source'] for flag in item['flags']))}",
+            style="dim",
+            markup=False,
+        )
         page.print(f"   files: {', '.join(item['files'])}", style="dim", markup=False)
     for notice in result.warnings:
         page.print(f"! {notice.where}: {notice.text}", style="yellow", markup=False)

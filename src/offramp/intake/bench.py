@@ -22,9 +22,27 @@ CHUNK_GAP: Final = 0.05
 LITTLE_LOW: Final = 0.90
 LITTLE_HIGH: Final = 1.10
 FACTS: Final = (
-    "chip", "n_chips", "model", "weights_dtype", "kv_dtype", "engine", "engine_version", "tp", "pp", "dp", "ep", "disagg",
-    "prefill_chips", "decode_chips", "spec", "prefix_hit", "multinode", "node_layout", "conditions", "power_w_per_chip",
-)  # fmt: skip
+    "chip",
+    "n_chips",
+    "model",
+    "weights_dtype",
+    "kv_dtype",
+    "engine",
+    "engine_version",
+    "tp",
+    "pp",
+    "dp",
+    "ep",
+    "disagg",
+    "prefill_chips",
+    "decode_chips",
+    "spec",
+    "prefix_hit",
+    "multinode",
+    "node_layout",
+    "conditions",
+    "power_w_per_chip",
+)
 """Columns of the serving schema that describe the deployment: taken from the file where it states them."""
 
 
@@ -156,7 +174,7 @@ def checked(bench: Bench) -> Bench:
     """The run with its latencies made consistent and its own contradictions named.
 
     A TPOT that does not reproduce the end-to-end latency was measured per chunk, or with the first token in it: it is
-    replaced by (E2E - TTFT) / (n - 1) of the means, or dropped. Little's law (requests in flight = rate x E2E) must hold.
+    replaced by (E2E - TTFT) / (n - 1) of the means. Little's law (requests in flight = rate x E2E) must hold.
     """
     import msgspec
 
@@ -171,7 +189,8 @@ def checked(bench: Bench) -> Bench:
                 del metrics[name]
             metrics["tpot_ms_mean"] = own
             definitions.append(
-                f"the file's time per output token ({tpot:.3g} ms) does not reproduce its end-to-end latency: replaced by "
+                f"the file's time per output token ({tpot:.3g} ms) does not reproduce its end-to-end latency: "
+                "replaced by "
                 f"(mean E2E - mean TTFT) / (mean output tokens - 1) = {own:.3g} ms; its ITL columns are dropped"
             )
     elif not tpot and ttft and e2e and gaps >= 1.0 and e2e > ttft:
@@ -198,7 +217,8 @@ def _little(bench: Bench, metrics: dict[str, float]) -> list[str]:
         return [f"breaks Little's law: {flight:.3g} requests were in flight on average, {bench.concurrency:g} allowed"]
     if bench.rate is None and share < LITTLE_LOW - ramp:
         return [
-            f"{flight:.3g} requests were in flight on average of {bench.concurrency:g} allowed: the client did not fill "
+            f"{flight:.3g} requests were in flight on average of {bench.concurrency:g} allowed: the client did not "
+            "fill "
             "its concurrency, or latencies leave something out"
         ]
     return []

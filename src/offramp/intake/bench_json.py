@@ -50,7 +50,8 @@ def vllm(items: list[Item], where: str) -> list[Bench]:
     """Runs of vLLM's benchmark."""
     said = (
         "TPOT is (latency - TTFT) / (output tokens - 1) per request, as here",
-        "ITL is the gap between streamed chunks: equal to the gap between tokens unless several tokens are sent at once",
+        "ITL is the gap between streamed chunks: equal to the gap between tokens unless several tokens are sent at "
+        "once",
     )
     return [_flat(item, _place(where, i, items), tool="vllm bench serve", e2e="e2el", said=said)
             for i, item in enumerate(items)]  # fmt: skip
@@ -184,8 +185,13 @@ def _guidellm(run: Item, report: Item, where: str) -> Bench:
     _spread(good("time_to_first_token_ms"), "ttft", scale=MILLI, into=metrics, more=more)
     _spread(good("inter_token_latency_ms"), "tpot", scale=MILLI, into=metrics, more=more)
     _spread(good("request_latency"), "e2e", scale=1.0, into=metrics, more=more)
-    _rates(metrics, req_s=dig(good("requests_per_second"), "mean"), output_tok_s=dig(good("output_tokens_per_second"), "mean"),
-           total_tok_s=dig(good("tokens_per_second"), "mean"), input_tok_s=dig(good("prompt_tokens_per_second"), "mean"))  # fmt: skip
+    _rates(
+        metrics,
+        req_s=dig(good("requests_per_second"), "mean"),
+        output_tok_s=dig(good("output_tokens_per_second"), "mean"),
+        total_tok_s=dig(good("tokens_per_second"), "mean"),
+        input_tok_s=dig(good("prompt_tokens_per_second"), "mean"),
+    )
     strategy = dig(run, "config", "strategy") or dig(run, "scheduler", "strategy") or dig(run, "args", "strategy") or {}
     kind = str(dig(strategy, "type_") or dig(strategy, "type") or "")
     flight = number(dig(strategy, "streams")) or number(dig(strategy, "max_concurrency"))
@@ -202,14 +208,26 @@ def _guidellm(run: Item, report: Item, where: str) -> Bench:
     )
     backend = {**(dig(report, "args", "backend_kwargs") or {}), **(dig(run, "config", "backend") or {})}
     return Bench(
-        tool="guidellm", where=where, tool_version=str(dig(report, "metadata", "guidellm_version") or ""),
-        model=_first(backend, "model") or str(dig(run, "worker", "backend_model") or dig(run, "benchmarker", "backend", "model") or ""),
-        date=_day(start), isl=_guide_mean(good("prompt_token_count")), osl=_guide_mean(good("output_token_count")),
-        concurrency=flight if kind != "throughput" else None, rate=rate, offline=kind == "throughput",
-        requests=done, failed=int(number(dig(totals, "errored")) or 0),
-        duration_s=span - start if span and start and span > start else None, metrics=metrics, percentiles=more,
-        facts={}, definitions=said, notes=() if done else ("no request completed",),
-    )  # fmt: skip
+        tool="guidellm",
+        where=where,
+        tool_version=str(dig(report, "metadata", "guidellm_version") or ""),
+        model=_first(backend, "model")
+        or str(dig(run, "worker", "backend_model") or dig(run, "benchmarker", "backend", "model") or ""),
+        date=_day(start),
+        isl=_guide_mean(good("prompt_token_count")),
+        osl=_guide_mean(good("output_token_count")),
+        concurrency=flight if kind != "throughput" else None,
+        rate=rate,
+        offline=kind == "throughput",
+        requests=done,
+        failed=int(number(dig(totals, "errored")) or 0),
+        duration_s=span - start if span and start and span > start else None,
+        metrics=metrics,
+        percentiles=more,
+        facts={},
+        definitions=said,
+        notes=() if done else ("no request completed",),
+    )
 
 
 def _guide_mean(stats: Any) -> float | None:
@@ -237,8 +255,12 @@ def _aiperf(item: Item, where: str) -> Bench:
         _spread(item.get(theirs), ours, scale=_UNIT_S[unit], into=metrics, more=more)
     said = ["inter_token_latency is (request latency - TTFT) / (output tokens - 1) per request, which is TPOT here"]
     said.append(_chunks(item, metrics, more))
-    _rates(metrics, req_s=dig(item, "request_throughput", "avg"), output_tok_s=dig(item, "output_token_throughput", "avg"),
-           total_tok_s=dig(item, "total_token_throughput", "avg"))  # fmt: skip
+    _rates(
+        metrics,
+        req_s=dig(item, "request_throughput", "avg"),
+        output_tok_s=dig(item, "output_token_throughput", "avg"),
+        total_tok_s=dig(item, "total_token_throughput", "avg"),
+    )
     config = item.get("input_config") or {}
     phase = next((p for p in reversed(config.get("phases") or []) if isinstance(p, dict)), {})
     load = config.get("loadgen") if isinstance(config.get("loadgen"), dict) else {}
@@ -250,13 +272,23 @@ def _aiperf(item: Item, where: str) -> Bench:
     done = int(number(dig(item, "request_count", "avg")) or number(dig(item, "request_latency", "count")) or 0)
     bad = number(dig(item, "error_request_count", "avg")) or 0
     return Bench(
-        tool="aiperf" if "aiperf_version" in item or "schema_version" in item else "genai-perf", where=where,
-        tool_version=str(item.get("aiperf_version") or ""), model=_aiperf_model(config), date=_day(item.get("start_time")),
-        isl=number(dig(item, "input_sequence_length", "avg")), osl=number(dig(item, "output_sequence_length", "avg")),
-        concurrency=flight, rate=rate, requests=done, failed=int(bad),
-        duration_s=number(dig(item, "benchmark_duration", "avg")), metrics=metrics, percentiles=more,
-        definitions=tuple(part for part in said if part), notes=tuple(notes),
-    )  # fmt: skip
+        tool="aiperf" if "aiperf_version" in item or "schema_version" in item else "genai-perf",
+        where=where,
+        tool_version=str(item.get("aiperf_version") or ""),
+        model=_aiperf_model(config),
+        date=_day(item.get("start_time")),
+        isl=number(dig(item, "input_sequence_length", "avg")),
+        osl=number(dig(item, "output_sequence_length", "avg")),
+        concurrency=flight,
+        rate=rate,
+        requests=done,
+        failed=int(bad),
+        duration_s=number(dig(item, "benchmark_duration", "avg")),
+        metrics=metrics,
+        percentiles=more,
+        definitions=tuple(part for part in said if part),
+        notes=tuple(notes),
+    )
 
 
 def _chunks(item: Item, metrics: dict[str, float], more: dict[str, float]) -> str:
@@ -269,7 +301,7 @@ def _chunks(item: Item, metrics: dict[str, float], more: dict[str, float]) -> st
     if not (gaps and tokens and done):
         return "no gaps between tokens in the file: no ITL"
     if abs(gaps - (tokens - done)) > CHUNK_GAP * (tokens - done):
-        return f"{gaps:.0f} gaps between chunks for {tokens:.0f} tokens: chunks are not tokens, inter_chunk_latency is left out"
+        return f"{gaps:.0f} gaps between chunks for {tokens:.0f} tokens: chunks are no tokens, no ITL"
     unit = _UNIT_S.get(str(dig(item, "inter_chunk_latency", "unit") or "ms"), 1e-3)
     _spread(item.get("inter_chunk_latency"), "itl", scale=unit, into=metrics, more=more)
     return "inter_chunk_latency is ITL here: nearly every chunk is one token"

@@ -120,7 +120,8 @@ def nodes_of(path: str | Path) -> tuple[list[NodeGroup], list[str]]:
         found = list(_devices(node))
         if len({entry["vendor"] for entry, _, _ in found}) > 1:
             notes.append(
-                f"node {name} has accelerators of two kinds: {', '.join(e['name'] for e, _, _ in found)}; both are counted"
+                f"node {name} has accelerators of two kinds: {', '.join(e['name'] for e, _, _ in found)}; both are "
+                "counted"
             )
         for entry, count, about in found:
             chip, product, doubts = _product(entry, _labels(node))
@@ -278,11 +279,17 @@ def _deployment(item: Mapping[str, Any]) -> Deployment | None:
         words = _words(container)
         found = Deployment(
             name=f"{dig(item, 'metadata', 'namespace') or 'default'}/{dig(item, 'metadata', 'name') or '?'}",
-            kind=str(item.get("kind")), engine=engine, image=str(container.get("image") or ""),
-            engine_version=_version(str(container.get("image") or "")), model=_model(words, container),
-            served_name=_option(words, "--served-model-name"), replicas=int(number(spec.get("replicas")) or 0) if "replicas" in spec else 1,
-            devices=devices * size, resource=resource, degrees=_degrees(words),
-        )  # fmt: skip
+            kind=str(item.get("kind")),
+            engine=engine,
+            image=str(container.get("image") or ""),
+            engine_version=_version(str(container.get("image") or "")),
+            model=_model(words, container),
+            served_name=_option(words, "--served-model-name"),
+            replicas=int(number(spec.get("replicas")) or 0) if "replicas" in spec else 1,
+            devices=devices * size,
+            resource=resource,
+            degrees=_degrees(words),
+        )
         best = found if best is None or (found.model and not best.model) else best
     return best
 
@@ -297,10 +304,14 @@ def _asked(container: Mapping[str, Any]) -> tuple[str, int]:
 
 
 _ENGINES: Final = (
-    ("vllm-ascend", ("vllm-ascend",)), ("mindie", ("mindie",)), ("vllm-mlu", ("vllm-mlu", "vllm_mlu")),
-    ("vllm-gaudi", ("vllm-gaudi", "vllm-hpu")), ("sglang", ("sglang", "lmsysorg")), ("tensorrt-llm", ("tensorrt-llm", "trtllm")),
+    ("vllm-ascend", ("vllm-ascend",)),
+    ("mindie", ("mindie",)),
+    ("vllm-mlu", ("vllm-mlu", "vllm_mlu")),
+    ("vllm-gaudi", ("vllm-gaudi", "vllm-hpu")),
+    ("sglang", ("sglang", "lmsysorg")),
+    ("tensorrt-llm", ("tensorrt-llm", "trtllm")),
     ("vllm", ("vllm",)),
-)  # fmt: skip
+)
 
 
 def _engine(container: Mapping[str, Any]) -> str:
@@ -359,9 +370,11 @@ def _model(words: list[str], container: Mapping[str, Any]) -> str:
 
 
 _FLAGS: Final = {
-    "tp": ("--tensor-parallel-size", "-tp", "--tp", "--tp-size"), "pp": ("--pipeline-parallel-size", "-pp", "--pp-size"),
-    "dp": ("--data-parallel-size", "-dp", "--dp", "--dp-size"), "ep": ("--ep-size", "--ep", "--expert-parallel-size"),
-}  # fmt: skip
+    "tp": ("--tensor-parallel-size", "-tp", "--tp", "--tp-size"),
+    "pp": ("--pipeline-parallel-size", "-pp", "--pp-size"),
+    "dp": ("--data-parallel-size", "-dp", "--dp", "--dp-size"),
+    "ep": ("--ep-size", "--ep", "--expert-parallel-size"),
+}
 
 
 def _degrees(words: list[str]) -> dict[str, int]:

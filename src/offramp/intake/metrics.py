@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -96,8 +97,13 @@ def traffic_of(series: Sequence[Series]) -> tuple[list[Traffic], list[Devices]]:
     by_name: dict[str, list[Series]] = {}
     for one in series:
         by_name.setdefault(one.name, []).append(one)
-    engine_names = {name for topic, entry in metric_names().items() if topic not in ("power", "utilisation")
-                    for base in entry["names"] for name in (base, f"{base}_bucket", f"{base}_sum", f"{base}_count")}  # fmt: skip
+    engine_names = {
+        name
+        for topic, entry in metric_names().items()
+        if topic not in ("power", "utilisation")
+        for base in entry["names"]
+        for name in (base, f"{base}_bucket", f"{base}_sum", f"{base}_count")
+    }
     mine = [one for one in series if one.name in engine_names]
     models = list(dict.fromkeys(_model(one) for one in mine))
     found = [_traffic(model, [one for one in mine if _model(one) == model]) for model in models]
@@ -172,7 +178,7 @@ def _spread(count: float, total: float, buckets: Sequence[Series]) -> Spread:
         return Spread(count=count, mean=mean)
     edges = [0.0, *finite]
     held = [0.0, *(bounds[bound] for bound in finite)]
-    inside = [max(b - a, 0.0) for a, b in zip(held, held[1:], strict=False)]
+    inside = [max(b - a, 0.0) for a, b in itertools.pairwise(held)]
     whole = max(count, sum(inside))
     above = whole - sum(inside)
     second = sum(n * (a * a + a * b + b * b) / 3.0 for n, a, b in zip(inside, edges, edges[1:], strict=False))
@@ -221,19 +227,34 @@ def _traffic(model: str, series: Sequence[Series]) -> Traffic:
     peak = _peak(counted, rate) if window >= PEAK_NEEDS_S else None
     if view.resets:
         notes.append(
-            f"counters were reset {view.resets} times (restarts): what was counted between a restart's last sample and it is lost"
+            f"counters were reset {view.resets} times (restarts): what was counted between a restart's last sample "
+            "and it is lost"
         )
     if not requests:
         notes.append("no request finished in the window")
     if rate is None and requests:
         notes.append("one scrape has totals but no time between two samples: lengths are known, rates are not")
     return Traffic(
-        model=model, window_s=window, requests=requests or 0.0, requests_per_s=rate, peak_to_mean=peak, isl=isl, osl=osl,
-        isl_mean=isl.mean if isl else means["isl"], osl_mean=osl.mean if osl else means["osl"],
-        prefix_share=_prefix(view, notes), ttft=view.spread("ttft"), tpot=view.spread("tpot"), itl=view.spread("itl"), e2e=e2e,
-        in_flight=flight, replicas=len({_instance(one) for one in counted}), notes=tuple(notes),
-        first_day=_day(min(times)) if times else "", last_day=_day(max(times)) if times else "",
-    )  # fmt: skip
+        model=model,
+        window_s=window,
+        requests=requests or 0.0,
+        requests_per_s=rate,
+        peak_to_mean=peak,
+        isl=isl,
+        osl=osl,
+        isl_mean=isl.mean if isl else means["isl"],
+        osl_mean=osl.mean if osl else means["osl"],
+        prefix_share=_prefix(view, notes),
+        ttft=view.spread("ttft"),
+        tpot=view.spread("tpot"),
+        itl=view.spread("itl"),
+        e2e=e2e,
+        in_flight=flight,
+        replicas=len({_instance(one) for one in counted}),
+        notes=tuple(notes),
+        first_day=_day(min(times)) if times else "",
+        last_day=_day(max(times)) if times else "",
+    )
 
 
 def _instance(one: Series) -> tuple[str, ...]:
@@ -253,7 +274,8 @@ def _contradiction(rate: float | None, e2e: Spread | None, flight: float | None)
     if abs(implied - flight) <= LITTLE_GAP * max(implied, flight):
         return []
     return [
-        f"rate x latency means {implied:.3g} requests in flight, the gauges show {flight:.3g}: one of them is incomplete"
+        f"rate x latency means {implied:.3g} requests in flight, the gauges show {flight:.3g}: one of them is "
+        "incomplete"
     ]
 
 

@@ -161,7 +161,7 @@ def _opencost(path: str | Path) -> Listed:
         held[0], held[1] = held[0] + hours, held[1] + cost
         if not chip:
             notes.append(
-                f'"{key}" names no chip: its {hours:.4g} accelerator hours are attributed to the fleet\'s only chip, if it has one'
+                f'"{key}" names no chip: its {hours:.4g} accelerator hours go to the fleet\'s only chip, if it has one'
             )
     return Listed(
         rows=tuple(

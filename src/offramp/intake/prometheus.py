@@ -76,9 +76,10 @@ def metrics_of(source: str | Path) -> list[Series]:
     if not useful:
         names = ", ".join(sorted({series.name for series in found})[:6]) or "no sample at all"
         raise InputError(
-            f"holds no metric of a serving engine or accelerator (found: {names})", where=text,
-            mend="vLLM's and SGLang's metrics begin with vllm: and sglang:; DCGM's and the NPU exporter's are used too.",
-        )  # fmt: skip
+            f"holds no metric of a serving engine or accelerator (found: {names})",
+            where=text,
+            mend="Known: metrics that begin with vllm: and sglang:, DCGM's and the NPU exporter's.",
+        )
     return useful
 
 

@@ -20,18 +20,35 @@ def page(result: Result, *, lang: str = "en") -> str:
         InputError: a Result of another command, or an unknown language.
     """
     if result.command != "assess":
-        raise InputError(f'an exit plan is made of an assessment, not of "{result.command}"', where="--format exit-plan")
+        raise InputError(
+            f'an exit plan is made of an assessment, not of "{result.command}"', where="--format exit-plan"
+        )
     word = words(lang)
     answer = result.answer
     parts = [
         Html("<h1>{}</h1><p class='soft'>{}: {} {} · {} {}</p>").format(
-            answer["study"], word["exit_plan"], word["as_of"], answer["as_of"] or word["today"], word["newest"],
-            result.knowledge_horizon or "–"),
-        _concentration(answer, word), _alternatives(answer, word, lang), _tested(result, word), _timetable(result, word),
+            answer["study"],
+            word["exit_plan"],
+            word["as_of"],
+            answer["as_of"] or word["today"],
+            word["newest"],
+            result.knowledge_horizon or "–",
+        ),
+        _concentration(answer, word),
+        _alternatives(answer, word, lang),
+        _tested(result, word),
+        _timetable(result, word),
         _triggers(word),
-        Html("<p class='soft'>{} {}</p>").format(word["basis"], word["hash"].format(
-            inputs=result.inputs_hash[:16], data=result.data_version, version=result.offramp_version, seed=result.seed)),
-    ]  # fmt: skip
+        Html("<p class='soft'>{} {}</p>").format(
+            word["basis"],
+            word["hash"].format(
+                inputs=result.inputs_hash[:16],
+                data=result.data_version,
+                version=result.offramp_version,
+                seed=result.seed,
+            ),
+        ),
+    ]
     return document(f"{answer['study']}: {word['exit_plan']}", join(parts), lang=lang)
 
 
@@ -42,7 +59,11 @@ def shares(fleet: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
         vendor = entry["chip"].partition("/")[0]
         held[vendor] = held.get(vendor, 0) + int(entry["count"])
     total = sum(held.values())
-    return [(vendor, count, count / total) for vendor, count in sorted(held.items(), key=lambda item: -item[1])] if total else []
+    return (
+        [(vendor, count, count / total) for vendor, count in sorted(held.items(), key=lambda item: -item[1])]
+        if total
+        else []
+    )
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> Html:
@@ -62,7 +83,12 @@ def _concentration(answer: dict[str, Any], word: dict[str, Any]) -> Html:
         return _section(word["concentration"], word["no_fleet"])
     rows = [[vendor, digits(count), f"{share:.0%}"] for vendor, count, share in found]
     index = Html("<p>{}</p>").format(word["herfindahl"].format(value=f"{sum(s * s for _, _, s in found):.2f}"))
-    return _section(word["concentration"], word["concentration_text"], _table([word["vendor"], word["count"], word["share"]], rows), index)
+    return _section(
+        word["concentration"],
+        word["concentration_text"],
+        _table([word["vendor"], word["count"], word["share"]], rows),
+        index,
+    )
 
 
 def _alternatives(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Html:
@@ -73,9 +99,26 @@ def _alternatives(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Ht
                 continue
             texts = [phrase(blocker["text"], lang) or blocker["text"] for blocker in item["blockers"]]
             status = word["statuses"].get(item["status"], item["status"])
-            rows.append([work["id"], item["name"], status, span(item["chips"]), span(item["exchange_rate"]), verdict(item, word),
-                         "; ".join(dict.fromkeys(texts)) or word["none"]])  # fmt: skip
-    heads = [word["workload"], word["becomes"], word["status"], word["chips"], word["per_chip"], word["rules"], word["obstacles"]]
+            rows.append(
+                [
+                    work["id"],
+                    item["name"],
+                    status,
+                    span(item["chips"]),
+                    span(item["exchange_rate"]),
+                    verdict(item, word),
+                    "; ".join(dict.fromkeys(texts)) or word["none"],
+                ]
+            )
+    heads = [
+        word["workload"],
+        word["becomes"],
+        word["status"],
+        word["chips"],
+        word["per_chip"],
+        word["rules"],
+        word["obstacles"],
+    ]
     return _section(word["alternatives"], word["alternatives_text"], _table(heads, rows))
 
 
@@ -103,4 +146,8 @@ def _number(value: Any) -> float | None:
 
 def _triggers(word: dict[str, Any]) -> Html:
     lines = [word[f"trigger_{name}"] for name in ("rules", "price", "test", "evidence")]
-    return _section(word["triggers"], word["triggers_text"], Html("<ul>{}</ul>").format(join(Html("<li>{}</li>").format(x) for x in lines)))
+    return _section(
+        word["triggers"],
+        word["triggers_text"],
+        Html("<ul>{}</ul>").format(join(Html("<li>{}</li>").format(x) for x in lines)),
+    )

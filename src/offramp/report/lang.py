@@ -76,6 +76,7 @@ def phrase(text: str, lang: str) -> str | None:
 
 def _fill(to: str, match: re.Match[str], inner: Callable[[str], str]) -> str:
     """The template with the groups of a match; "{1}" translates the group, "{=1}" takes it as it is."""
+
     def put(slot: re.Match[str]) -> str:
         value = match.group(int(slot.group(2))) or ""
         return value if slot.group(1) else inner(value)
