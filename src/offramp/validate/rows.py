@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import math
 import re
 import tomllib
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO
 
 from offramp.core.errors import InputError, near_miss_hint
 
@@ -165,6 +166,13 @@ def dtype_id(text: str) -> str:
     return ""
 
 
+def _open_text(path: Path) -> TextIO:
+    """The file as UTF-8 text; one whose name ends in .gz is unpacked."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
 def read_rows(path: Path, *, chip_stated: bool = True) -> Iterator[dict[str, str]]:
     """Rows of a CSV file in the serving schema, as text.
 
@@ -173,7 +181,7 @@ def read_rows(path: Path, *, chip_stated: bool = True) -> Iterator[dict[str, str
     """
     where = path.name
     try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
+        with _open_text(path) as handle:
             reader = csv.DictReader(handle)
             header = reader.fieldnames or []
             missing = [name for name in REQUIRED if name not in header and (chip_stated or name != "chip")]
@@ -192,7 +200,7 @@ def read_rows(path: Path, *, chip_stated: bool = True) -> Iterator[dict[str, str
         raise InputError("is a folder", where=str(path), mend="Name a CSV file.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 at byte {error.start}", where=where, mend="Save the file as UTF-8.") from None
-    except csv.Error as error:
+    except (csv.Error, EOFError, gzip.BadGzipFile) as error:
         raise InputError(f"not a CSV file: {error}", where=where) from None
 
 
