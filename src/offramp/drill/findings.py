@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ _CHUNK_LABEL: Final = 12
 _SOME_CHUNKS: Final = 4
 _STACK_WINDOW_S: Final = 3.0
 _DAY_S: Final = 86400
+_SITE_PACKAGE: Final = re.compile(r"/(?:site|dist)-packages/([^/:]+)")
 _CALL_CLASSES: Final = {
     "unix": "unix-broker", "vsock": "vsock", "packet": "raw-frame", "raw": "raw-socket", "namespace": "setns",
     "xdp": "raw-frame",
@@ -77,6 +79,7 @@ class Finding(Record):
         conditions: where it was seen; ``silent_in`` where the same was possible and it was not.
         period_s: median virtual time between repetitions, 0 where it was not repeated.
         matched_by: how the process was found.
+        python_packages: top-level packages of the frames, innermost first.
     """
 
     id: str
@@ -92,6 +95,7 @@ class Finding(Record):
     accepted: str = ""
     process: Sender | None = None
     python_frames: tuple[str, ...] = ()
+    python_packages: tuple[str, ...] = ()
     sent: bool = False
     first_s: float = 0.0
     flows: int = 0
@@ -300,7 +304,8 @@ def _finish(group: _Group, runs: list[RunRecord], allow: dict[str, str]) -> Find
         id=_finding_id(identity(image), group.channel, group.destination), kind=kind,
         meaning=MEANINGS[kind], classes=tuple(sorted(classes)),
         channel=group.channel, destination=group.destination, accepted=accepted, process=_sender(image),
-        python_frames=frames, sent=any(flow.layer != "tcp" or flow.size_bytes > 0 for flow in flows),
+        python_frames=frames, python_packages=_packages(frames),
+        sent=any(flow.layer != "tcp" or flow.size_bytes > 0 for flow in flows),
         first_s=min([flow.first_s for flow in flows] + [call.at_s for _, call in group.calls], default=0.0),
         flows=len(flows), size_bytes=sum(flow.size_bytes for flow in flows),
         head_hex=next((flow.head_hex for flow in flows if flow.head_hex), ""),
@@ -374,6 +379,12 @@ def _frames(group: _Group) -> tuple[str, ...]:
         if stack is not None:
             return stack.frames
     return ()
+
+
+def _packages(frames: tuple[str, ...]) -> tuple[str, ...]:
+    """Which installed packages the frames pass through: the last ones say on whose behalf."""
+    found = [match.group(1).removesuffix(".py") for frame in frames if (match := _SITE_PACKAGE.search(frame))]
+    return tuple(dict.fromkeys(found))
 
 
 def _nearest(stacks: tuple[PythonStack, ...], pid: int, at_s: float, group: _Group) -> PythonStack | None:

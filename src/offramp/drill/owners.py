@@ -68,7 +68,14 @@ class Owners:
 
     def _of_pip(self, path: str) -> str:
         match = _SITE.match(path)
-        return self._distributions(match.group(1)).get(match.group(2), "") if match else ""
+        if match:
+            return self._distributions(match.group(1)).get(match.group(2), "")
+        folder, _, name = path.rpartition("/bin/")
+        for site in sorted(Path(self._root + folder).glob("lib/python3*/site-packages")) if folder and name else []:
+            owner = self._distributions(str(site).removeprefix(self._root)).get(f"../../../bin/{name}", "")
+            if owner:
+                return owner
+        return ""
 
     def _distributions(self, site: str) -> dict[str, str]:
         """Owner by path relative to a site-packages directory."""

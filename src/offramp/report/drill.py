@@ -21,7 +21,7 @@ from offramp.report.html import (
     table,
 )  # fmt: skip
 
-_MOST_FRAMES: Final = 12
+_MOST_FRAMES: Final = 40
 _MINUTE_S: Final = 60
 _KIND: Final[dict[str, Any]] = {
     "OBSERVED": "warn", "NOT OBSERVED": "plain", "NOT ASSESSED": "bad", "STOPS": "bad", "DEGRADES": "warn",
@@ -68,7 +68,11 @@ def _lead(answer: dict[str, Any]) -> Html:
 def _one_line(finding: dict[str, Any]) -> str:
     process = finding["process"] or {}
     name = finding["endpoint"] or (f"accepted: {finding['accepted']}" if finding["accepted"] else "undocumented")
-    return f"{process.get('exe', 'unknown process')} to {finding['destination']} ({name}): {finding['meaning']}"
+    linkage = process.get("linkage", "")
+    who = linkage.removeprefix("script:") if linkage.startswith("script:") else process.get("exe", "unknown process")
+    packages = finding["python_packages"]
+    via = f" through {' < '.join(packages)}" if packages else ""
+    return f"{who}{via} to {finding['destination']} ({name}): {finding['meaning']}"
 
 
 def _findings(answer: dict[str, Any]) -> Section:
@@ -97,6 +101,8 @@ def _finding(finding: dict[str, Any]) -> Html:
             rows.append([label, finding[key]])
     if finding["period_s"]:
         rows.append(["repeats every", f"{finding['period_s']:.0f} s of the workload's own time"])
+    if finding["python_packages"]:
+        rows.append(["Python packages", " < ".join(finding["python_packages"])])
     parts: list[Any] = [table([Col(title=""), Col(title="")], rows, compact=True)]
     if process.get("lineage"):
         parts += [paragraph("Started by, nearest first:"), bullets(process["lineage"])]
