@@ -140,7 +140,7 @@ def _span(span: dict[str, float | None]) -> str:
 
 def _short(value: float | None) -> str:
     if value is None:
-        return "no limit"
+        return "∞"
     if value >= 9999.5:
         return f"{value / 1e3:.3g}k" if value < 1e6 else f"{value / 1e6:.3g}M"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
