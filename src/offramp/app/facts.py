@@ -147,7 +147,7 @@ def facts_stale(*, today: dt.date | None = None) -> Result:
     """Figures of the catalogue that are older than their shelf life, oldest first."""
     day = today or dt.datetime.now(dt.UTC).date()
     facts = catalog.load()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": name, "as_of": figure.as_of.isoformat(), "age_days": (day - figure.as_of).days, "shelf_life_days": limit,
          "confidence": figure.confidence, "source": figure.source}
         for name, figure in every_figure(facts)

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from offramp.app.init import Draft, FleetPart, WorkPart
+    from offramp.app.init_draft import Draft, FleetPart, WorkPart
     from offramp.intake import Bench, Traffic
     from offramp.intake.metrics import Spread
 
