@@ -132,11 +132,18 @@ def test_bad_requests_are_refused_with_a_mend():
 def test_fill_is_a_share_and_closed_chips_arrive_less():
     data, drawn = facts.load(), _simulate()
     chips = ["huawei/ascend-910c-752", "nvidia/h20", "acme/x1"]
-    found = obtainable(data, drawn, chips, ["2026Q4", "2027Q4"], log=FigureLog())
+    found = obtainable(data, drawn, chips, ["2026Q4", "2027Q4"], grey=True, log=FigureLog())
     assert (found.fill >= 0).all() and (found.fill <= 1).all()
     assert found.unknown == ["acme/x1"] and (found.fill[:, :, 2] == 1).all()
     assert np.median(found.fill[:, 0, 1]) < np.median(found.fill[:, 0, 0])
     assert found.price_factor[:, 0, 1].max() > 1.2
+
+
+def test_without_the_grey_market_nothing_arrives_under_a_closed_regime():
+    data, drawn = facts.load(), _simulate()
+    found = obtainable(data, drawn, ["nvidia/h20"], ["2026Q4"], log=FigureLog())
+    closed = drawn.states["h20"][:, drawn.quarters.index("2026Q4")] == facts.STATES.index("closed")
+    assert closed.any() and (found.fill[closed, 0, 0] == 0.0).all() and (found.price_factor == 1.0).all()
 
 
 def test_a_chip_without_a_product_row_falls_to_its_maker():

@@ -240,7 +240,8 @@ def _market(setting: Setting, day: dt.date) -> Obtainable:
     seed, draws = setting.study.study.seed, len(setting.futures)
     last = quarter_name(max(setting.quarters[-1] // 4 * 4 + 3, parse_quarter("2027Q4")))
     drawn: SupplyDraws = simulate(data, day, draws=max(draws, 10), seed=seed, last=last, log=log)
-    found = obtainable(data, drawn, setting.ids, setting.names, seed=seed, log=log)
+    grey = "grey-market" in setting.study.organisation.routes
+    found = obtainable(data, drawn, setting.ids, setting.names, seed=seed, grey=grey, log=log)
     keep = slice(0, draws)
     for chip in found.unknown:
         setting.note("supply", "no supply figures: every order is taken to arrive", chip)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from offramp.cli._output import console, json_option, print_json, print_notices
+from offramp.cli._output import console, json_option, print_json, print_notices, say
 
 if TYPE_CHECKING:
     from offramp.core.result import Result
@@ -20,23 +20,33 @@ if TYPE_CHECKING:
 @click.option("--to", "last", default="2028Q4", show_default=True, help="Last quarter.")
 @click.option("--seed", default=0, show_default=True, help="Master seed.")
 @click.option("--backtest", is_flag=True, help="Score replayed forecasts against later reports (Markdown).")
+@click.option("--out", type=click.Path(path_type=str), metavar="DIR", help="Also write report.html there.")
 @json_option
 def command(
-    as_of: datetime | None, vendor: str, draws: int, last: str, seed: int, backtest: bool, as_json: bool
-) -> None:
+    as_of: datetime | None, vendor: str, draws: int, last: str, seed: int, backtest: bool, out: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """How many accelerators reach the Chinese market each quarter, and what drives it."""
     from offramp.app import supply as app
 
     if backtest:
         result = app.backtest(draws=draws, seed=seed)
-        click.echo(result.to_json() if as_json else backtest_markdown(result))
-        return
-    result = app.supply(as_of.date() if as_of else None, vendor=vendor, draws=draws, seed=seed, last=last)
+    else:
+        result = app.supply(as_of.date() if as_of else None, vendor=vendor, draws=draws, seed=seed, last=last)
+    where = None
+    if out is not None:
+        from offramp.report import write
+
+        where = write(result, out)
     if as_json:
         print_json(result)
-        return
-    _show(result, vendor)
-    print_notices(result)
+    elif backtest:
+        click.echo(backtest_markdown(result))
+    else:
+        _show(result, vendor)
+        print_notices(result)
+    if where is not None:
+        say(f"Report: {where}")
 
 
 def backtest_markdown(result: Result) -> str:

@@ -105,7 +105,7 @@ def vendor_of(data: SupplyData, chip: str) -> Vendor | None:
 
 def obtainable(
     data: SupplyData, supply: SupplyDraws, chips: list[str], quarters: list[str], *,
-    seed: int = 0, home: str = "CN", log: FigureLog,
+    seed: int = 0, home: str = "CN", grey: bool = False, log: FigureLog,
 ) -> Obtainable:  # fmt: skip
     """The share of an order placed by one buyer that arrives, by draw, quarter and chip.
 
@@ -120,6 +120,7 @@ def obtainable(
         quarters: quarter names; the last modelled quarter stands for later ones.
         seed: master seed.
         home: country of the buyer's headquarters.
+        grey: whether the buyer uses the grey market; without it nothing arrives under a closed regime.
         log: collects the figures used.
     """
     draws = supply.cards.shape[0]
@@ -141,7 +142,7 @@ def obtainable(
         market[:, :, column] = cards
         if vendor.kind == "imported":
             states = supply.states[vendor.regime][:, at]
-            fill[:, :, column], factor[:, :, column] = _by_route(states, rng, log)
+            fill[:, :, column], factor[:, :, column] = _by_route(states, rng, log, grey=grey)
         else:
             years = np.asarray([(parse_quarter(q) - parse_quarter("2025Q1")) / 4.0 for q in quarters])
             plenty = cards / np.maximum(np.median(cards, axis=0), 1e-9)[None, :]
@@ -150,13 +151,13 @@ def obtainable(
     return Obtainable(quarters=quarters, chips=chips, fill=fill, price_factor=factor, market=market, unknown=unknown)
 
 
-def _by_route(states: np.ndarray, rng: np.random.Generator, log: FigureLog) -> tuple[F8, F8]:
+def _by_route(states: np.ndarray, rng: np.random.Generator, log: FigureLog, *, grey: bool) -> tuple[F8, F8]:
     """Share that arrives and price factor in each regime state, by purchase. [draws, quarters] each"""
     draws = states.shape[0]
     share = np.zeros((draws, len(STATES)))
     price = np.ones((draws, len(STATES)))
     for route in routes():
-        if route.rental:
+        if route.rental or (route.state == "closed" and not grey):
             continue
         index = STATES.index(route.state)
         share[:, index] = draw(log.use(f"supply/routes#{route.id}", route.probability), rng, draws)
