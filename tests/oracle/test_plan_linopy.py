@@ -45,7 +45,8 @@ def random_problem(seed: int) -> PlanProblem:
         fill=rng.uniform(0.3, 1.0, (s, q, c)), most_order=np.full((q, c), 90.0), can_arrive=can_arrive,
         can_use=can_use, serviceable=serviceable, rent=rent, most_rent=most_rent,
         running_cost=rng.uniform(500, 1500, (q, c, x)), power_w=rng.uniform(300, 900, (c, x)),
-        site_power_w=np.broadcast_to(np.array([9e4, 6e4]), (q, x)), chips_per_server=np.full(c, 8.0), site_servers=np.broadcast_to(np.array([30.0, np.inf]), (q, x)),
+        site_power_w=np.broadcast_to(np.array([9e4, 6e4]), (q, x)), chips_per_server=np.full(c, 8.0),
+        site_servers=np.broadcast_to(np.array([30.0, np.inf]), (q, x)),
         family=np.array([0, 1, 1, 2]), ported=np.array([[1.0, 0, 0], [1, 0, 0], [1, 1, 0]]),
         port_months=np.array([[0.0, 9, 14], [0, 5, 8], [0, 0, 20]]), engineer_months=np.full(q, 4.0),
         engineer_month_price=4e4, orders=(order,),
@@ -202,6 +203,7 @@ def _linopy(p: PlanProblem) -> float:
     return float(m.objective.value) * money
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_linopy_finds_the_same_optimum(seed: int):
     problem = random_problem(seed)

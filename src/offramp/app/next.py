@@ -171,7 +171,7 @@ def _at_slo(work: Workload, logs: Sequence[F8], cases: Sequence[Case]) -> F8:
     """Log output per chip at the largest batch whose TPOT meets the limit, by draw. [draws]"""
     limit = min((value for key, value in work.slo.items() if key.startswith("tpot")), default=float("inf"))
     best = logs[0][:, 0].copy()
-    for found, _case_ in zip(logs[1:], cases[1:], strict=True):
+    for found in logs[1 : len(cases)]:
         best = np.where(found[:, 1] <= np.log(limit), np.maximum(best, found[:, 0]), best)
     return best
 

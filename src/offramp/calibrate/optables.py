@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from offramp.calibrate.operators import (
-    Anchor, Columns, Timings, anchors_of, decode_timings, fit_roofline, gemm_timings, mla_timings, prefill_timings,
+    Anchor,
+    Columns,
+    Timings,
+    anchors_of,
+    decode_timings,
+    fit_roofline,
+    gemm_timings,
+    mla_timings,
+    prefill_timings,
 )  # fmt: skip
 from offramp.core.units import MICRO, MILLI
 from offramp.cost.device import Device

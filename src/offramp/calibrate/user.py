@@ -54,7 +54,7 @@ def update(base: Calibration, cases: Sequence[Case], *, created: dt.date, seed: 
     digest = hashlib.blake2b("".join(sorted(case.row.id for case in plain)).encode(), digest_size=6).hexdigest()
     return msgspec.structs.replace(
         base, version=f"{base.version}+{digest}", created=max(created, base.created), effects=effects,
-        row_ids=(*base.row_ids, *(case.row.id for case in plain)), 
+        row_ids=(*base.row_ids, *(case.row.id for case in plain)),
         note=f"{base.note} Updated with {len(plain)} own rows.".strip(),
     )  # fmt: skip
 

@@ -26,7 +26,8 @@ def command(study: str, most: int, calibration: str, as_json: bool) -> None:
         return
     out = console()
     for m in result.answer["measurements"]:
-        head = f"{m['rank']}. {m['workload']} on {m['chip']}: {m['engine']}, TP{m['tp']}, {m['isl']} in, {m['osl']} out, {m['concurrency']} in flight"
+        load = f"{m['isl']} in, {m['osl']} out, {m['concurrency']} in flight"
+        head = f"{m['rank']}. {m['workload']} on {m['chip']}: {m['engine']}, TP{m['tp']}, {load}"
         out.print(head, style="bold", markup=False)
         out.print(
             f"   narrows the exchange rate's p90/p10 from {m['width_before']:.2f} to {m['width_after']:.2f}",

@@ -138,11 +138,11 @@ def rows_section(predictions: Sequence[Prediction], chips: Sequence[str], *, mos
         mine = sorted(mine, key=lambda p: (p.grade != "A", p.id, p.metric))
         best = [p for p in mine if p.grade == "A"] or mine
         step = max(len(best) // most, 1)
-        for p in best[::step][:most]:
-            rows.append(
-                [p.chip, p.engine, p.model, p.grade, p.metric, f"{p.measured:.4g}", f"{p.p10:.4g}", f"{p.p50:.4g}",
-                 f"{p.p90:.4g}", f"{p.p50 / p.measured - 1.0:+.0%}"]
-            )  # fmt: skip
+        rows += [
+            [p.chip, p.engine, p.model, p.grade, p.metric, f"{p.measured:.4g}", f"{p.p10:.4g}", f"{p.p50:.4g}",
+             f"{p.p90:.4g}", f"{p.p50 / p.measured - 1.0:+.0%}"]
+            for p in best[::step][:most]
+        ]  # fmt: skip
     header = ("chip", "engine", "model", "grade", "metric", "measured", "p10", "p50", "p90", "error")
     text = "Predictions of rows by a fit that did not see their source on that chip."
     return ["## Rows one by one", "", text, "", *_table(header, rows)]
