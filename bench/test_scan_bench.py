@@ -9,8 +9,8 @@ import pytest
 from offramp.scan.engine import scan_tree
 from offramp.scan.target import load_target
 
-PLAIN = "def add(first, second):\n    '''Adds.'''\n    total = first + second\n    return {'sum': total, 'parts': [first, second]}\n\n\n"  # noqa: E501
-DEVICE = "import torch\n\n\ndef step(model, batch):\n    batch = batch.cuda()\n    torch.cuda.synchronize()\n    return model(batch)\n\n\n"  # noqa: E501
+PLAIN = "def add(first, second):\n    '''Adds.'''\n    total = first + second\n    return {'sum': total, 'parts': [first, second]}\n\n\n"
+DEVICE = "import torch\n\n\ndef step(model, batch):\n    batch = batch.cuda()\n    torch.cuda.synchronize()\n    return model(batch)\n\n\n"
 LINES = 100_000
 
 

@@ -21,6 +21,8 @@ from offramp.core.errors import CatalogError, InputError
 from offramp.core.result import Result
 from offramp.report import render
 
+pytestmark = pytest.mark.slow
+
 STUDY = """
 [study]
 name = "Small"
@@ -148,13 +150,11 @@ def test_an_edit_recomputes_only_what_it_touches(study_path: Path, runs: Path, r
     assert "2 questions: 1 answered before, 1 to compute" in said
 
 
-@pytest.mark.slow
 def test_one_process_and_two_agree(study_path: Path, tmp_path: Path, result: Result) -> None:
     two = assess(study_path, jobs=2, root=tmp_path, overrides=["candidates.chips=['huawei/ascend-910b2']"])
     assert chip(two, "huawei/ascend-910b2") == chip(result, "huawei/ascend-910b2")
 
 
-@pytest.mark.slow
 def test_kill_dash_nine_and_resume(study_path: Path, tmp_path: Path, result: Result) -> None:
     command = [
         sys.executable,

@@ -104,6 +104,7 @@ def both(pools: tuple[PoolSpec, ...], requests: Requests, config: ServeConfig) -
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(deployments(), workloads(), configs())
 def test_kernel_equals_oracle(pools: tuple[PoolSpec, ...], requests: Requests, config: ServeConfig) -> None:

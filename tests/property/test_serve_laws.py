@@ -83,6 +83,7 @@ def test_same_seed_same_answer() -> None:
     assert len(answers) == 1
 
 
+@pytest.mark.slow
 def test_shards_equal_the_coupled_run_and_jobs_change_nothing() -> None:
     what = traffic(2, 3000, 30.0)
     pools = (PoolSpec(table=table(), replicas=3),)
@@ -119,6 +120,7 @@ def test_streamed_requests_give_the_same_answer(pools: tuple[PoolSpec, ...]) -> 
             assert getattr(part.ttft_s, name) == pytest.approx(getattr(whole.ttft_s, name), rel=0.02), name
 
 
+@pytest.mark.slow
 def test_streams_do_not_depend_on_jobs() -> None:
     what = traffic(4, 3000, 30.0)
     pools = (PoolSpec(table=table(), replicas=4),)

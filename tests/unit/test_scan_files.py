@@ -28,10 +28,10 @@ def hits(path: str, text: str) -> list[Hit]:
         ("Dockerfile", "FROM nvidia/cuda:12.4.1-devel-ubuntu22.04\n", "infra.docker"),
         ("docker/Dockerfile.gpu", "FROM nvcr.io/nvidia/pytorch:24.05-py3\n", "infra.docker"),
         ("run.sh", "docker run --gpus all image\n", "infra.docker"),
-        ("docker-compose.yml", "deploy:\n  resources:\n    reservations:\n      devices:\n        - driver: nvidia\n", "infra.docker"),  # noqa: E501
+        ("docker-compose.yml", "deploy:\n  resources:\n    reservations:\n      devices:\n        - driver: nvidia\n", "infra.docker"),
         ("k8s/pod.yaml", "resources:\n  limits:\n    nvidia.com/gpu: 8\n", "infra.k8s"),
         ("chart/values.yaml", "runtimeClassName: nvidia\n", "infra.k8s"),
-        ("chart/templates/d.yaml", "{{- if .Values.gpu }}\n  nvidia.com/gpu: {{ .Values.gpu }}\n{{- end }}\n", "infra.k8s"),  # noqa: E501
+        ("chart/templates/d.yaml", "{{- if .Values.gpu }}\n  nvidia.com/gpu: {{ .Values.gpu }}\n{{- end }}\n", "infra.k8s"),
         ("job.slurm", "#SBATCH --gres=gpu:8\n", "infra.slurm"),
         (".github/workflows/t.yml", "jobs:\n  t:\n    runs-on: [self-hosted, gpu-a100]\n", "infra.ci"),
         ("requirements.txt", "flash-attn==2.6.3\n", "infra.deps"),
@@ -111,8 +111,8 @@ def test_neighbouring_calls_are_one_place() -> None:
 @pytest.mark.parametrize(
     ("path", "role"),
     [
-        ("src/a.py", "source"), ("tests/test_a.py", "test"), ("examples/a.py", "example"), ("third_party/x/a.py", "vendored"),  # noqa: E501
-        ("docs/conf.py", "doc"), ("benchmarks/b.py", "benchmark"), ("setup.py", "build"), ("docker/Dockerfile", "infra"),  # noqa: E501
+        ("src/a.py", "source"), ("tests/test_a.py", "test"), ("examples/a.py", "example"), ("third_party/x/a.py", "vendored"),
+        ("docs/conf.py", "doc"), ("benchmarks/b.py", "benchmark"), ("setup.py", "build"), ("docker/Dockerfile", "infra"),
     ],
 )  # fmt: skip
 def test_roles(path: str, role: str) -> None:

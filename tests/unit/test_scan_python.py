@@ -46,7 +46,7 @@ def kinds(code: str, **options: str) -> list[tuple[int, str]]:
         ("import torch\ny = x.is_cuda", "device.compare", "is_cuda"),
         ("import torch\ny = device.type == 'cuda'", "device.compare", '"cuda"'),
         ("import torch.distributed as dist\ndist.init_process_group('nccl')", "dist.backend", '"nccl"'),
-        ("import torch.distributed as dist\ndist.init_process_group('cpu:gloo,cuda:nccl')", "dist.backend", '"cpu:gloo,cuda:nccl"'),  # noqa: E501
+        ("import torch.distributed as dist\ndist.init_process_group('cpu:gloo,cuda:nccl')", "dist.backend", '"cpu:gloo,cuda:nccl"'),
         ("import os\nos.environ['NCCL_DEBUG'] = 'INFO'", "env", "NCCL_DEBUG"),
         ("import os\nos.environ['CUDA_VISIBLE_DEVICES'] = '0'", "env", "CUDA_VISIBLE_DEVICES"),
         ("import flash_attn", "lib.import", "flash_attn"),
@@ -75,7 +75,7 @@ def test_finds(code: str, kind: str, symbol: str) -> None:
     [
         "from httpx import AsyncClient\nclient = AsyncClient()",
         "occupy = 1\noccupied = occupy + 1",
-        '"""This module does not use CUDA, cuda or torch.cuda at all."""\n# torch.cuda.synchronize() in a comment\nx = 1',  # noqa: E501
+        '"""This module does not use CUDA, cuda or torch.cuda at all."""\n# torch.cuda.synchronize() in a comment\nx = 1',
         "text = 'please read the barracuda manual'",
         "class Gpuck: pass",
         "import torch\nx = torch.zeros(3, device='cpu')",
@@ -110,13 +110,13 @@ def test_several_symbols_on_one_line_are_one_place() -> None:
 
 class TestGuards:
     def test_inside_a_device_check(self) -> None:
-        code = "import torch\nif torch.cuda.is_available():\n    torch.cuda.synchronize()\n\n\n\ntorch.cuda.empty_cache()\n"  # noqa: E501
+        code = "import torch\nif torch.cuda.is_available():\n    torch.cuda.synchronize()\n\n\n\ntorch.cuda.empty_cache()\n"
         found = {hit.line: hit.guarded for hit in hits(code)}
         assert found[3] is True
         assert found[7] is False
 
     def test_after_an_early_return(self) -> None:
-        code = "import torch\ndef f():\n    if not torch.cuda.is_available():\n        return\n\n\n    torch.cuda.synchronize()\n"  # noqa: E501
+        code = "import torch\ndef f():\n    if not torch.cuda.is_available():\n        return\n\n\n    torch.cuda.synchronize()\n"
         assert {hit.line: hit.guarded for hit in hits(code)}[7] is True
 
     def test_optional_import(self) -> None:
@@ -156,7 +156,7 @@ class TestMissingBranches:
         assert next(hit.kind for hit in hits(code, target="cambricon/mlu590")) == "branch.missing"
 
     def test_predicates_and_their_import(self) -> None:
-        code = "from acme.utils import (\n    is_bf16_available,\n    is_mps_available,\n    is_xpu_available,\n    wait,\n)\n"  # noqa: E501
+        code = "from acme.utils import (\n    is_bf16_available,\n    is_mps_available,\n    is_xpu_available,\n    wait,\n)\n"
         found = hits(code)
         assert [hit.kind for hit in found] == ["branch.import"]
         assert found[0].line == 3

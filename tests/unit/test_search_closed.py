@@ -140,6 +140,7 @@ def test_peak_to_mean_of_a_burst() -> None:
     assert peak_to_mean(Requests(arrival_s=arrival[:1], isl_tokens=ones[:1], osl_tokens=ones[:1])) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chip", ["nvidia/h20", "huawei/ascend-910b2"])
 def test_a_candidate_keeps_its_slo_and_its_draws_spread(chip: str) -> None:
     asked = question()
