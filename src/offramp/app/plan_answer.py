@@ -188,7 +188,7 @@ def frontier_headline(summary: Sequence[dict[str, Any]]) -> str:
         missed = [str(item["scope"]) for item in mine if not item["met_from"]]
         text = f"a ban of {_ACT[kind]} can be met for {', '.join(met)}" if met else f"a ban of {_ACT[kind]} for nobody"
         parts.append(text + (f", not for {', '.join(missed)}" if met and missed else ""))
-    return "With 90 % probability, " + "; ".join(parts)
+    return "With 90 % probability and without losing work, " + "; ".join(parts)
 
 
 def frontier_chart(rows: Sequence[dict[str, Cell]]) -> dict[str, Any]:
