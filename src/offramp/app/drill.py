@@ -19,6 +19,7 @@ from offramp.drill import advisories, bundle, correlate, effects, inventory, sbo
 from offramp.drill.campaign import Campaign, assess_effects, workload_digest
 from offramp.drill.endpoints import load_endpoints
 from offramp.drill.findings import Finding, gather
+from offramp.drill.pcap import read_pcap
 from offramp.drill.records import RunRecord
 from offramp.drill.schedule import load_profiles, make_schedule
 from offramp.drill.workload import Workload, check, decode, from_command, load
@@ -59,10 +60,10 @@ def drill(
     if len(target) == 1 and Path(target[0]).is_dir():
         return replay(Path(target[0]))
     workload = _workload(target, overrides)
-    folder = _folder(out, workload)
     settings = load_profiles()[profile]
     make_schedule(workload, settings, seed)
     extras = _Extras(advisory_paths, pcap, previous)
+    folder = _folder(out, workload)
     campaign = Campaign(workload, settings, folder, seed, progress)
     runs = campaign.run()
     if campaign.left_out:
@@ -85,6 +86,9 @@ class _Extras:
                 raise InputError("no such file or folder", where=str(path))
         if self.previous:
             bundle.read_manifest(self.previous)
+        if self.pcap:
+            next(iter(read_pcap(self.pcap)), None)
+        advisories.check(self.advisories)
 
 
 def _plain(value: Any) -> Any:

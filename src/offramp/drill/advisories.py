@@ -57,6 +57,17 @@ class Feed(Record):
     components: int = 0
 
 
+def check(folders: tuple[Path, ...]) -> None:
+    """Reads every advisory once, so that a broken one is found before hours of runs.
+
+    Raises:
+        InputError: a file that cannot be read, or JSON that is neither OSV nor CSAF.
+    """
+    for name, document in _documents(folders):
+        if not ("affected" in document or "document" in document or {"modified", "id"} <= set(document)):
+            raise InputError("is neither an OSV nor a CSAF document", where=name, mend="Supply exports as they are.")
+
+
 def match(inventory: Inventory, folders: tuple[Path, ...]) -> tuple[tuple[Vulnerability, ...], tuple[Feed, ...]]:
     """Every advisory that touches the inventory, and which feeds there were.
 
