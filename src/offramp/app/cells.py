@@ -16,7 +16,7 @@ from offramp import catalog as facts
 from offramp.app.runs import RunStore
 from offramp.arch.record import Model
 from offramp.catalog import Catalog, Chip
-from offramp.core.errors import CatalogError, OfframpError
+from offramp.core.errors import CatalogError, InfeasibleError, OfframpError
 from offramp.core.record import Record
 from offramp.core.result import FigureLog, UsedFigure
 from offramp.cost import Calibration, Setting, build_setting, load_calibration
@@ -36,6 +36,7 @@ from offramp.search import (
     fleet_for,
 )
 from offramp.search.candidate import binding, stacks_of
+from offramp.search.tune import unserved
 from offramp.search.uncertain import at_quantile
 from offramp.serve import Requests
 from offramp.serve.events import warm_up
@@ -296,7 +297,11 @@ def _load(
 
     def at(quantile: float, rate: float) -> tuple[Felt, Setting]:
         one = replace(setting, parameters=setting.parameters.take([at_quantile(order, quantile)]))
-        return feel(Replica(setting=one, **common).table(), question.stream, rate, most=most, prefix=job.prefix), one
+        try:
+            table = Replica(setting=one, **common).table()
+            return feel(table, question.stream, rate, most=most, prefix=job.prefix), one
+        except InfeasibleError:  # at this draw's memory reserve the cache holds no request
+            return unserved(rate), one
 
     peak = {f"p{q * 100:.0f}": at(q, fleet.peak_load)[0] for q in QUANTILES} if fleet.peak_load > 0 else {}
     if fleet.mean_load <= 0:

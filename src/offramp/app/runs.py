@@ -33,6 +33,7 @@ from offramp.core.result import Column, Result, Table, hash_inputs, result_from_
 
 T = TypeVar("T")
 UNIT_FORMAT: Final = 1
+_COMPUTING: Final = ("core", "arch", "catalog", "traffic", "cost", "serve", "search")
 MANIFEST: Final = "manifest.json"
 _UNIT: Final = re.compile(r"^[0-9a-f]{32}$")
 
@@ -77,9 +78,9 @@ def code_version() -> str:
     """Digest of the program's own source: a unit that older code computed is not taken for a new one."""
     digest = hashlib.blake2b(digest_size=8)
     root = Path(__file__).resolve().parents[1]
-    for layer in ("core", "arch", "catalog", "traffic", "cost", "serve", "search", "app"):
-        for path in sorted((root / layer).rglob("*.py")):
-            digest.update(path.read_bytes())
+    files = [path for layer in _COMPUTING for path in sorted((root / layer).rglob("*.py"))]
+    for path in [*files, *(root / "app" / name for name in ("cells.py", "splits.py", "workload.py"))]:
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -103,6 +103,14 @@ class Replica:
         return replace(made, context_tokens=self.context_limit)
 
 
+def unserved(rate: float) -> Felt:
+    """What users feel of a layout that cannot hold their requests."""
+    return Felt(
+        rate=rate, stable=False, headroom=0.0, latency={}, batch=0.0, kv_share=0.0, busy=0.0, preemptions=0, refused=0,
+        refused_context=0, output_tokens_per_s=0.0, input_tokens_per_s=0.0, prefix_hit=0.0,
+    )  # fmt: skip
+
+
 Served = StepTable | Sequence[PoolSpec]
 
 
