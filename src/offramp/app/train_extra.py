@@ -68,13 +68,13 @@ def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) ->
 
 
 def goodput_check(q: Question, out: Outlook, seed: int) -> dict[str, Any]:
-    """Closed form beside simulation at the centre: some thousand failures, so that chance is below half a percent."""
+    """Closed form beside simulation at the centre: three thousand failures, so that chance is about half a percent."""
     r = center_reliability(q, out)
     interval = float(best_interval_s(r)[0])
     closed = float(goodput(r, interval)[0])
     if closed < 1e-3:
         return {"closed": closed, "simulated": None, "interval_s": interval, "failures": 0}
-    run = simulate(r, interval_s=interval, useful_s=4000.0 / float(r.failures_per_s) * closed, seed=seed)
+    run = simulate(r, interval_s=interval, useful_s=3000.0 / float(r.failures_per_s) * closed, seed=seed)
     return {"closed": closed, "simulated": run.goodput, "interval_s": interval, "failures": run.failures}
 
 

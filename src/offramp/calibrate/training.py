@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -238,10 +239,16 @@ def prior_posterior(created: dt.date) -> Posterior:
 
 
 def fit_once(cases: Sequence[Case], created: dt.date, start: Posterior | None = None) -> Posterior:
-    """A parameter file from cases; layouts that a row does not state are chosen, fitted, and chosen again."""
+    """A parameter file from cases; layouts that a row does not state are chosen, fitted, and chosen again.
+
+    Args:
+        cases: to fit; with ``start`` they have one layout each.
+        created: day of the fit.
+        start: parameters to start from, for folds.
+    """
     posterior = start or prior_posterior(created)
     for _ in range(1 if start else 3):
-        data = prepare(choose_layouts(cases, posterior, measured=True))
+        data = prepare(list(cases) if start else choose_layouts(cases, posterior, measured=True))
         known = dict(zip(posterior.names, posterior.mean, strict=True))
         first = np.array([known.get(name, data.center[at]) for at, name in enumerate(data.names)])
         theta, covariance = solve(data, start=first, rounds=8 if start else 20)
@@ -262,6 +269,8 @@ def fold_of(case: Case) -> str:
     row = case.row
     if row.framework.id == "megatron-bridge":
         return f"megatron-bridge {row.release}"
+    if row.framework.id in ("mindspeed", "flagperf"):  # rows without a layout: a whole line of models
+        return f"{row.framework.id} {case.device.chip.split('/')[-1]} {re.split(r'[0-9 .-]', row.model)[0]}"
     parts = [row.framework.id, row.release, case.device.chip.split("/")[-1], row.model]
     return " ".join(part for part in parts if part)
 
@@ -292,9 +301,10 @@ def left_out(cases: Sequence[Case], posterior: Posterior, progress: Progress = s
     for case in cases:
         folds.setdefault(fold_of(case), []).append(case)
     found: list[Miss] = []
+    chosen = choose_layouts(cases, posterior, measured=True)
     for name, members in folds.items():
         inside = {case.row.id for case in members}
-        fitted = fit_once([case for case in cases if case.row.id not in inside], posterior.created, posterior)
+        fitted = fit_once([case for case in chosen if case.row.id not in inside], posterior.created, posterior)
         for case in members:
             one = settled(case, fitted)
             f = features(one.work, one.device, one.task, one.grid)

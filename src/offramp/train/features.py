@@ -35,6 +35,9 @@ class Features:
 
     Attributes:
         gemm, grouped: dense and expert GEMMs in the run's dtype.
+        waves: FLOP seconds of dense GEMMs over the elements of their outputs: what a last,
+        half-empty wave of tiles costs
+            for each element that a chip computes at a time.
         gemm_16: GEMMs that stay in 16 bit (head, router).
         stream: weights, activations and weight gradients that GEMMs move.
         attention: attention cores at the 16-bit peak.
@@ -57,6 +60,7 @@ class Features:
 
     gemm: F8
     grouped: F8
+    waves: F8
     gemm_16: F8
     stream: F8
     attention: F8
@@ -118,20 +122,25 @@ def _case(work: ModelWork, device: Device, task: Task, grid: Grid) -> _Case:
     )  # fmt: skip
 
 
-def _gemm(case: _Case, layer: LayerWork) -> tuple[F8, F8]:
-    """FLOP seconds and moved-byte seconds of a layer's dense matrices."""
+def _gemm(case: _Case, layer: LayerWork) -> tuple[F8, F8, F8]:
+    """FLOP seconds, moved-byte seconds and FLOP seconds per output element of a layer's dense matrices."""
     size = DTYPE_BYTES[case.task.dtype]
     flop = np.zeros_like(case.rows)
     moved = np.zeros_like(case.rows)
+    waves = np.zeros_like(case.rows)
     for g in layer.gemms:
         tp = case.grid.tp if g.split else np.ones_like(case.rows)
         again = case.grid.selective if g.again and case.task.flash else 0.0
         flop += (case.gemm_passes + again) * 2.0 * case.rows * g.k * g.n / tp
         k, n = (g.k / tp, g.n) if g.split == "k" else (g.k, g.n / tp)
+        once = 2.0 * case.rows * k * n
+        ahead = (case.gemm_passes - (1.0 if case.task.lora else 2.0)) / (case.rows * n)
+        waves += once * (ahead + 1.0 / (case.rows * k) + (0.0 if case.task.lora else 1.0 / (k * n)))
         one = (k * n + case.rows * k) * size + case.rows * n * 2.0
         gradient = 0.0 if case.task.lora else 8.0 * k * n
         moved += case.gemm_passes * one + gradient
-    return flop / _peak(case.device, case.task.dtype), moved / case.bandwidth
+    peak = _peak(case.device, case.task.dtype)
+    return flop / peak, moved / case.bandwidth, waves / peak
 
 
 def _grouped(case: _Case, layer: LayerWork) -> tuple[F8, F8]:
@@ -249,6 +258,7 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
         name: zero.copy()
         for name in (
             "gemm",
+            "waves",
             "grouped",
             "stream",
             "attention",
@@ -264,7 +274,7 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
     }
     for layer in work.layers:
         parts = (
-            *zip(("gemm", "stream"), _gemm(case, layer), strict=True),
+            *zip(("gemm", "stream", "waves"), _gemm(case, layer), strict=True),
             *zip(("grouped", "stream"), _grouped(case, layer), strict=True),
             *zip(("attention", "scores"), _core(case, layer), strict=True),
             *zip(("tp", "a2a", "far", "cp"), _layer_messages(case, layer, work.hidden), strict=True),
@@ -284,7 +294,8 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
     domains = np.maximum(stride * grid.pp / device.fabric.domain_devices, 1.0)
     pp = grid.pp
     return Features(
-        gemm=sums["gemm"] / pp, grouped=sums["grouped"] / pp, gemm_16=head_s / pp, stream=sums["stream"] / pp,
+        waves=sums["waves"] / pp, gemm=sums["gemm"] / pp, grouped=sums["grouped"] / pp, gemm_16=head_s / pp,
+        stream=sums["stream"] / pp,
         attention=sums["attention"] / pp, scores=sums["scores"] / pp, vector=(sums["vector"] + logits) / pp,
         dense_passes=sums["dense"] / pp, moe_passes=sums["moe"] / pp, tp=sums["tp"] / pp,
         tp_calls=np.where(grid.tp > 1, (sums["dense"] + sums["moe"]) * 4.0 / 3.0 / pp, 0.0), a2a=sums["a2a"] / pp,

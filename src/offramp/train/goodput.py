@@ -88,8 +88,8 @@ def best_interval_s(r: Reliability) -> F8:
 
 def _poisson(mean: float, most: int) -> F8:
     at = np.arange(most + 1)
-    log_mass = at * math.log(max(mean, 1e-300)) - mean - np.array([math.lgamma(k + 1.0) for k in at])
-    return np.exp(log_mass)
+    log_factorial = np.cumsum(np.log(np.maximum(at, 1)))
+    return np.exp(at * math.log(max(mean, 1e-300)) - mean - log_factorial)
 
 
 def availability(r: Reliability, failures_per_s: float) -> float:

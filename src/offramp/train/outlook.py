@@ -179,6 +179,7 @@ def step_draws(
     f = features(work, q.device, task, grid_of([layout]))
     center = step_time(f, draw(posterior, q.stack))
     drawn = step_time(f, draw(posterior, q.stack, draws=draws, seed=q.seed)).total[:, 0]
+    drawn = drawn * (center.total[0] / np.median(drawn))  # the median is that of the most probable parameters
     left = residual_of(posterior, q.stack)
     rng = np.random.default_rng(derive_seed(q.seed, "train-residual", q.stack.framework, q.stack.family))
     half = rng.standard_normal(draws // 2)

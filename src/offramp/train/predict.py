@@ -54,10 +54,10 @@ def step_draws(case: Case, posterior: Posterior, *, draws: int = DRAWS, seed: in
     states no dtype, draws of both likely ones are mixed by their weights.
     """
     one = settled(case, posterior)
-    found = step_time(case_features(one), draw(posterior, one.stack, draws=draws, seed=seed)).total[:, 0]
+    found = _drawn(one, posterior, draws, seed)
     if case.other is not None:
         two = settled(case.other, posterior)
-        second = step_time(case_features(two), draw(posterior, two.stack, draws=draws, seed=seed)).total[:, 0]
+        second = _drawn(two, posterior, draws, seed)
         found = np.where(np.arange(draws) % 20 < round(20 * case.weight), found, second)
     left = residual_of(posterior, case.stack)
     offset = posterior.offsets.get(deployment(one))
@@ -71,6 +71,17 @@ def step_draws(case: Case, posterior: Posterior, *, draws: int = DRAWS, seed: in
         group = math.hypot(group, UNKNOWN_SD)
     spread = group * both[0] + left.row_sd * both[1]
     return found * np.exp(spread - (offset or 0.0))
+
+
+def _drawn(case: Case, posterior: Posterior, draws: int, seed: int) -> F8:
+    """Draws of a step time whose median is that of the most probable parameters. [draws]
+
+    Directions that rows do not pin spread a convex function of them: its median drifts up, which no row supports.
+    """
+    f = case_features(case)
+    found = step_time(f, draw(posterior, case.stack, draws=draws, seed=seed)).total[:, 0]
+    center = step_time(f, draw(posterior, case.stack)).total[0]
+    return found * (center / np.median(found))
 
 
 def metric_draws(case: Case, metric: str, seconds: F8) -> F8:

@@ -122,15 +122,17 @@ def _stretch(
             if now >= end:
                 break
             continue
-        if speed == 1.0 and change >= end:  # nothing happens before the failure: whole intervals at once
-            many = _whole_intervals(end - now, interval - since, interval, stall, lag, left - trained)
-            if many > 0:
-                run = interval - since + (many - 1) * interval
-                now, trained, stood, since = now + run + many * stall, trained + run, stood + many * stall, 0.0
-                pending = [(now + lag, trained)]
-                continue
+        until = min(end, change) if change > now else end
+        # nothing happens before ``until``: whole intervals at once
+        many = _whole_intervals(until - now, (interval - since) / speed, interval / speed, stall, lag,
+                                (left - trained) / speed)  # fmt: skip
+        if many > 0:
+            run = interval - since + (many - 1) * interval
+            now, trained, stood = now + run / speed + many * stall, trained + run, stood + many * stall
+            since, pending = 0.0, [(now + lag, trained)]
+            continue
         whole = (interval - since) / speed
-        limit = min(end, change if change > now else end)
+        limit = until
         if now + whole > limit:
             since += (limit - now) * speed
             trained += (limit - now) * speed

@@ -56,7 +56,7 @@ def step_time(f: Features, p: Values) -> StepTime:
         f: features. [cases]
         p: parameters by name (see :mod:`offramp.train.parameters`), scalars, [cases] or [draws, cases].
     """
-    matrix = (f.gemm + f.grouped / p["grouped"]) / p["gemm"] + f.gemm_16 / p["gemm_16"]
+    matrix = (f.gemm + f.waves * p["wave_elements"] + f.grouped / p["grouped"]) / p["gemm"] + f.gemm_16 / p["gemm_16"]
     moved = (f.stream * p["stream"] + f.vector + f.scores) / p["memory"]
     launches = f.dense_passes * p["floor_dense_s"] + f.moe_passes * p["floor_moe_s"]
     compute = (matrix + f.attention / p["attention"] + moved) * p["stack"]
@@ -72,11 +72,11 @@ def step_time(f: Features, p: Values) -> StepTime:
     hop = f.hop / p["network"] * p["hop_exposed"]
     one = compute + tp + expert + context + gather + hop
     passes = f.micro_batches * f.peak_stage
-    idle = (f.bubble * f.peak_stage + f.micro_batches * (f.peak_stage - 1.0)) * one
+    idle = (f.bubble + f.micro_batches * (f.peak_stage - 1.0)) * one
     end = _exposed(f.reduce / p["network"], p["dp_exposed"], 0.6 * compute) + f.adam / p["memory"] + p["host_s"]
     slow = np.exp(p["scale"] * f.scale)
     busy = f.micro_batches
-    total = (passes * one + f.bubble * f.peak_stage * one + end) * slow
+    total = ((passes + f.bubble) * one + end) * slow  # the pipeline fills at the pace of the mean stage
     return StepTime(
         total=total, compute=busy * compute, tp=busy * tp, expert=busy * expert, context=busy * context,
         gather=busy * gather, hop=busy * hop, bubble=idle + total * (1.0 - 1.0 / slow), end=end,
