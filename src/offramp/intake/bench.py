@@ -14,7 +14,7 @@ from typing import Any, Final
 from offramp.core.errors import InputError
 from offramp.core.record import Record
 from offramp.core.units import MILLI
-from offramp.intake.files import json_objects, read_text
+from offramp.intake.files import json_objects, read_text, shaped
 
 LATENCY_GAP: Final = 0.15
 """TTFT + TPOT (n - 1) may differ by this share from E2E before TPOT is not taken as per output token."""
@@ -133,7 +133,8 @@ def _read(text: str, where: str) -> list[Bench]:
     for known, reader in readers:
         mine = [item for item in objects if known(item)]
         if mine:
-            return reader(mine, where)
+            with shaped(where, "a file of that benchmark tool"):
+                return reader(mine, where)
     keys = ", ".join(list(objects[0])[:6]) or "nothing"
     raise InputError(
         f"is JSON of no benchmark tool that is known (its keys: {keys})", where=where,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +64,20 @@ def json_objects(text: str, where: str) -> list[dict[str, Any]]:
     if not found:
         raise InputError("holds no JSON object", where=where)
     return found
+
+
+@contextlib.contextmanager
+def shaped(where: str, what: str) -> Generator[None]:
+    """Names a file whose parts are not of the kinds that its tool writes.
+
+    Raises:
+        InputError: a part is missing, or a number stands where a table should.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError, KeyError, ValueError, IndexError, OverflowError) as error:
+        mend = "Is the file as the tool wrote it?"
+        raise InputError(f"is not shaped as {what} ({type(error).__name__}: {error})", where=where, mend=mend) from None
 
 
 def number(value: Any) -> float | None:

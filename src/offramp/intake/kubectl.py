@@ -14,7 +14,7 @@ from typing import Any, Final
 from offramp.core.errors import InputError
 from offramp.core.record import Record
 from offramp.core.units import GIB, MIB
-from offramp.intake.files import dig, json_objects, number, read_text
+from offramp.intake.files import dig, json_objects, number, read_text, shaped
 
 DATA: Final = Path(__file__).resolve().parents[1] / "data" / "intake"
 ZONES: Final = ("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region")
@@ -117,7 +117,9 @@ def nodes_of(path: str | Path) -> tuple[list[NodeGroup], list[str]]:
     notes: list[str] = []
     for node in nodes:
         name = str(dig(node, "metadata", "name") or "?")
-        found = list(_devices(node))
+        with shaped(f"{path}: node {name}", "a node of Kubernetes"):
+            found = list(_devices(node))
+            strange = _strange(node, name)
         if len({entry["vendor"] for entry, _, _ in found}) > 1:
             notes.append(
                 f"node {name} has accelerators of two kinds: {', '.join(e['name'] for e, _, _ in found)}; both are "
@@ -128,7 +130,7 @@ def nodes_of(path: str | Path) -> tuple[list[NodeGroup], list[str]]:
             region = next((str(_labels(node)[key]) for key in ZONES if _labels(node).get(key)), "")
             key = (chip, product, entry["name"], region)
             groups.setdefault(key, []).append((count, name, (*about, *doubts)))
-        notes += _strange(node, name)
+        notes += strange
     out = [
         NodeGroup(
             chip=chip, product=product, resource=resource, devices=sum(count for count, _, _ in held),
@@ -260,7 +262,8 @@ def deployments_of(path: str | Path) -> list[Deployment]:
         for item in mine
         if not (item.get("kind") in ("ReplicaSet", "Pod") and dig(item, "metadata", "ownerReferences"))
     ]
-    return [found for item in owned if (found := _deployment(item)) is not None]
+    with shaped(str(path), "a workload of Kubernetes"):
+        return [found for item in owned if (found := _deployment(item)) is not None]
 
 
 def _deployment(item: Mapping[str, Any]) -> Deployment | None:

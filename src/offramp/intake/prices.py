@@ -10,7 +10,7 @@ from typing import Any, Final
 from offramp.core import units
 from offramp.core.errors import InputError, near_miss_hint
 from offramp.core.record import Record
-from offramp.intake.files import json_objects, number, read_text, table_rows
+from offramp.intake.files import json_objects, number, read_text, shaped, table_rows
 
 PRICE_COLUMNS: Final = ("chip", "chip_price", "server_price", "rent", "rent_route", "quarter", "currency")
 ORDER_COLUMNS: Final = (
@@ -42,7 +42,8 @@ def price_rows(path: str | Path) -> Listed:
         InputError: unreadable, unknown columns, a price without currency, or several currencies in one cell.
     """
     if Path(path).suffix.lower() == ".json":
-        return _opencost(path)
+        with shaped(str(path), "an OpenCost export"):
+            return _opencost(path)
     rows = table_rows(path)
     _columns(rows, PRICE_COLUMNS, ("chip",), path)
     out: list[dict[str, str]] = []

@@ -17,7 +17,7 @@ from typing import Any, Final
 from offramp.core.errors import BackendError, InputError
 from offramp.core.record import Record
 from offramp.core.units import DAY_S, HOUR_S, MILLI
-from offramp.intake.files import number, parse_json, read_text
+from offramp.intake.files import number, parse_json, read_text, shaped
 
 DATA: Final = Path(__file__).resolve().parents[1] / "data" / "intake"
 WINDOW_S: Final = 7 * DAY_S
@@ -92,9 +92,9 @@ def parse_dump(text: str, where: str) -> list[Series]:
     head = text.lstrip()[:1]
     if head == "[" or (head == "{" and '"status"' in text[:4096]):
         answers = parse_json(text, where)
-        return [
-            one for answer in (answers if isinstance(answers, list) else [answers]) for one in _from_api(answer, where)
-        ]
+        with shaped(where, "an answer of Prometheus"):
+            listed = answers if isinstance(answers, list) else [answers]
+            return [one for answer in listed for one in _from_api(answer, where)]
     return _from_lines(text, where)
 
 
