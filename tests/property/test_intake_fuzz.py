@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 
@@ -13,24 +14,58 @@ from offramp import intake
 from offramp.core.errors import OfframpError
 from offramp.intake.prometheus import parse_dump
 
-NODE = {"kind": "Node", "metadata": {"name": "a", "labels": {"nvidia.com/gpu.product": "NVIDIA-H20", "nvidia.com/gpu.memory": "97871"}},
-        "spec": {"unschedulable": True}, "status": {"capacity": {"nvidia.com/gpu": "8"}, "conditions": [{"type": "Ready", "status": "True"}]}}  # fmt: skip
-CONTAINER = {"image": "vllm/vllm-openai:v0.11.0", "command": ["sh", "-c", "vllm serve X --tp 2"], "env": [{"name": "A", "value": "b"}],
-             "resources": {"limits": {"nvidia.com/gpu": "1"}}}  # fmt: skip
+NODE = {
+    "kind": "Node",
+    "metadata": {"name": "a", "labels": {"nvidia.com/gpu.product": "NVIDIA-H20", "nvidia.com/gpu.memory": "97871"}},
+    "spec": {"unschedulable": True},
+    "status": {"capacity": {"nvidia.com/gpu": "8"}, "conditions": [{"type": "Ready", "status": "True"}]},
+}
+CONTAINER = {
+    "image": "vllm/vllm-openai:v0.11.0",
+    "command": ["sh", "-c", "vllm serve X --tp 2"],
+    "env": [{"name": "A", "value": "b"}],
+    "resources": {"limits": {"nvidia.com/gpu": "1"}},
+}
 DEPLOYMENT = {
     "kind": "Deployment",
     "metadata": {"name": "d"},
     "spec": {"replicas": 1, "template": {"spec": {"containers": [CONTAINER]}}},
 }
-GUIDE = {"metadata": {"guidellm_version": "1"}, "args": {"backend_kwargs": {"model": "m"}}, "benchmarks": [
-    {"config": {"strategy": {"type_": "concurrent", "streams": 2}, "backend": {"model": "m"}}, "scheduler_metrics": {"measure_start_time": 1.0},
-     "metrics": {"request_totals": {"successful": 2}, "inter_token_latency_ms": {"successful": {"mean": 1.0, "percentiles": {"p99": 2.0}}},
-                 "output_token_count": {"successful": {"total_sum": 5, "count": 1}}}}]}  # fmt: skip
-AIPERF = {"request_throughput": {"avg": 1.0}, "request_latency": {"avg": 5.0, "unit": "ms"}, "inter_chunk_latency": {"count": 3, "unit": "ms", "avg": 1.0},
-          "output_sequence_length": {"avg": 2.0, "sum": 4.0, "count": 1}, "input_config": {"phases": [{"concurrency": 2}], "models": {"items": [{"name": "a/b"}]},
-                                                                                           "loadgen": {"concurrency": 1}}}  # fmt: skip
-PERF = {"load_summary": {"requested_rate": 1.0}, "successes": {"count": 2, "latency": {"request_latency": {"mean": 1.0}, "inter_token_latency": {"mean": 1.0, "median": 1.0}},
-        "throughput": {"requests_per_sec": 1.0}, "prompt_len": {"mean": 3.0}}}  # fmt: skip
+GUIDE = {
+    "metadata": {"guidellm_version": "1"},
+    "args": {"backend_kwargs": {"model": "m"}},
+    "benchmarks": [
+        {
+            "config": {"strategy": {"type_": "concurrent", "streams": 2}, "backend": {"model": "m"}},
+            "scheduler_metrics": {"measure_start_time": 1.0},
+            "metrics": {
+                "request_totals": {"successful": 2},
+                "inter_token_latency_ms": {"successful": {"mean": 1.0, "percentiles": {"p99": 2.0}}},
+                "output_token_count": {"successful": {"total_sum": 5, "count": 1}},
+            },
+        }
+    ],
+}
+AIPERF = {
+    "request_throughput": {"avg": 1.0},
+    "request_latency": {"avg": 5.0, "unit": "ms"},
+    "inter_chunk_latency": {"count": 3, "unit": "ms", "avg": 1.0},
+    "output_sequence_length": {"avg": 2.0, "sum": 4.0, "count": 1},
+    "input_config": {
+        "phases": [{"concurrency": 2}],
+        "models": {"items": [{"name": "a/b"}]},
+        "loadgen": {"concurrency": 1},
+    },
+}
+PERF = {
+    "load_summary": {"requested_rate": 1.0},
+    "successes": {
+        "count": 2,
+        "latency": {"request_latency": {"mean": 1.0}, "inter_token_latency": {"mean": 1.0, "median": 1.0}},
+        "throughput": {"requests_per_sec": 1.0},
+        "prompt_len": {"mean": 3.0},
+    },
+}
 VLLM = {
     "request_throughput": 1.0,
     "output_throughput": 2.0,
@@ -87,9 +122,15 @@ def read_bench(path):
 
 
 READERS = [
-    (NODE, intake.nodes_of), (DEPLOYMENT, intake.deployments_of), (GUIDE, read_bench), (AIPERF, read_bench), (PERF, read_bench),
-    (VLLM, read_bench), (COST, intake.price_rows), (API, lambda path: intake.traffic_of(parse_dump(path.read_text(), "d"))),
-]  # fmt: skip
+    (NODE, intake.nodes_of),
+    (DEPLOYMENT, intake.deployments_of),
+    (GUIDE, read_bench),
+    (AIPERF, read_bench),
+    (PERF, read_bench),
+    (VLLM, read_bench),
+    (COST, intake.price_rows),
+    (API, lambda path: intake.traffic_of(parse_dump(path.read_text(), "d"))),
+]
 
 
 @pytest.mark.parametrize(
@@ -97,12 +138,10 @@ READERS = [
     READERS,
     ids=["node", "deployment", "guidellm", "aiperf", "inference-perf", "vllm", "opencost", "api"],
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_broken_file_is_an_error_or_an_answer(document, reader, data, tmp_path):
     path = tmp_path / "x.json"
     path.write_text(json.dumps(data.draw(broken(document))), encoding="utf-8")
-    try:
+    with contextlib.suppress(OfframpError):
         reader(path)
-    except OfframpError:
-        pass
