@@ -15,7 +15,7 @@ CASES = """case_id,chip,chip_name,as_of,jurisdiction,headquarters,destination,bu
 X1,nvidia/h20,,2025-08-20,CN,CN,CN,platform,,buy,yes,,,,,,discouraged
 X2,,Some chip,2024-02-01,US,CN,CN,private,from-us,buy,yes,INT8 624x8,826,4992,6.04,3A090.a,licence-presumption-of-denial
 X3,nvidia/h20,,2025-08-20,CN,CN,CN,platform,,buy,yes,,,,,,prohibited
-"""
+"""  # noqa: E501
 
 
 def run(*args: str) -> Result:
