@@ -266,7 +266,10 @@ def test_whole_file_suppression(tmp_path: Path) -> None:
 
 class TestFix:
     def test_amp_strings_and_calls(self) -> None:
-        code = 'import torch\n\nwith torch.cuda.amp.autocast(dtype=torch.bfloat16):\n    x = torch.zeros(1, device="cuda")\ntorch.cuda.synchronize()\n'  # noqa: E501
+        code = (
+            "import torch\n\nwith torch.cuda.amp.autocast(dtype=torch.bfloat16):\n"
+            '    x = torch.zeros(1, device="cuda")\ntorch.cuda.synchronize()\n'
+        )
         fixed = apply_edits(code, edits_for(code, torch=(2, 9)))
         assert "torch.amp.autocast(_ACCELERATOR_TYPE, dtype=torch.bfloat16)" in fixed
         assert "device=_ACCELERATOR_TYPE" in fixed
