@@ -18,9 +18,8 @@ from offramp.train.step import step_time
 F8 = npt.NDArray[np.float64]
 DRAWS = 200
 UNKNOWN_SD = 0.20
-"""Log spread of the step time over the layouts and batches that a run may have had, where neither is stated.
-Assumed: the
-layouts within memory of a 718 B model on 6,000 chips differ by about that."""
+"""Log spread of the step time over the batches and layouts that a run may have had, where its batch is not stated.
+Assumed: the layouts within memory of a 718 B model on 6,000 chips differ by about that."""
 
 
 def deployment(case: Case) -> str:
@@ -65,9 +64,7 @@ def step_draws(case: Case, posterior: Posterior, *, draws: int = DRAWS, seed: in
     noise = rng.standard_normal((2, draws // 2))
     both = np.concatenate([noise, -noise], axis=1)
     group = 0.0 if offset is not None else left.group_sd
-    if (
-        "b" in case.unknown and not case.stated
-    ):  # neither layout nor batch: what they do to the time is not known either
+    if "b" in case.unknown:  # without the batch (and mostly a layout) their effect on the time is not known either
         group = math.hypot(group, UNKNOWN_SD)
     spread = group * both[0] + left.row_sd * both[1]
     return found * np.exp(spread - (offset or 0.0))
