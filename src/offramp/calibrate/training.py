@@ -38,7 +38,7 @@ Progress = Callable[[str], object]
 STUDENT: Final = 4.0
 """Degrees of freedom of the row error: a row far off counts for less."""
 ROW_SD: Final = {"megatron-2022": 0.015, "mindspeed": 0.15, "flagperf": 0.20, "other": 0.30, "hai-llm": 0.05}
-PUBLISHED_MFU_SD: Final = 0.08
+PUBLISHED_MFU_SD: Final = 0.20
 STATED_SD: Final = 0.04
 UNSTATED_SD: Final = 0.07
 DRAWS: Final = 200
@@ -82,7 +82,7 @@ def measured_step_s(case: Case) -> float:
 def _row_sd(case: Case) -> float:
     own = ROW_SD.get(case.row.framework.id)
     if own is not None and "mfu_pct" in case.row.metrics and case.row.framework.id == "mindspeed":
-        own = PUBLISHED_MFU_SD  # the source's own MFU of its own run, not one derived from a table of nominal sizes
+        own = PUBLISHED_MFU_SD  # its layout and batch are not stated, and move the step time by about that
     return own if own is not None else STATED_SD if case.stated else UNSTATED_SD
 
 
