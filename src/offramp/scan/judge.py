@@ -76,12 +76,7 @@ def _verdict(hit: Hit, *, target: Target, torch: tuple[int, ...]) -> dict[str, A
         _by_symbol(hit, verdict, target, torch=torch)
     if hit.hint.startswith("L") and hit.hint in ORDER:
         verdict["effort"] = hit.hint
-    if (hit.note and "{" in hit.note and hit.kind not in ("branch.missing",)) or (
-        hit.kind
-        in ("infra.deps", "name.cuda", "monitor.name", "infra.ci", "config.serving", "lib.option", "build.arch")
-        and hit.hint
-        and hit.note
-    ):
+    if hit.hint in ORDER and hit.note and hit.kind != "cuda.source":  # rules by line say what stands there instead
         verdict["replacement"] = _safe(hit.note, fills)
     return verdict
 
@@ -142,6 +137,8 @@ def _by_package(hit: Hit, verdict: dict[str, Any], target: Target) -> None:
     swap = row.get(target.column, "") if target.column else ""
     options = [text for text in (swap if swap not in ("none", "unverified") else "", row["agnostic"]) if text]
     verdict["effort"] = row["effort"] if swap not in ("none",) or row["effort"] in ("L3", "L4") else "L2"
+    if hit.kind == "lib.option" and ORDER.index(verdict["effort"]) > 1:
+        verdict["effort"] = "L1"  # to choose another implementation; the package itself counts where it is imported
     verdict["replacement"] = " or ".join(options) or "no known swap"
     verdict["evidence"] = f"packages.csv: {row['import']}" + (f" ({row['source']})" if row["source"] else "")
     verdict["verified"] = row["verified"] == "yes" and "unverified" not in swap

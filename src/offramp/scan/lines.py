@@ -82,7 +82,7 @@ def _line_hits(line: str, number: int, *, rules: tuple[Rule, ...], target: Targe
             continue
         if rule.kind == "branch.missing" and words_of(line) & (target.words | {target.device}):
             continue
-        symbol = re.sub(r"\s+", " ", match.group(match.lastindex or 0)).strip(" \"'=:,")[:60]
+        symbol = re.sub(r"[\s\"]+", " ", match.group(match.lastindex or 0)).strip(" '=:,")[:60]
         hits.append(
             Hit(
                 line=number,

@@ -114,7 +114,7 @@ def _imported(file: PyFile, node: ast.AST, path: str, *, ctx: Ctx) -> bool:
     if kind:
         file.add(node, kind, path, ctx=ctx)
         return True
-    if root in symbols.PLUGINS and not ctx.covered and (root in symbols.PEER_PLUGINS or not ctx.scope):
+    if root in symbols.PLUGINS and not ctx.covered and (root in symbols.PEER_PLUGINS or (ctx.guard and not ctx.scope)):
         if file.target.plugin and not file.has_word(file.target.plugin.split(".")[0]):
             file.add(node, "branch.missing", f"import {root}", ctx=ctx._replace(guard=False), note="plugin")
         return True
