@@ -58,15 +58,21 @@ def _size(value: float) -> str:
 def _print_list(result: Result) -> None:
     from rich.table import Table
 
+    out = console()
+    left_out = {"active", "layers"} if out.width < 100 else set[str]()  # an id broken over two lines cannot be copied
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "total", "active", "layers", "KV per token", "weights", "as"):
+    columns = [
+        name for name in ("model", "total", "active", "layers", "KV per token", "weights", "as") if name not in left_out
+    ]
+    for name in columns:
         table.add_column(name, justify="left" if name in ("model", "as") else "right", overflow="fold")
     for row in result.answer["models"]:
-        table.add_row(
-            row["id"], _billions(row["parameters_total"]), _billions(row["parameters_active"]), str(row["layers"]),
-            _size(row["kv_bytes_per_token"]), _size(row["weight_bytes"]), row["dtype"],
-        )  # fmt: skip
-    out = console()
+        cells = {
+            "model": row["id"], "total": _billions(row["parameters_total"]), "active": _billions(row["parameters_active"]),
+            "layers": str(row["layers"]), "KV per token": _size(row["kv_bytes_per_token"]),
+            "weights": _size(row["weight_bytes"]), "as": row["dtype"],
+        }  # fmt: skip
+        table.add_row(*(cells[name] for name in columns))
     out.print(table)
     out.print('KV per token at BF16, beyond full windows. "offramp models ID" shows one.', style="dim", markup=False)
 
