@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -54,14 +54,14 @@ class Observations:
     weight: F8
 
 
-class Forward:
+class Forward(Protocol):
     """Something that predicts the logs of ``kinds`` quantities for ``n`` entries, given one parameter set per entry."""
 
     stacks: Sequence[Stack]
 
     def logs(self, parameters: Parameters) -> F8:
         """Predicted logs, ``[kinds, n]``, for parameters ``[1, n]`` each."""
-        raise NotImplementedError
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
