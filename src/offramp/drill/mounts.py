@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import struct
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ _LEFT_ALONE: Final = {
 }  # fmt: skip
 _MASKED: Final = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/acpi", "/proc/kcore")
 _PATH: Final = re.compile(r"/[^\s:;,'\"()=\[\]{}]+")
+_OWN_CODE: Final = str(Path(__file__).resolve().parents[2])
+"""The directory that holds this package."""
 _AT_RECURSIVE: Final = 0x8000
 _SYMLINK_LIMIT: Final = 40
 
@@ -65,7 +68,7 @@ class MountPlan:
 
 def named_paths(words: Iterable[str], environment: dict[str, str], cwd: str) -> tuple[str, ...]:
     """Existing paths inside private directories that a command needs: its words, its interpreter, its cwd."""
-    found: set[str] = {cwd}
+    found: set[str] = {cwd, _OWN_CODE, sys.prefix}  # the canaries run from this installation
     for word in words:
         found |= set(_PATH.findall(word))
         if os.path.exists(os.path.join(cwd, word)):
