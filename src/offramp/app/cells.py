@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -42,6 +42,7 @@ from offramp.serve import Requests
 from offramp.serve.events import warm_up
 
 QUANTILES: Final = (0.1, 0.5, 0.9)
+Done = TypeVar("Done")
 Case = Literal["sourced", "low", "mid", "high"]
 LOAD_REQUESTS: Final = 4000
 
@@ -394,18 +395,24 @@ def run_cells(
         for i in missing:
             keep(i, run_cell(*wanted[i]))
     else:
-        _in_processes(wanted, missing, jobs, keep)
+        in_processes(run_cell, wanted, missing, jobs=jobs, keep=keep)
     return [done[i] for i in range(len(wanted))]
 
 
-def _in_processes(
-    wanted: Sequence[tuple[Job, str]], missing: Sequence[int], jobs: int, keep: Callable[[int, Cell], None]
+def in_processes(
+    task: Callable[..., Done],
+    wanted: Sequence[tuple[Any, ...]],
+    missing: Sequence[int],
+    *,
+    jobs: int,
+    keep: Callable[[int, Done], None],
 ) -> None:
+    """Does the missing ones among the wanted in that many processes; each is kept as soon as it is done."""
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(missing)), mp_context=context) as workers:
-        futures = {workers.submit(run_cell, *wanted[i]): i for i in missing}
+        futures = {workers.submit(task, *wanted[i]): i for i in missing}
         try:
             for future in as_completed(futures):
                 keep(futures[future], future.result())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 from offramp import catalog as facts
-from offramp.app.cells import Job, cell_key, load_parameters
+from offramp.app.cells import Job, cell_key, in_processes, load_parameters
 from offramp.app.economics import Ledger
 from offramp.app.rollup import Row, short_name
 from offramp.app.runs import RunStore
@@ -79,25 +78,8 @@ def run_splits(
         for i in missing:
             keep(i, run_split(*wanted[i]))
     else:
-        _in_processes(wanted, missing, jobs, keep)
+        in_processes(run_split, wanted, missing, jobs=jobs, keep=keep)
     return [done[i] for i in range(len(wanted))]
-
-
-def _in_processes(
-    wanted: Sequence[Wanted], missing: Sequence[int], jobs: int, keep: Callable[[int, SplitCell], None]
-) -> None:
-    import multiprocessing
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(missing)), mp_context=context) as workers:
-        futures = {workers.submit(run_split, *wanted[i]): i for i in missing}
-        try:
-            for future in as_completed(futures):
-                keep(futures[future], future.result())
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
 
 
 def split_answers(job: Job, cells: Sequence[SplitCell], rows: Sequence[Row], ledger: Ledger) -> list[dict[str, Any]]:
