@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -64,7 +64,6 @@ class Device:
     tdp_w: float = 0.0
     idle_w: float = 0.0
     devices_per_package: int = 1
-    known_gaps: tuple[str, ...] = field(default=())
 
     def compute_dtype(self, weights: str, activations: str) -> str:
         """The dtype a GEMM runs in: the activations' where the device has it, else BF16 (then FP16)."""

@@ -12,7 +12,7 @@ from offramp.cost.device import Device
 F8 = npt.NDArray[np.float64]
 
 # Shares of (TDP - idle) that saturated arithmetic and saturated memory draw. Assumed (compute 0.75 to 1.0, memory 0.4 to
-# 0.7): MI355X serving rows, the only measured serving power at hand, lie within them; see the validation tables.
+# 0.7): no row with measured serving power was at hand to check them.
 COMPUTE_POWER_SHARE: Final = (0.75, 0.9, 1.0)
 MEMORY_POWER_SHARE: Final = (0.4, 0.55, 0.7)
 

@@ -17,6 +17,10 @@ DTYPES: Final = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
 
 IDLE_SHARE: Final = 0.18
 """Idle power over TDP where a chip has no idle figure. Assumed (0.10 to 0.25): H100 SXM idles near 70 to 120 W of 700 W."""
+PCIE_BYTES_PER_S: Final = 32.0 * GIGA
+"""Peer traffic over PCIe 4.0 x16, one direction, where a chip has no link figure. Assumed (16e9 to 64e9)."""
+NIC_BYTES_PER_S: Final = 25.0 * GIGA
+"""One 200 Gb/s port per package, where a system has no NIC figure. Assumed (12.5e9 to 50e9)."""
 DRIVER_SHARE: Final = 0.985
 """Capacity that a driver reports over nominal GiB where no ``usable_memory`` figure exists. Assumed (0.97 to 1.0)."""
 
@@ -81,7 +85,7 @@ def fabric_of(
     pcie = chip.figure("host_link_bandwidth", as_of, log)
     inside = chip.figure("device_link_bandwidth", as_of, log)
     if system is None or system.topology == "none" or per_device <= 0:
-        slow = per_device or (pcie.si if pcie else 32.0 * GIGA)
+        slow = per_device or (pcie.si if pcie else PCIE_BYTES_PER_S)
         node = system.packages_per_node * devices if system else devices
         network = _network(chip, system, as_of, log)
         return Fabric(
@@ -102,7 +106,7 @@ def _network(chip: Chip, system: System | None, as_of: dt.date | None, log: Figu
     nic = system.figure("nic_bandwidth", as_of, log) if system else None
     if nic is None:
         nic = chip.figure("scaleout_bandwidth", as_of, log)
-    return (nic.si if nic else 25.0 * GIGA) / chip.devices
+    return (nic.si if nic else NIC_BYTES_PER_S) / chip.devices
 
 
 def system_of(catalog: Catalog, chip: Chip, system_id: str = "") -> System | None:
