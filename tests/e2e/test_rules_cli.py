@@ -58,9 +58,11 @@ def test_diff_says_what_changed_and_why() -> None:
 
 def test_diff_of_a_study(tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
-    study.write_text(
-        '[study]\nname = "x"\n[organisation]\nkind = "state-funded"\n[[fleet]]\nchip = "nvidia/h20"\ncount = 8\n'
-    )
+    text = '[study]\nname = "x"\n[organisation]\nkind = "state-funded"\n[[fleet]]\nchip = "nvidia/h20"\ncount = 8\n'
+    study.write_text(text)
+    with pytest.raises(InputError, match="headquarters"):
+        run("diff", "2025-11-04", "2025-11-05", "--study", str(study))
+    study.write_text(text.replace("kind =", 'headquarters = "CN"\nkind ='))
     data = json.loads(run("diff", "2025-11-04", "2025-11-05", "--study", str(study), "--json").stdout)
     assert [(row["chip"], row["verdict_to"]) for row in data["answer"]["chips"]] == [("nvidia/h20", "prohibited")]
 

@@ -15,6 +15,8 @@ SOUND = """
 [study]
 name = "A"
 as_of = 2026-11-23
+[organisation]
+headquarters = "DE"
 [[site]]
 id = "one"
 power_price = "0.40 CNY/kWh"

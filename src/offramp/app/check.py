@@ -20,6 +20,7 @@ from offramp.core.errors import InputError, OfframpError, near_miss_hint
 from offramp.core.quarters import parse_quarter, quarter_of
 from offramp.core.result import Result, hash_inputs, table_of
 
+ASK_HEADQUARTERS: Final = 'Add [organisation] headquarters = "CN" (two-letter code of the ultimate parent): rules, supply and routes depend on it.'
 SERVE_ONLY: Final = ("trace", "synthetic", "demand", "peak_to_mean", "slo", "spec_accept", "availability")
 TRAIN_ONLY: Final = ("tokens", "deadline", "sequence_tokens", "batch_tokens", "chips", "dtype", "start")
 
@@ -86,6 +87,11 @@ def _warning(path: str, what: str, mend: str = "") -> Problem:
 def _today(data: dict[str, Any]) -> dt.date | None:
     as_of = (data.get("study") or {}).get("as_of")
     return as_of if isinstance(as_of, dt.date) else None
+
+
+def _headquarters(data: dict[str, Any]) -> Iterator[Problem]:
+    if data.get("organisation", {}).get("headquarters") is None:
+        yield _warning("$.organisation", "no headquarters is given: no rule is applied", ASK_HEADQUARTERS)
 
 
 def _unique_ids(data: dict[str, Any]) -> Iterator[Problem]:
@@ -246,7 +252,7 @@ def _currencies(data: dict[str, Any]) -> Iterator[Problem]:
 
 
 _CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Problem]], ...]] = (
-    _unique_ids, _something_to_do, _workloads, _places, _dates, _weights, _currencies,
+    _headquarters, _unique_ids, _something_to_do, _workloads, _places, _dates, _weights, _currencies,
 )  # fmt: skip
 
 

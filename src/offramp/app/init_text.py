@@ -60,8 +60,8 @@ def _header(draft: Draft) -> str:
 def _organisation() -> str:
     return (
         "[organisation]\n"
-        f'# headquarters = "DE"   # {UNKNOWN}: country of the ultimate parent; decides which rules bind. CN is taken\n'
-        "#                        until you name one.\n"
+        f'# headquarters = "DE"   # {UNKNOWN}: country of the ultimate parent; decides which rules bind. No rule is\n'
+        "#                        applied until you name one, and a plan asks for it.\n"
         f'# kind = "private"      # {UNKNOWN}: private | state-owned | state-funded | university'
     )
 

@@ -14,6 +14,7 @@ from offramp.core.result import FigureLog
 
 FREE: Final = frozenset({"allowed", "discouraged", "notification", "conditional", "quota"})
 """Verdicts under which a chip can be bought without a licence."""
+NO_HEADQUARTERS: Final = "no headquarters given, so no rule was applied"
 
 
 class Permit(Record):
@@ -40,10 +41,14 @@ class Permit(Record):
 def permits_of(study: Study, chips: Iterable[str], day: dt.date, log: FigureLog) -> dict[str, Permit]:
     """The verdict for each chip, for this organisation, on a day."""
     own = study.organisation
+    if not own.headquarters:
+        return {chip: Permit(verdict="unknown", why=NO_HEADQUARTERS) for chip in chips}
     question = {
         "headquarters": own.headquarters, "buyer": "military" if own.military else own.kind,
         "destination": next((site.country for site in study.site if site.country), own.headquarters),
     }  # fmt: skip
+    if study.study.as_of is not None:
+        question["known"] = day.isoformat()
     if own.owners:
         question["parent"] = own.owners[0]
     found: dict[str, Permit] = {}

@@ -18,7 +18,7 @@ from offramp.app import plan_bans as bans
 from offramp.app import plan_question as question
 from offramp.app.assess import job_of
 from offramp.app.cells import run_cells
-from offramp.app.check import require_sound
+from offramp.app.check import ASK_HEADQUARTERS, require_sound
 from offramp.app.chipfacts import chip_facts
 from offramp.app.economics import Ledger, check_currency
 from offramp.app.plan_question import Setting
@@ -88,6 +88,8 @@ def plan(
         raise InputError("no [candidates]", where=f"{path}:$", mend="Name the chip in use as baseline.")
     if not study.workload:
         raise InputError("no [[workload]]", where=f"{path}:$", mend="A plan needs work to place.")
+    if not study.organisation.headquarters:
+        raise InputError("no headquarters", where=f"{path}:$.organisation.headquarters", mend=ASK_HEADQUARTERS)
     inputs: dict[str, bytes | str | int | float | None] = {
         **draft.inputs, "data": catalog.version, "code": code_version(), "options": msgspec.json.encode(options),
     }  # fmt: skip

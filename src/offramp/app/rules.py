@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, cast
 import msgspec
 
 from offramp import __version__
+from offramp.app.check import ASK_HEADQUARTERS
 from offramp.app.chipfacts import chip_facts, chip_names, known_chips, log_facts, resolver
 from offramp.app.studyfile import load_study
 from offramp.core.document import decode_text, read_bytes
@@ -29,6 +30,7 @@ _QUESTION: Final = tuple(
     name for name in (*COLUMNS, *EXTRA_COLUMNS) if not name.startswith("expect_") and name != "case_id"
 )
 _HERE: Final = "the command line"
+TAKEN_AS_CN: Final = Notice(kind="default", text="no headquarters given: taken as CN", where="--headquarters")
 
 
 def verdict(chip: str, *, as_of: str, **question: str) -> Result:
@@ -62,7 +64,7 @@ def verdict(chip: str, *, as_of: str, **question: str) -> Result:
     log.note_date(answer.horizon)
     notices = [Notice(kind="rules", text=note, where=answer.chip) for note in answer.notes]
     if not row.get("headquarters") and not row.get("destination"):
-        notices.append(Notice(kind="default", text="no headquarters given: taken as CN", where="--headquarters"))
+        notices.append(TAKEN_AS_CN)
     return Result(
         command="rules verdict", answer=msgspec.to_builtins(answer), tables=_verdict_tables(answer),
         inputs_hash=hash_inputs({**row, "settings": str(settings)}), data_version=book.version,
@@ -124,6 +126,9 @@ def diff(
         mine, organisation = _study_chips(study, book)
         wanted += mine
         row = organisation | row
+        if not row.get("headquarters"):
+            raise InputError("no headquarters", where=f"{study}:$.organisation.headquarters", mend=ASK_HEADQUARTERS)
+    notices = () if row.get("headquarters") or row.get("destination") else (TAKEN_AS_CN,)
     rows = [_compare(chip, days, row, book, settings) for chip in dict.fromkeys(wanted) or known_chips(book)]
     moved = _moved(book, days)
     columns = [Column(name=name) for name in ("chip", "from", "to", "changed", "why")]
@@ -136,7 +141,7 @@ def diff(
             "rules": table_of(moved, columns=["rule", "from", "to", "title"], title="Rules whose standing changed"),
         },
         inputs_hash=hash_inputs({**row, "first": first, "second": second, "chips": ",".join(wanted)}),
-        data_version=book.version, knowledge_horizon=book.horizon(), disclaimer=DISCLAIMER,
+        data_version=book.version, knowledge_horizon=book.horizon(), disclaimer=DISCLAIMER, warnings=notices,
         offramp_version=__version__,
     )  # fmt: skip
 
@@ -250,10 +255,12 @@ def _study_chips(path: str, book: Rulebook) -> tuple[list[str], dict[str, str]]:
     chips = [chip for chip in named if chip_facts(chip, book=book) is not None]
     organisation = study.organisation
     buyer = "military" if organisation.military else organisation.kind
-    row = {"headquarters": organisation.headquarters, "buyer": buyer}
+    row = {"buyer": buyer}
+    if organisation.headquarters:
+        row["headquarters"] = organisation.headquarters
     if study.site:
         site = study.site[0]
-        row |= {"destination": site.country or organisation.headquarters, "site": site.id}
+        row |= {"site": site.id} | ({"destination": site.country} if site.country else {})
         row |= {} if site.completion is None else {"project_complete": f"{site.completion}"}
     if organisation.owners:
         row["parent"] = organisation.owners[0]

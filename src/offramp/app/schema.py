@@ -39,9 +39,9 @@ def _as_written(node: Any) -> Any:
 
 def _documented(name: str, body: dict[str, Any]) -> dict[str, Any]:
     """A record's schema with the docstring's sentence on each of its keys."""
-    from offramp.app import study
+    from offramp.app import study, study_settings
 
-    record = getattr(study, name, None)
+    record = getattr(study, name, None) or getattr(study_settings, name, None)
     text = (record.__doc__ or "") if record is not None else ""
     head, _, listing = text.partition("Attributes:")
     said = _attribute_lines(listing)
