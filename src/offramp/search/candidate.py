@@ -32,7 +32,7 @@ from offramp.cost import (
 from offramp.search.closed import Grid, Slo, evaluate
 from offramp.search.grid import Limits, candidate_engines, pools, weight_dtypes
 from offramp.search.mix import Mix, Stream
-from offramp.search.tune import Felt, Replica, highest_rate, with_limits
+from offramp.search.tune import Felt, Points, Replica, highest_rate, with_limits
 from offramp.search.uncertain import Retune, rates_by_draw
 
 F8 = npt.NDArray[np.float64]
@@ -41,6 +41,8 @@ EXPLORE: Final = 4000
 """Requests of one simulation."""
 NEARLY: Final = 0.95
 """A smaller replica is preferred if it carries at least this share of the best per device."""
+CLOSED_GUESS: Final = 0.9
+"""Where the first simulation begins, over the closed-form rate, which knows no bursts."""
 PREFIX_GUESS: Final = 1.5
 """With a prefix cache the closed form, which knows none, is too low; the bracket begins higher."""
 
@@ -58,6 +60,7 @@ class Question:
         most_requests: simulated requests of a final run.
         prefix: whether prompts share cached prefixes.
         accept: accepted draft tokens per step; 0 is no speculation.
+        points: what was simulated before of this traffic on this chip.
     """
 
     model: Model
@@ -69,6 +72,7 @@ class Question:
     most_requests: int = 20_000
     prefix: bool = False
     accept: float = 0.0
+    points: Points = field(default_factory=Points, compare=False)
 
     @property
     def decode_tokens(self) -> int:
@@ -246,7 +250,10 @@ def find(
     priced = sum(stack.grid.batch.size for stack in stacks)
     chosen = _ranked(stacks, question.slo, max(question.simulate, 1))
     loose = [] if chosen else _ranked(stacks, {}, max(question.simulate, 1))
-    tried = [_simulated(question, stack, stack.pools[i], value, batch) for value, stack, i, batch in chosen or loose]
+    tried: list[_Try] = []
+    for value, stack, i, batch in chosen or loose:
+        known = [row.rate / row.closed for row in tried if row.rate > 0.0]
+        tried.append(_simulated(question, stack, stack.pools[i], value, batch, nearly=known[-1] if known else None))
     good = [row for row in tried if row.rate > 0.0]
     if not good:
         return _blocked(question, chip_id, stacks, catalog=catalog, priced=priced)
@@ -278,14 +285,16 @@ class _Try:
         return Tried(pool=self.pool, closed_rate=self.closed, rate=self.rate)
 
 
-def _simulated(question: Question, stack: PricedStack, pool: Pool, per_device: float, batch: float) -> _Try:
-    """Simulates a layout near its closed-form rate."""
+def _simulated(
+    question: Question, stack: PricedStack, pool: Pool, per_device: float, batch: float, *, nearly: float | None = None
+) -> _Try:
+    """Simulates a layout near its closed-form rate; ``nearly`` is the ratio of the two that another layout had."""
     pool = with_limits(pool, batch)
     closed = per_device * pool.devices
     rate, felt = highest_rate(
         _replica(question, stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
-        guess=closed * (PREFIX_GUESS if question.prefix else 0.7), most=min(question.most_requests, EXPLORE),
-        tolerance=1.03,
+        guess=closed * (nearly or (PREFIX_GUESS if question.prefix else CLOSED_GUESS)), most=min(question.most_requests, EXPLORE),
+        points=question.points,
     )  # fmt: skip
     return _Try(pool=pool, stack=stack, closed=closed, rate=rate, felt=felt)
 
@@ -305,7 +314,8 @@ def _refined(question: Question, best: _Try) -> _Try:
         pool = msgspec.structs.replace(best.pool, max_batch_tokens=chunk)
         rate, felt = highest_rate(
             _replica(question, best.stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
-            guess=best.rate * 1.03, most=min(question.most_requests, EXPLORE), tolerance=1.03, give_up=best.rate,
+            guess=best.rate, most=min(question.most_requests, EXPLORE), give_up=best.rate * 1.02,
+            points=question.points,
         )  # fmt: skip
         if rate > best.rate * 1.02:
             best = _Try(pool=pool, stack=best.stack, closed=best.closed, rate=rate, felt=felt)

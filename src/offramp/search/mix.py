@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -111,13 +112,13 @@ class Stream:
         times: list[F8] = []
         picks: list[npt.NDArray[np.int64]] = []
         for epoch in range(epochs):
-            chance = np.random.default_rng(derive_seed(self.seed, "share", epoch)).random(n)
+            chance = _uniform(self.seed, "share", epoch, 0, n)
             # a Poisson number of copies of each request is a random share of very many; the same chance at every
             # rate, so that a higher rate only adds requests and two rates can be compared
             each = _poisson(rate / self.rate, chance) if jitter else (chance < rate / self.rate).astype(np.int64)
             for copy in range(int(each.max(initial=0))):
                 pick = np.flatnonzero(each > copy)
-                shift = np.random.default_rng(derive_seed(self.seed, "shift", epoch, copy)).random(n)[pick] - 0.5
+                shift = _uniform(self.seed, "shift", epoch, copy, n)[pick] - 0.5
                 times.append((original[pick] + shift * jitter) % span + epoch * span)
                 picks.append(pick)
         if not times:
@@ -145,6 +146,15 @@ class Stream:
         return Requests(
             arrival_s=when - when[0], isl_tokens=source.isl_tokens[pick], osl_tokens=source.osl_tokens[pick]
         )
+
+
+@lru_cache(maxsize=128)
+def _uniform(seed: int, name: str, epoch: int, copy: int, n: int) -> F8:
+    """Uniform draws of a stream, the same at every rate; kept, because a search asks for them at many rates. [n]"""
+    names: tuple[str | int, ...] = (name, epoch) if name == "share" else (name, epoch, copy)
+    draws = np.random.default_rng(derive_seed(seed, *names)).random(n)
+    draws.flags.writeable = False
+    return draws
 
 
 def _poisson(mean: float, chance: F8) -> npt.NDArray[np.int64]:

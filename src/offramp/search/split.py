@@ -115,15 +115,24 @@ def find_split(
         return None
     x, y = _ratio(first.rate, second.rate)
     best: Split | None = None
+    nearly = 0.8
     for ratio in ((x, y), (x + 1, y), (x, y + 1)):
-        found = _simulated(question, first, second, ratio)
+        found = _simulated(question, first, second, ratio, nearly)
+        nearly = found.rate / _bound(first, second, ratio) if found is not None else nearly
         if found is not None and (best is None or found.packages_per_rate < best.packages_per_rate):
             best = found
     return best
 
 
-def _simulated(question: Question, first: _Option, second: _Option, ratio: tuple[int, int]) -> Split | None:
-    """A unit of so many replicas on each side, at the highest rate within the SLO."""
+def _bound(first: _Option, second: _Option, ratio: tuple[int, int]) -> float:
+    """Requests per second of the side that carries less, closed form."""
+    return min(ratio[0] * first.rate, ratio[1] * second.rate)
+
+
+def _simulated(
+    question: Question, first: _Option, second: _Option, ratio: tuple[int, int], nearly: float
+) -> Split | None:
+    """A unit of so many replicas on each side, at the highest rate within the SLO; ``nearly`` of its bound at a guess."""
     x, y = ratio
     per_token, each = _transfer(question, first, second)
     specs = [
@@ -132,8 +141,8 @@ def _simulated(question: Question, first: _Option, second: _Option, ratio: tuple
         PoolSpec(table=_replica(question, second).table(), role="decode", replicas=y, name="decode"),
     ]  # fmt: skip
     rate, felt = highest_rate(
-        specs, question.stream, question.slo, guess=0.8 * min(x * first.rate, y * second.rate), prefix=question.prefix,
-        most=min(question.most_requests, SIMULATED_REQUESTS), tolerance=1.03,
+        specs, question.stream, question.slo, guess=nearly * _bound(first, second, ratio), prefix=question.prefix,
+        most=min(question.most_requests, SIMULATED_REQUESTS), points=question.points,
     )  # fmt: skip
     if felt is None or rate <= 0:
         return None

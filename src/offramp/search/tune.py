@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from offramp.core.errors import InfeasibleError
 from offramp.core.record import Record
@@ -14,13 +17,16 @@ from offramp.cost import Pool, Setting, StepTable, step_table
 from offramp.search.mix import Mix, Stream
 from offramp.serve import PoolSpec, ServeConfig, ServeMetrics, simulate
 
-STEPS = 7
-"""Halvings of the bracket; the answer is good to about one percent."""
-REFUSED_SHARE = 0.001
+RUNG: Final = 1.02
+"""Rates that are tried are whole powers of this, so that neighbouring questions try the same ones. An answer is good to
+two percent, which is less than the sampling error of a simulated percentile."""
+STRIDE: Final = 4
+"""Rungs between the first rates tried, all of them multiples of it; the stride doubles until limits are kept and broken."""
+REFUSED_SHARE: Final = 0.001
 """A layout that must refuse more of the requests than this, for want of cache, does not carry the workload."""
-HOPELESS = 1 / 400
+HOPELESS: Final = 1 / 400
 """A layout that does not keep its limits at this share of its closed-form rate counts as one that never does."""
-WARMUP_SHARE = 0.05
+WARMUP_SHARE: Final = 0.05
 
 
 class Felt(Record):
@@ -134,61 +140,117 @@ def feel(table: Served, stream: Stream, rate: float, *, most: int, prefix: bool 
     return felt_of(simulate(specs, requests, config=config), rate)
 
 
+@dataclass(frozen=True)
+class Points:
+    """What was simulated before, by step table and rung: an edited question computes only what it has not seen.
+
+    Attributes:
+        known: by :meth:`key` and rung; None where the deployment serves nothing.
+    """
+
+    known: dict[str, dict[int, Felt | None]] = field(default_factory=dict)
+
+    @staticmethod
+    def key(table: Served, *, most: int, prefix: bool) -> str:
+        """The address of a curve; the stream of requests is that of all points together."""
+        digest = hashlib.blake2b(f"{most} {prefix}".encode(), digest_size=12)
+        _feed(digest, table)
+        return digest.hexdigest()
+
+    def at(self, key: str, rung: int, compute: Callable[[], Felt | None]) -> Felt | None:
+        """The point, found or computed."""
+        curve = self.known.setdefault(key, {})
+        if rung not in curve:
+            curve[rung] = compute()
+        return curve[rung]
+
+
+def _feed(digest: Any, value: object) -> None:
+    """Feeds a step table, or pools of them, to a digest: every field by name."""
+    if isinstance(value, np.ndarray):
+        digest.update(value.tobytes())
+    elif isinstance(value, (StepTable, PoolSpec)):
+        for item in fields(value):
+            digest.update(f"\x1f{item.name}=".encode())
+            _feed(digest, getattr(value, item.name))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            digest.update(b"\x1e")
+            _feed(digest, item)
+    else:
+        digest.update(repr(value).encode())
+
+
+def rung_of(rate: float) -> int:
+    """The rung nearest to a rate, on the coarse ladder where a search begins."""
+    return STRIDE * round(math.log(rate) / math.log(RUNG) / STRIDE)
+
+
 def highest_rate(
     table: Served, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
-    steps: int = STEPS, tolerance: float = 1.015, give_up: float = 0.0,
+    points: Points | None = None, fine: int = 1, give_up: float = 0.0,
 ) -> tuple[float, Felt | None]:  # fmt: skip
     """The highest rate at which one replica keeps the SLO, and what users feel there; 0 and None where there is none.
 
-    Without an SLO the highest stable rate is taken.
+    Without an SLO the highest stable rate is taken. Rates are rungs of a ladder: from the guess the search strides up or
+    down, doubling, until limits are kept at one rung and broken at another, and halves what lies between.
 
     Args:
         table, stream, most, prefix: as of :func:`feel`.
         slo: limits by "ttft_p90" ...
         guess: where to begin.
-        steps: most halvings after the bracket is found.
-        tolerance: ratio of the bracket's ends that is good enough.
-        give_up: rates below this are of no interest.
+        points: what was simulated before with this stream.
+        fine: rungs between the ends of a bracket that is good enough.
+        give_up: rates up to this are of no interest: the search begins above it, and ends there where limits break.
     """
+    seen = points or Points()
+    key = Points.key(table, most=most, prefix=prefix)
+    allowed = REFUSED_SHARE * max(min(most, len(stream.requests)), 1)
 
-    def good(rate: float) -> Felt | None:
+    def compute(rung: int) -> Felt | None:
         try:
-            found = feel(table, stream, rate, most=most, prefix=prefix)
+            return feel(table, stream, RUNG**rung, most=most, prefix=prefix)
         except InfeasibleError:
             return None
-        total = max(min(most, len(stream.requests)), 1)
-        kept = found.refused <= REFUSED_SHARE * total
-        return found if kept and found.meets(slo) else None
 
-    low, best = 0.0, None
-    high = math.inf
-    rate = max(guess, 1e-6)
-    for _ in range(12):
-        found = good(rate)
-        if found is not None:
-            low, best = rate, found
-            if high < math.inf:
-                break
-            rate *= 1.35
-        else:
-            high = rate
-            if low > 0.0 or rate <= give_up:
-                break
-            rate *= 0.6 if rate > guess * 0.2 else 0.25
-            if rate < guess * HOPELESS:
-                break
+    def good(rung: int) -> Felt | None:
+        found = seen.at(key, rung, lambda: compute(rung))
+        return found if found is not None and found.refused <= allowed and found.meets(slo) else None
+
+    first = rung_of(max(guess, 1e-6))
+    if give_up > 0.0:
+        first = math.floor(math.log(give_up) / math.log(RUNG) + 1e-6) + 1
+    low, high, best = _bracket(good, first, least=first + math.log(HOPELESS) / math.log(RUNG), give_up=give_up)
     if best is None:
         return 0.0, None
-    for _ in range(steps):
-        if high / low < tolerance or high == math.inf:
-            break
-        middle = math.sqrt(low * high)
+    while high - low > fine:
+        middle = (low + high) // 2
         found = good(middle)
         if found is not None:
             low, best = middle, found
         else:
             high = middle
-    return low, best
+    return RUNG**low, best
+
+
+def _bracket(
+    good: Callable[[int], Felt | None], first: int, *, least: float, give_up: float
+) -> tuple[int, int, Felt | None]:
+    """A rung that keeps the limits, a higher one that does not, and what users feel at the first; None: there is none."""
+    rung, stride, best = first, STRIDE, good(first)
+    if best is not None:
+        while True:
+            found = good(rung + stride)
+            if found is None:
+                return rung, rung + stride, best
+            rung, best, stride = rung + stride, found, 2 * stride
+    high = first
+    while RUNG**high > give_up and high - stride >= least:
+        best = good(high - stride)
+        if best is not None:
+            return high - stride, high, best
+        high, stride = high - stride, 2 * stride
+    return high, high, None
 
 
 def with_limits(pool: Pool, batch: float) -> Pool:

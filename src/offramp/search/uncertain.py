@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -19,8 +20,11 @@ F8 = npt.NDArray[np.float64]
 Retune = Callable[[int, float], float]
 """Draw and rate per device so far; the best rate per device of another layout."""
 FAR_BEHIND: Final = 0.8
-ANCHORS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Quantiles of speed at which a draw is simulated; between them the rate is interpolated."""
+ANCHORS: Final = (0.5, 0.3, 0.7, 0.1, 0.9)
+"""Quantiles of speed at which a draw is simulated; between them the rate is interpolated. From the middle outwards, so that
+what is known says where to look next."""
+STEEPEST: Final = 4.0
+"""Rates may fall faster than speed, because a slower step also meets its limit at a smaller batch."""
 
 
 def operating_steps(question: Question, batch: float) -> tuple[Steps, Steps]:
@@ -76,8 +80,8 @@ def rates_by_draw(
             decode_tokens=question.decode_tokens, accept_tokens=1.0 + question.accept,
         )  # fmt: skip
         found, _ = highest_rate(
-            replica.table(), question.stream, question.slo, guess=rate * float(speed[draw]), most=most,
-            prefix=question.prefix, steps=4, tolerance=1.04,
+            replica.table(), question.stream, question.slo, guess=_guess(points, float(speed[draw]), rate), most=most,
+            prefix=question.prefix, points=question.points, fine=2,
         )  # fmt: skip
         if retune is not None and found < FAR_BEHIND * rate * float(speed[draw]):
             found = max(found, retune(draw, found / pool.devices) * pool.devices)
@@ -88,6 +92,16 @@ def rates_by_draw(
     # beyond the outermost anchors the rate goes on in proportion to the speed
     inside = np.where(speed < x[0], y[0] * speed / x[0], inside)
     return np.where(speed > x[-1], y[-1] * speed / x[-1], inside), order
+
+
+def _guess(points: dict[float, float], speed: float, rate: float) -> float:
+    """The rate to try first at a speed: on the line, in logarithms, through the two nearest known rates."""
+    known = sorted(((x, y) for x, y in {1.0: rate, **points}.items() if y > 0.0), key=lambda row: abs(row[0] - speed))
+    (x, y), *others = known
+    slope = 1.0
+    if others and abs(others[0][0] / x - 1.0) > 0.02:
+        slope = min(max(math.log(others[0][1] / y) / math.log(others[0][0] / x), 0.5), STEEPEST)
+    return y * (speed / x) ** slope
 
 
 def at_quantile(order: npt.NDArray[np.int64], quantile: float) -> int:
