@@ -12,6 +12,7 @@ from typing import Any
 from offramp import __version__
 from offramp import catalog as facts
 from offramp.app import answer as answers
+from offramp.app.assess_training import joined, training_part
 from offramp.app.cells import BreakEven, Cell, Demand, Job, break_even, run_cells
 from offramp.app.check import require_sound
 from offramp.app.economics import Ledger, check_currency
@@ -21,6 +22,7 @@ from offramp.app.rollup import Row, row_of
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.app.splits import first_step, pairs_of, run_splits, split_answers
 from offramp.app.study import DemandPoint, Study, Workload
+from offramp.app.train import runs_table
 from offramp.app.workload import load_model, load_trace, requests_key, requests_of
 from offramp.catalog import Catalog
 from offramp.core.errors import InputError, ModelRangeError
@@ -29,6 +31,7 @@ from offramp.core.seeds import derive_seed
 from offramp.rules.records import DISCLAIMER
 from offramp.search import Limits, mix_of, peak_to_mean
 from offramp.serve import Requests
+from offramp.train.parameters import load_posterior
 
 Progress = Callable[[str], None]
 BREAK_EVEN_FIGURES = ("memory_bandwidth", "peak_bf16")
@@ -38,7 +41,7 @@ def assess(
     path: str | Path, *, overrides: Sequence[str] = (), jobs: int | None = None, root: str | Path | None = None,
     calibration: str = "", progress: Progress | None = None, keep: bool = True,
 ) -> Result:  # fmt: skip
-    """Assesses every serving workload of a study on its baseline and its candidates.
+    """Assesses every workload of a study, served and trained, on its baseline and its candidates.
 
     Args:
         path: study file.
@@ -58,14 +61,16 @@ def assess(
     catalog = facts.load(study.study.as_of)
     check_currency(study, catalog)
     works = [(work, job_of(work, study, calibration)) for work in study.workloads_of("serve")]
-    if not works:
-        raise InputError('no workload of kind = "serve"', where=f"{path}:$.workload", mend='See "offramp train".')
+    if not study.workload:
+        raise InputError("no workload", where=f"{path}:$.workload", mend="Describe what is served or trained.")
     if study.candidates is None:
         raise InputError("no [candidates]", where=f"{path}:$", mend="Name the chip in use as baseline.")
     inputs: dict[str, bytes | str | int | float | None] = {
         **draft.inputs, "data": catalog.version, "code": code_version(), "calibration": _file_bytes(calibration),
     }  # fmt: skip
     inputs |= {f"trace:{work.id}": job.trace_key for work, job in works}
+    if study.workloads_of("train"):
+        inputs["training"] = load_posterior().version
     chips_of(study, catalog)  # an unknown chip is an error before anything is written
     store = RunStore(runs_root(root) if keep else None)
     run = Run(store, "assess", hash_inputs(inputs), title=study.study.name, seed=study.study.seed)
@@ -77,7 +82,7 @@ def assess(
     with failing(run):
         notices = [Notice(kind="study", text=f"{p.what}. {p.mend}".strip(), where=p.path) for p in problems]
         result = _solve(study, works, catalog, store, jobs=jobs or os.cpu_count() or 1, progress=progress,
-                        notices=notices, inputs_hash=hash_inputs(inputs))  # fmt: skip
+                        notices=notices, inputs_hash=hash_inputs(inputs), path=str(path))  # fmt: skip
         return run.finish(result)
 
 
@@ -141,7 +146,7 @@ def chips_of(study: Study, catalog: Catalog) -> list[str]:
 
 def _solve(
     study: Study, works: list[tuple[Workload, Job]], catalog: Catalog, store: RunStore, *, jobs: int,
-    progress: Progress | None, notices: list[Notice], inputs_hash: str,
+    progress: Progress | None, notices: list[Notice], inputs_hash: str, path: str,
 ) -> Result:  # fmt: skip
     chips = chips_of(study, catalog)
     wanted = [(job, chip) for _, job in works for chip in chips]
@@ -169,7 +174,8 @@ def _solve(
         _add_splits(parts, all_splits, ledger, store, jobs=jobs, progress=progress, permits=permits)
     for cell in cells:
         log.merge(cell.figures, cell.horizon)
-    return _result(study, catalog, parts, rolled, flips, log, notices, inputs_hash)
+    training = training_part(ledger, permits, path, progress)
+    return _result(study, catalog, parts, rolled, flips, log, notices, inputs_hash, training)
 
 
 def _add_splits(
@@ -241,7 +247,7 @@ def _notices(job: Job, rows: list[Row], work: Workload) -> list[Notice]:
 
 def _result(
     study: Study, catalog: Catalog, parts: list[dict[str, Any]], rolled: list[tuple[Workload, Job, list[Row]]],
-    flips: list[Flip], log: FigureLog, notices: list[Notice], inputs_hash: str,
+    flips: list[Flip], log: FigureLog, notices: list[Notice], inputs_hash: str, training: dict[str, Any] | None,
 ) -> Result:  # fmt: skip
     import msgspec
 
@@ -250,13 +256,17 @@ def _result(
     body = {
         "study": study.study.name, "as_of": study.study.as_of.isoformat() if study.study.as_of else None,
         "currency": currency, "baseline": catalog.chip(study.candidates.baseline).id,
-        "decision": answers.decision(parts, currency), "workloads": parts,
+        "decision": joined(answers.decision(parts, currency), training, bool(parts)), "workloads": parts,
+        "training": training,
         "flips": [msgspec.to_builtins(flip) for flip in flips],
         "fleet": [{"chip": catalog.chip(entry.chip).id, "count": entry.count, "site": entry.site}
                   for entry in study.fleet],
     }  # fmt: skip
     body = msgspec.json.decode(msgspec.json.encode(body))  # as it will be read back
     refused = any(item["status"] == "refused" for part in parts for item in part["chips"])
+    runs = training["runs"] if training else []
+    refused = refused or any(cell["status"] != "ok" for run in runs for cell in run["cells"])
+    trained = {"training": runs_table(runs, study)} if runs else {}
     return Result(
         command="assess", answer=body, inputs_hash=inputs_hash, data_version=catalog.version,
         status="partial" if refused else "ok", seed=study.study.seed, figures=log.figures,
@@ -264,6 +274,6 @@ def _result(
         disclaimer=DISCLAIMER,
         tables={
             "assess": answers.main_table(parts, currency), "quarters": answers.quarter_table(rolled, catalog),
-            "layouts": answers.layout_table(parts), "flips": answers.flip_table(flips),
+            "layouts": answers.layout_table(parts), "flips": answers.flip_table(flips), **trained,
         },
     )  # fmt: skip

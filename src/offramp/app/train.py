@@ -65,22 +65,18 @@ def train(
         study=study, catalog=book, ledger=ledger, posterior=posterior, log=log, notices=notices, where=str(path)
     )
     runs = [
-        _run(setting, work, index, path, progress, with_trying)
+        run_of(setting, index, path, progress=progress, with_trying=with_trying)
         for index, work in enumerate(study.workload)
         if work.kind == "train"
     ]
-    if as_of is not None and posterior.created > as_of:
-        text = "the step model was fitted to rows published after as_of; facts about chips are those known then"
-        notices.append(Notice(kind="hindsight", text=text))
-    notices.append(Notice(kind="no-failure-data", text=NO_FAILURE_DATA))
-    record = _record(setting, runs)
+    record = record_of(setting, runs)
     failed = [c for run in runs for c in run["cells"] if c["status"] != "ok"]
     inputs: dict[str, bytes | str | int | float | None] = {**loaded.inputs, "posterior": posterior.version}
     return Result(
         command="train", answer={"study": study.study.name, "as_of": str(as_of or LATEST),
         "currency": study.study.currency, "record": record, "runs": runs},
         inputs_hash=hash_inputs(inputs), data_version=book.version, status="partial" if failed else "ok",
-        tables={"runs": _table(runs, study)}, knowledge_horizon=log.horizon, seed=study.study.seed, figures=log.figures,
+        tables={"runs": runs_table(runs, study)}, knowledge_horizon=log.horizon, seed=study.study.seed, figures=log.figures,
         warnings=tuple(notices), offramp_version=__version__,
     )  # fmt: skip
 
@@ -137,9 +133,22 @@ def _cluster(setting: Setting, work: Workload, question: Question, chip: Chip) -
     return needed
 
 
-def _run(
-    setting: Setting, work: Workload, index: int, path: str | Path, progress: Progress, with_trying: bool
+def run_of(
+    setting: Setting, index: int, path: str | Path, *, progress: Progress = _silent, with_trying: bool = True
 ) -> dict[str, Any]:
+    """The answer of one training workload: a cell for each chip, and each candidate against the chip in use.
+
+    Args:
+        setting: of the answer.
+        index: of the workload in the study.
+        path: of the study, for messages.
+        progress: told what is being done.
+        with_trying: also judge whether trying is worth it.
+
+    Raises:
+        InputError: the workload is wrong. InfeasibleError: no chip can hold or divide the run.
+    """
+    work = setting.study.workload[index]
     where = f"{path}:$.workload[{index}]"
     _check(work, setting.study, where)
     model = load_model(work, f"{where}.model")
@@ -232,11 +241,16 @@ def _matches(chip: str, pattern: str) -> bool:
     return fnmatchcase(chip, pattern)
 
 
-def _record(setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+def record_of(setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """What is publicly known of training on Huawei's chips, what is not, and what the numbers here add; else None.
 
-    Statements known after ``as_of`` are left out.
+    Statements known after ``as_of`` are left out. Also tells the reader what all training answers rest on.
     """
+    as_of = setting.study.study.as_of
+    if as_of is not None and setting.posterior.created > as_of:
+        text = "the step model was fitted to rows published after as_of; facts about chips are those known then"
+        setting.notices.append(Notice(kind="hindsight", text=text))
+    setting.notices.append(Notice(kind="no-failure-data", text=NO_FAILURE_DATA))
     cells = [c for run in runs for c in run["cells"] if c["chip"].startswith("huawei/") and c["status"] == "ok"]
     if not cells:
         return None
@@ -264,7 +278,8 @@ def _record(setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any] | No
     return {"known": known, "unknown": raw["unknown"], "reading": reading}
 
 
-def _table(runs: list[dict[str, Any]], study: Study) -> Table:
+def runs_table(runs: list[dict[str, Any]], study: Study) -> Table:
+    """One row per run and chip."""
     rows: list[dict[str, Any]] = []
     for run in runs:
         for c in run["cells"]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from offramp.cli._output import console, json_option, print_json, print_notices, say
+from offramp.cli.train import show_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,8 +55,12 @@ def _show(result: Result) -> None:
         out.print(f"- {item['text']}", markup=False)
         if item.get("instead"):
             out.print(f"- {item['instead']}", markup=False)
+    for text in answer["decision"].get("training", ()):
+        out.print(f"- {text}", markup=False)
     for work in answer["workloads"]:
         _show_workload(work, answer["currency"])
+    for run in (answer["training"] or {}).get("runs", ()):
+        show_run(run, answer["currency"])
     if answer["flips"]:
         out.print("\nWhat would flip this", style="bold")
         for flip in answer["flips"]:

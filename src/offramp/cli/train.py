@@ -33,11 +33,12 @@ def command(study: str, overrides: tuple[str, ...], out: str | None, as_json: bo
         print_json(result)
         return
     for run in result.answer["runs"]:
-        _show(run, result.answer["currency"])
+        show_run(run, result.answer["currency"])
     print_notices(result)
 
 
-def _show(run: dict[str, Any], currency: str) -> None:
+def show_run(run: dict[str, Any], currency: str) -> None:
+    """Prints one training run: a line for each chip, its layout, and what would have to be true."""
     from rich.table import Table
 
     out = console()
@@ -74,10 +75,11 @@ def _show(run: dict[str, Any], currency: str) -> None:
         if entry["why"]:
             out.print(f"  {entry['chip']}: {entry['status']}: {entry['why']}", markup=False)
     for entry in run["break_even"]:
+        goal = _short(entry["base_days"])
         out.print(
             f"  {entry['chip']} would need an MFU of {entry['mfu_needed_without_failures']:.0%} without any "
             f"failure to finish in "
-            f"{entry['base_days']:.0f} d (model: {entry['mfu_p50']:.0%})", markup=False,
+            f"{_short(entry['base_days'])} d (model: {entry['mfu_p50']:.0%})", markup=False,
         )  # fmt: skip
         for stage in entry["trying"]:
             even = stage["break_even_success"]
@@ -92,10 +94,14 @@ def _cells(entry: dict[str, Any]) -> list[str]:
     days, mfu, rate, cost = entry["days"], entry["mfu"], entry.get("exchange_rate"), entry["cost"]
     top = [part for part in entry["binds"] if part["share"] > 0.08][:3]
     return [
-        entry["chip"], f"{days['p10']:.0f} | {days['p50']:.0f} | {days['p90']:.0f}",
+        entry["chip"], " | ".join(_short(days[key]) for key in ("p10", "p50", "p90")),
         "" if entry["p_deadline"] is None else f"{entry['p_deadline']:.0%}",
         f"{mfu['p10']:.0%}-{mfu['p90']:.0%}", f"{entry['goodput']['p10']:.0%}-{entry['goodput']['p90']:.0%}",
         "" if not rate else f"{rate['p10']:.2f} | {rate['p50']:.2f} | {rate['p90']:.2f}",
         "" if cost is None else f"{cost['p10'] / 1e6:.3g}-{cost['p90'] / 1e6:.3g}",
         ", ".join(f"{part['part']} {part['share']:.0%}" for part in top),
     ]  # fmt: skip
+
+
+def _short(days: float) -> str:
+    return f"{days:,.0f}" if days >= 10.0 else f"{days:.2g}"

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from markupsafe import Markup as Html
 
 from offramp.core.result import Result
-from offramp.report import charts
+from offramp.report import charts, train
 from offramp.report.html import (
     Cell,
     Col,
@@ -45,12 +45,17 @@ def page(result: Result) -> Page:
     answer = result.answer
     works = answer["workloads"]
     sections: list[Section] = [_workload(work, answer["currency"]) for work in works]
-    sections += [_flips(answer), _blockers(works), _layouts(works), _quarters(result)]
+    sections += [_flips(answer), _blockers(works), _layouts(works), _quarters(result)] if works else []
+    training = answer.get("training") or {"runs": []}
+    for run in training["runs"]:
+        sections += train.run_sections(run, answer["currency"])
+    sections += train.record_sections(training, result)
     fleet = ", ".join(f"{entry['count']:,} {entry['chip']}" for entry in answer["fleet"])
     return Page(
         title=answer["study"], question=f"Which chips carry the work of the {_name(works, answer['baseline'])}?",
         subtitle=f"as of {answer['as_of'] or 'now'}" + (f" · fleet today: {fleet}" if fleet else ""),
-        lead=_lead(answer), sections=sections, evidence=_evidence(works),
+        lead=_lead(answer), sections=sections,
+        evidence={**train.evidence(training["runs"], result), **_evidence(works)},
     )  # fmt: skip
 
 
@@ -87,8 +92,8 @@ def _lead(answer: Item) -> Html:
         "Chips are whole servers for the peak with the spares asked for. In brackets: 10th to 90th percentile of joint "
         "parameter draws; a range without a middle comes from facts that nobody has published."
     )
-    points = [*_stays(answer), *_top_flips(answer)]
-    after = table(columns, rows, compact=True) + sure
+    points = [*answer["decision"].get("training", ()), *_stays(answer), *_top_flips(answer)]
+    after = table(columns, rows, compact=True) + sure if rows else ""
     return decision(answer["decision"]["headline"] + ".", stats=stats, points=points, after=after)
 
 

@@ -37,11 +37,11 @@ def page(result: Result) -> Page:
     runs: list[Item] = answer["runs"]
     sections: list[Section] = []
     for run in runs:
-        sections += _sections(run, answer, result)
-    sections += _record(answer, result)
+        sections += run_sections(run, answer["currency"])
+    sections += record_sections(answer, result)
     return Page(
         title=answer["study"], question="Would the run finish on those chips?", subtitle=f"as of {answer['as_of']}",
-        lead=_lead(runs[0], answer), sections=sections, evidence=_evidence(runs, result),
+        lead=_lead(runs[0]), sections=sections, evidence=evidence(runs, result),
     )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def _done(run: Item) -> list[Item]:
     return [c for c in run["cells"] if c["status"] == "ok"]
 
 
-def _lead(run: Item, answer: Item) -> Html:
+def _lead(run: Item) -> Html:
     cells = _done(run)
     if not cells:
         return decision(
@@ -95,21 +95,22 @@ def _q(value: Item | None) -> tuple[float | None, float | None, float | None]:
     return (None, None, None) if value is None else (value["p10"], value["p50"], value["p90"])
 
 
-def _sections(run: Item, answer: Item, result: Result) -> list[Section]:
+def run_sections(run: Item, currency: str) -> list[Section]:
+    """Everything about one run."""
     cells = _done(run)
     if not cells:
         return []
-    found = [_outlook(run, cells, answer)]
+    found = [_outlook(run, cells, currency)]
     found.append(_binds(run, cells))
     found += [_even(run, entry) for entry in run["break_even"]]
     tries = [entry for entry in run["break_even"] if entry["trying"]]
     if tries:
-        found.append(_trying(run, tries, answer["currency"]))
+        found.append(_trying(run, tries, currency))
     found.append(_layouts(run, cells))
     return found
 
 
-def _outlook(run: Item, cells: list[Item], answer: Item) -> Section:
+def _outlook(run: Item, cells: list[Item], currency: str) -> Section:
     rows = [
         {"name": c["chip"], "low": c["days"]["p10"], "mid": c["days"]["p50"], "high": c["days"]["p90"]} for c in cells
     ]
@@ -122,7 +123,7 @@ def _outlook(run: Item, cells: list[Item], answer: Item) -> Section:
                Col(title="MFU", align="right"),
                Col(title="goodput", align="right"), Col(title="chips per baseline chip", align="right"),
                Col(title="chips for the deadline, p50", align="right"), Col(title="p90", align="right"),
-               Col(title="energy", unit="GWh", align="right"), Col(title="cost", unit=f"M {answer['currency']}",
+               Col(title="energy", unit="GWh", align="right"), Col(title="cost", unit=f"M {currency}",
                align="right")]  # fmt: skip
     body: list[list[Cell]] = []
     for c in cells:
@@ -243,7 +244,8 @@ def _layouts(run: Item, cells: list[Item]) -> Section:
     return section(f"{run['workload']}: layouts", table(columns, rows))
 
 
-def _record(answer: Item, result: Result) -> list[Section]:
+def record_sections(answer: Item, result: Result) -> list[Section]:
+    """What is known, assumed and unknown of training on the domestic chips; nothing where none of them is asked for."""
     record = answer.get("record")
     if not record:
         return []
@@ -264,7 +266,8 @@ def _record(answer: Item, result: Result) -> list[Section]:
     ]  # fmt: skip
 
 
-def _evidence(runs: list[Item], result: Result) -> dict[str, tuple[str, list[str]]]:
+def evidence(runs: list[Item], result: Result) -> dict[str, tuple[str, list[str]]]:
+    """Figures behind each chip's numbers."""
     found: dict[str, tuple[str, list[str]]] = {}
     for run in runs:
         for c in run["cells"]:
