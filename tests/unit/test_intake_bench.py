@@ -184,7 +184,9 @@ def test_sglang_lines_and_a_rate_that_bounds(tmp_path):
     assert [bench.rate for bench in found] == [5.0, 6.0]
     assert {bench.tool for bench in found} == {"sglang bench_serving"}
     row = intake.to_rows(found)[0]
-    assert row["rate"] == "5.0" and row["concurrency"] == ""  # 256 allowed, 12 in flight: the rate bounds
+    assert row["rate"] == ""  # 256 allowed, 12 in flight: the rate bounds, and the row is that closed loop
+    assert float(row["concurrency"]) == pytest.approx(5.0 * found[0].metrics["e2e_ms_mean"] / 1e3, rel=0.05)
+    assert "arrivals at 5 requests/s" in row["other"]
 
 
 def test_guidellm_tpot_without_the_first_token(tmp_path):
@@ -263,8 +265,8 @@ def test_a_file_that_is_not_utf8(tmp_path):
 
 def test_a_typo_beside_the_file(tmp_path):
     path = write(tmp_path, "b.json", VLLM)
-    write(tmp_path, "b.json.toml", 'chips = "x"\n')
-    with pytest.raises(InputError, match="unknown key"):
+    write(tmp_path, "b.json.toml", 'chps = "x"\n')
+    with pytest.raises(InputError, match="unknown name"):
         intake.bench_of(path)
 
 
@@ -272,3 +274,95 @@ def test_the_servers_own_report_is_refused(tmp_path):
     report = {"load_summary": {}, "successes": {"count": 1, "request_latency": {"mean": 1.0}}}
     with pytest.raises(InputError, match="server metrics"):
         intake.bench_of(write(tmp_path, "p.json", report))
+
+
+def test_what_the_user_says_stands_before_the_file(tmp_path):
+    path = write(tmp_path, "b.json", VLLM)
+    said = intake.said_of(["chips=16", "layout=sglang TP8 DP2", "engine=SGLang 0.5.3"], chip="nvidia/h200")
+    assert said == {
+        "chip": "nvidia/h200", "n_chips": "16", "tp": "8", "pp": "1", "dp": "2", "engine": "SGLang",
+        "engine_version": "0.5.3",
+    }  # fmt: skip
+    bench = intake.bench_of(path, said)[0]
+    row = intake.to_rows([bench])[0]
+    assert (row["chip"], row["n_chips"], row["tp"], row["engine_version"]) == ("nvidia/h200", "16", "8", "0.5.3")
+    assert any("you say" in note for note in bench.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("chips", "is not NAME=VALUE"), ("chips=", "is not NAME=VALUE"), ("chips=-1", "no number above zero"),
+        ("chips=1.5", "no number above zero"), ("chips=nan", "no number above zero"), ("chps=3", "Near matches: chips"),
+        ("layout=8", "is no layout"), ("layout=TP0", "is no layout"), ("layout=", "is not NAME=VALUE"),
+        ("isl=inf", "no number above zero"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_read(text, said):
+    with pytest.raises(InputError, match=said):
+        intake.said_of([text])
+
+
+def test_an_overloaded_run_keeps_throughput_only():
+    row = {
+        "rate": "100",
+        "req_s": "60",
+        "e2e_ms_mean": "2000",
+        "ttft_ms_mean": "1500",
+        "tpot_ms_mean": "10",
+        "osl": "51",
+    }
+    made = intake.as_closed(row)
+    assert (made["rate"], float(made["concurrency"]), made["ttft_ms_mean"]) == ("", 120.0, "")
+    assert made["tpot_ms_mean"] == "10" and "only 60 requests/s were completed" in made["other"]
+
+
+def test_a_rate_without_latencies_stays():
+    row = {"rate": "100", "req_s": "60"}
+    assert intake.as_closed(row) == row
+
+
+def test_lines_of_old_sglang_releases(tmp_path):
+    line = {
+        "backend": "sglang", "request_rate": 2.0, "max_concurrency": None, "total_input_tokens": 6000,
+        "total_output_tokens": 3000, "total_output_tokens_retokenized": 2990, "mean_e2e_latency_ms": 3000.0,
+        "median_ttft_ms": 60.0, "output_throughput": 100.0, "duration": 30.0, "completed": 60,
+    }  # fmt: skip
+    bench = only(tmp_path, line)
+    assert (bench.tool, bench.metrics["req_s"], bench.isl) == ("sglang bench_serving", 2.0, 100.0)
+    assert float(intake.to_rows([bench])[0]["concurrency"]) == pytest.approx(6.0)
+
+
+def test_genai_perf_without_streaming_and_with_too_many_tokens(tmp_path):
+    data = {
+        "request_throughput": {"unit": "requests/sec", "avg": 20.0},
+        "request_latency": {"unit": "ms", "avg": 5000.0}, "time_to_first_token": {"unit": "ms", "avg": 5000.0},
+        "output_sequence_length": {"avg": 2500.0}, "input_sequence_length": {"avg": 200.0},
+        "input_config": {"model": ["my/model"], "concurrency": 100, "request_rate": None, "output_tokens_mean": 500},
+    }  # fmt: skip
+    bench = only(tmp_path, data)
+    assert (bench.tool, bench.concurrency, bench.model) == ("genai-perf", 100.0, "my/model")
+    assert "ttft_ms_mean" not in bench.metrics and "tpot_ms_mean" not in bench.metrics
+    assert any("not streamed" in note for note in bench.notes)
+    assert any("where 500 were asked for" in note for note in bench.notes)
+
+
+def test_a_benchmark_file_calibrates_end_to_end(tmp_path):
+    """vllm bench serve names no chip and no layout: said on the command line, its rows refine the parameter file."""
+    from click.testing import CliRunner
+
+    from offramp.cli import root
+
+    bare = {key: value for key, value in VLLM.items() if key not in ("chip", "n_chips", "tp", "engine_version")}
+    path, out = write(tmp_path, "b.json", bare), tmp_path / "mine.json"
+    refused = CliRunner().invoke(root, ["calibrate", "--from", str(path), "--out", str(out)])
+    assert isinstance(refused.exception, InputError) and "--set chips=8" in str(refused.exception) and not out.exists()
+    told = ["--chip", "h20", "--set", "chips=4", "--set", "layout=vllm TP4", "--set", "version=0.11.0"]
+    done = CliRunner().invoke(root, ["calibrate", "--from", str(path), "--out", str(out), *told, "--json"])
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)["answer"]
+    assert answer["rows_used"] == 1
+    by_metric = {group["group"]["metric"]: group for group in answer["after"]}
+    assert by_metric["tpot_ms_mean"]["median_ape"] < 0.25
+    texts = [notice["text"] for notice in json.loads(done.stdout)["warnings"]]
+    assert any("TPOT is (latency - TTFT)" in text for text in texts)

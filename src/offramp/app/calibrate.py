@@ -34,12 +34,12 @@ def _silent(_text: str) -> None:
 
 def calibrate(
     rows: str | Path, out: str | Path, *, base: str | Path | None = None, chip: str | None = None, own: bool = True,
-    seed: int = 0, created: dt.date | None = None, progress: Progress = _silent,
+    seed: int = 0, created: dt.date | None = None, settings: Sequence[str] = (), progress: Progress = _silent,
 ) -> Result:  # fmt: skip
     """A parameter file.
 
     Args:
-        rows: CSV in the serving schema.
+        rows: CSV in the serving schema, or a benchmark file of a known tool.
         out: file to write.
         base: parameter file to start from; None takes the shipped one.
         chip: chip of rows that do not name one.
@@ -47,16 +47,29 @@ def calibrate(
             cross-validates.
         seed: of all draws.
         created: date of the file; today where absent.
+        settings: ``NAME=VALUE`` texts that say what the file does not ("chips=8", "layout=TP8").
         progress: told what is being done.
     """
-    loaded = measured.load(rows, chip=chip or "")
+    loaded = measured.load(rows, chip=chip or "", settings=settings, closed=own)
     day = created or dt.datetime.now(dt.UTC).date()
     if own:
         start = load_calibration(base)
-        cases = list(loaded.cases)
+        cases = [case for case in loaded.cases if case.row.mode != "open"]
+        if len(cases) < len(loaded.cases):
+            open_ids = [case.row.id for case in loaded.cases if case.row.mode == "open"]
+            why = "a rate of arrivals without mean latencies says nothing about speed"
+            loaded = msgspec.structs.replace(loaded, unpredicted={**loaded.unpredicted, why: open_ids})
         if not cases:
             reasons = "; ".join(f"{why} ({len(ids)})" for why, ids in list(loaded.unpredicted.items())[:3])
-            raise InputError("no row can be used", where=str(rows), mend=f"Reasons: {reasons}." if reasons else "")
+            reasons = reasons or "; ".join(dict.fromkeys(problem.why for problem in loaded.rejected[:3]))
+            mend = f"Reasons: {reasons}." if reasons else ""
+            silent = any("not stated" in why or "''" in why for why in loaded.unpredicted)
+            mend += (
+                " Say what the file does not, as in --chip nvidia/h20 --set chips=8 --set layout=TP8 --set model=..."
+                if silent
+                else ""
+            )
+            raise InputError("no row can be used", where=str(rows), mend=mend.strip())
         progress(f"refining {start.version} with {len(cases)} rows")
         made = update(start, cases, created=day, seed=seed)
         splits: list[Split] = []
@@ -128,6 +141,7 @@ def _result(
     residuals = [{"metric": name, **msgspec.to_builtins(r)} for name, r in sorted(made.residuals.items())]
     columns = ("metric", "group_sd", "row_sd", "bias", "groups", "rows")
     notices = [Notice(kind="rejected", text=p.why, where=p.id) for p in loaded.rejected[:20]]
+    notices += [Notice(kind="import", text=text) for text in loaded.notes]
     return Result(
         command="calibrate", answer=answer, tables={"residuals": table_of(residuals, columns=columns)},
         inputs_hash=hash_inputs({"rows": ",".join(case.row.id for case in cases), "version": made.version}),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+
+import msgspec
 
 from offramp import arch, catalog, intake
 from offramp.arch.record import Model
@@ -26,6 +28,7 @@ class Loaded(Record):
         rejected: rows whose own numbers disagree, with why.
         missing_version: rows without an engine version.
         suspect_chips: ids whose number of chips looks like tp x ep.
+        notes: what was converted on import, and what a benchmark file says against itself.
     """
 
     cases: tuple[Case, ...]
@@ -34,6 +37,7 @@ class Loaded(Record):
     missing_version: int = 0
     suspect_chips: tuple[str, ...] = ()
     rows: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=512)
@@ -47,17 +51,35 @@ def resolve(name: str) -> tuple[Model, str] | None:
     return None
 
 
-def load(path: str | Path, *, limit: int = LIMIT, chip: str = "") -> Loaded:
+def load(
+    path: str | Path, *, limit: int = LIMIT, chip: str = "", settings: Sequence[str] = (), closed: bool = False
+) -> Loaded:
     """Cases of a file in the serving schema, or of a benchmark file of another tool.
+
+    Args:
+        path: the file.
+        limit: most rows to predict.
+        chip: of rows that name none.
+        settings: ``NAME=VALUE`` texts that say what the file does not (:func:`offramp.intake.said_of`).
+        closed: turn rows of arrivals by rate into closed loops where their latencies allow it.
 
     Raises:
         InputError: not a readable file of that schema or of a known tool.
     """
     file = Path(path)
+    said = intake.said_of(settings, chip=chip)
     if file.is_file() and intake.is_bench(file):
-        return sort_out(intake.to_rows(intake.bench_of(file), chip=chip), limit=limit, where=file.name)
-    rows = ({**raw, "chip": raw.get("chip", "").strip() or chip} for raw in read_rows(file, chip_stated=not chip))
-    return sort_out(rows, limit=limit, where=file.name)
+        runs = intake.bench_of(file, said)
+        loaded = sort_out(intake.to_rows(runs), limit=limit, where=file.name)
+        return msgspec.structs.replace(loaded, notes=_notes(runs))
+    rows = (intake.complete_row(raw, said) for raw in read_rows(file, chip_stated="chip" not in said))
+    return sort_out(map(intake.as_closed, rows) if closed else rows, limit=limit, where=file.name)
+
+
+def _notes(runs: Sequence[intake.Bench]) -> tuple[str, ...]:
+    """Definitions once a tool, other remarks once a run."""
+    defined = [f"{run.tool}: {text}" for run in runs for text in run.definitions]
+    return tuple(dict.fromkeys([*defined, *(f"{run.where}: {text}" for run in runs for text in run.notes)]))
 
 
 def sort_out(rows: Iterable[dict[str, str]], *, limit: int, where: str) -> Loaded:

@@ -29,7 +29,7 @@ def _silent(_text: str) -> None:
 
 def validate(
     path: str | Path, *, by: Sequence[str] = ("chip", "engine", "metric"), calibration: str | Path | None = None,
-    progress: Progress = _silent,
+    chip: str = "", settings: Sequence[str] = (), progress: Progress = _silent,
 ) -> Result:  # fmt: skip
     """Predictions beside measurements.
 
@@ -37,6 +37,8 @@ def validate(
         path: CSV in the serving schema, or in one of the training schemas (told by its columns).
         by: columns to group the errors by.
         calibration: parameter file; None takes the shipped one.
+        chip: of rows that name none.
+        settings: ``NAME=VALUE`` texts that say what the file does not ("chips=8", "layout=TP8").
         progress: told what is being done.
 
     Raises:
@@ -50,7 +52,7 @@ def validate(
     if is_training_file(path):
         return validate_training(path, by=by, calibration=calibration, progress=progress)
     parameters = load_calibration(calibration)
-    loaded = measured.load(path)
+    loaded = measured.load(path, chip=chip, settings=settings)
     found: list[Prediction] = []
     for start in range(0, len(loaded.cases), CHUNK):
         if len(loaded.cases) > CHUNK:
@@ -62,6 +64,7 @@ def validate(
     log = FigureLog()
     log.note_date(parameters.created)
     inputs = {"file": Path(path).read_bytes(), "by": ",".join(by), "calibration": parameters.version}
+    inputs |= {"said": "\n".join((chip, *settings))} if chip or settings else {}
     return Result(
         command="validate", answer=_answer(found, groups, loaded), inputs_hash=hash_inputs(inputs),
         data_version=catalog.load().version, status="partial" if loaded.unpredicted or loaded.rejected else "ok",
@@ -97,7 +100,7 @@ def _group_table(groups: Sequence[GroupError], by: Sequence[str]) -> Any:
 
 
 def _notices(found: Sequence[Prediction], loaded: measured.Loaded) -> tuple[Notice, ...]:
-    notices: list[Notice] = []
+    notices: list[Notice] = [Notice(kind="import", text=text) for text in loaded.notes]
     if loaded.missing_version:
         text = f"{loaded.missing_version:,} rows state no engine version: only their date tells the software's age"
         notices.append(Notice(kind="no-version", text=text))

@@ -8,21 +8,34 @@ from offramp.cli._output import console, json_option, print_json, print_notices,
 
 
 @click.command("calibrate")
-@click.option("--from", "rows", required=True, type=click.Path(), help="CSV of measurements in the serving schema.")
+@click.option(
+    "--from",
+    "rows",
+    required=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="CSV in the serving schema, or a benchmark file.",
+)
 @click.option("--out", required=True, type=click.Path(), help="Parameter file to write (.json).")
 @click.option("--base", type=click.Path(), help="Parameter file to refine; the shipped one if absent.")
 @click.option("--chip", help="Chip of rows that do not name one.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="What the file does not say; repeatable.")
 @click.option("--fit-all", is_flag=True, help="Fit from the priors and cross-validate, instead of refining.")
 @click.option("--seed", default=0, show_default=True)
 @json_option
-def command(rows: str, out: str, base: str | None, chip: str | None, fit_all: bool, seed: int, as_json: bool) -> None:
+def command(
+    rows: str, out: str, base: str | None, chip: str | None, settings: tuple[str, ...], fit_all: bool, seed: int,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Refine the cost model with your own measurements.
 
-    Rows of your cluster narrow the intervals of its chips and engines; use the file with "assess --calibration".
+    Rows of your cluster narrow the intervals of its chips and engines; use the file with "assess --calibration". Of a
+    benchmark file --set says what the tool does not record: chips=8, layout="TP8", engine="vllm 0.11.0", weights=FP8,
+    model=Qwen/Qwen3-32B.
     """
     from offramp.app.calibrate import calibrate
 
-    result = calibrate(rows, out, base=base, chip=chip, own=not fit_all, seed=seed, progress=say)
+    result = calibrate(rows, out, base=base, chip=chip, own=not fit_all, seed=seed, settings=settings, progress=say)
     if as_json:
         print_json(result)
         return

@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path())
 @click.option("--by", default="chip,engine,metric", show_default=True, help="Columns to group errors by.")
 @click.option("--calibration", type=click.Path(), help="Parameter file; the shipped one if absent.")
+@click.option("--chip", default="", help="Chip of rows that do not name one.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="What the file does not say; repeatable.")
 @json_option
-def command(file: str, by: str, calibration: str | None, as_json: bool) -> None:
+def command(file: str, by: str, calibration: str | None, chip: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Predict every row of a file of measurements and print the errors.
 
-    FILE is a CSV in the serving schema (docs/validation.md). Rows that cannot be predicted are listed by reason.
+    FILE is a CSV in the serving schema (docs/validation.md) or a file of a known benchmark tool, of which --set says
+    what the tool does not record (chips=8, layout="TP8", engine="vllm 0.11.0"). Rows that cannot be predicted are
+    listed by reason.
     """
     from offramp.app.validate import validate
 
     columns = tuple(name.strip() for name in by.split(",") if name.strip())
-    result = validate(file, by=columns, calibration=calibration, progress=say)
+    result = validate(file, by=columns, calibration=calibration, chip=chip, settings=settings, progress=say)
     if as_json:
         click.echo(json.dumps(result.answer))
         return

@@ -8,13 +8,14 @@ says twice in different ways is named.
 
 from __future__ import annotations
 
-from offramp.intake.bench import Bench, bench_of, is_bench, to_rows
+from offramp.intake.bench import Bench, as_closed, bench_of, is_bench, to_rows
 from offramp.intake.kubectl import Deployment, NodeGroup, deployments_of, nodes_of
 from offramp.intake.metrics import Traffic, traffic_of
 from offramp.intake.prices import order_rows, price_rows
 from offramp.intake.prometheus import Series, metrics_of
+from offramp.intake.said import complete_row, said_of
 
 __all__ = [
-    "Bench", "Deployment", "NodeGroup", "Series", "Traffic", "bench_of", "deployments_of", "is_bench", "metrics_of",
-    "nodes_of", "order_rows", "price_rows", "to_rows", "traffic_of",
+    "Bench", "Deployment", "NodeGroup", "Series", "Traffic", "as_closed", "bench_of", "complete_row", "deployments_of", "is_bench",
+    "metrics_of", "nodes_of", "order_rows", "price_rows", "said_of", "to_rows", "traffic_of",
 ]  # fmt: skip

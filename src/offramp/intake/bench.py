@@ -7,7 +7,7 @@ Each reader says in :attr:`Bench.definitions` what its tool means by its columns
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ LATENCY_GAP: Final = 0.15
 CHUNK_GAP: Final = 0.05
 LITTLE_LOW: Final = 0.90
 LITTLE_HIGH: Final = 1.10
+KEPT_UP: Final = 0.95
+"""A run that completed less than this share of the rate offered was overloaded. Assumed: ramps at both ends cost less."""
 FACTS: Final = (
     "chip",
     "n_chips",
@@ -88,8 +90,12 @@ class Bench(Record):
     notes: tuple[str, ...] = ()
 
 
-def bench_of(path: str | Path) -> list[Bench]:
+def bench_of(path: str | Path, said: Mapping[str, str] | None = None) -> list[Bench]:
     """The runs of a benchmark file; a file beside it named ``<file>.toml`` adds what the tool does not record.
+
+    Args:
+        path: the file.
+        said: columns of the serving schema that the user states; they stand before the file's own.
 
     Raises:
         InputError: unreadable, or of no tool that is known.
@@ -98,8 +104,10 @@ def bench_of(path: str | Path) -> list[Bench]:
     found = _read(text, str(path))
     if not found:
         raise InputError("holds no benchmark run", where=str(path))
-    extra = _sidecar(Path(path))
-    return [checked(_with(bench, extra)) for bench in found]
+    from offramp.intake.said import complete_bench
+
+    told = {**_sidecar(Path(path)), **(said or {})}
+    return [checked(complete_bench(bench, told)) for bench in found]
 
 
 def is_bench(path: str | Path) -> bool:
@@ -143,32 +151,15 @@ def _read(text: str, where: str) -> list[Bench]:
 
 
 def _sidecar(path: Path) -> dict[str, str]:
+    """What a TOML file beside the benchmark file says, in the words of :func:`offramp.intake.said_of`."""
     from offramp.core.document import parse_toml
-    from offramp.core.errors import near_miss_hint
+    from offramp.intake.said import said_of
 
     file = path.with_name(path.name + ".toml")
     if not file.is_file():
         return {}
     data = parse_toml(read_text(file), where=str(file))
-    for key in data:
-        if key not in (*FACTS, "isl", "osl", "date"):
-            hint = near_miss_hint(key, FACTS) or f"Known: {', '.join(FACTS)}."
-            raise InputError(f'unknown key "{key}"', where=str(file), mend=hint)
-    return {key: str(value) for key, value in data.items()}
-
-
-def _with(bench: Bench, extra: dict[str, str]) -> Bench:
-    import msgspec
-
-    from offramp.intake.files import number
-
-    if not extra:
-        return bench
-    facts = {**bench.facts, **{key: value for key, value in extra.items() if key in FACTS}}
-    return msgspec.structs.replace(
-        bench, facts=facts, model=extra.get("model") or bench.model, date=extra.get("date") or bench.date,
-        isl=bench.isl or number(extra.get("isl")), osl=bench.osl or number(extra.get("osl")),
-    )  # fmt: skip
+    return said_of([f"{key}={value}" for key, value in data.items()], source=f"{file}:")
 
 
 def checked(bench: Bench) -> Bench:
@@ -247,7 +238,35 @@ def _row(bench: Bench, number: int, chip: str) -> dict[str, str]:
     row["source"], row["confidence"] = "own", "measured-by-third-party (own run)"
     for name, value in bench.metrics.items():
         row[name] = _text(value)
-    return row
+    return as_closed(row)
+
+
+def as_closed(row: Mapping[str, str]) -> dict[str, str]:
+    """A row of arrivals by rate as the closed loop with the same mean number of requests in flight.
+
+    In flight = requests/s x mean E2E (Little's law). Where fewer requests were completed than offered, latency grew
+    with the length of the run: only throughput and time per token are kept. A row without rate or latencies stays.
+    """
+    from offramp.intake.files import number
+
+    rate = number(row.get("rate"))
+    if rate is None or rate <= 0 or (row.get("concurrency") or "").strip():
+        return dict(row)
+    value = {name: number(row.get(name)) for name in ("e2e_ms_mean", "ttft_ms_mean", "tpot_ms_mean", "osl", "req_s")}
+    e2e, ttft, tpot, osl, done = value.values()
+    if not e2e and ttft and tpot and osl:
+        e2e = ttft + tpot * (osl - 1.0)
+    done = done or rate
+    if not e2e:
+        return dict(row)
+    flight = done * e2e * MILLI
+    out = {**row, "rate": "", "concurrency": _text(flight)}
+    said = f"arrivals at {rate:.4g} requests/s, {flight:.3g} in flight on average: taken as a closed loop of that many"
+    if done < KEPT_UP * rate:
+        said += f"; only {done:.4g} requests/s were completed: latencies grew with the run and are left out"
+        out = {name: "" if name.startswith(("ttft_", "e2e_")) else text for name, text in out.items()}
+    out["other"] = "; ".join(part for part in (row.get("other", ""), said) if part)
+    return out
 
 
 def _filled(bench: Bench) -> float | None:

@@ -17,6 +17,10 @@ from offramp.intake.bench import CHUNK_GAP, FACTS, Bench
 from offramp.intake.files import dig, number
 
 Item = dict[str, Any]
+UNSTREAMED: Final = 0.001
+"""TTFT and latency that differ by less than this share are one number."""
+MOST_ANSWER: Final = 1.5
+"""Answers longer than asked for by more are counted wrongly, not longer. Assumed: tokenisers differ by 20 % at most."""
 _STATS: Final = {"mean": "mean", "avg": "mean", "median": "median", "p50": "median", "p99": "p99"}
 
 
@@ -26,8 +30,10 @@ def is_vllm(item: Item) -> bool:
 
 
 def is_sglang(item: Item) -> bool:
-    """Whether it is a line of ``sglang.bench_serving``."""
-    return is_vllm(item) and ("mean_e2e_latency_ms" in item or "input_throughput" in item)
+    """Whether it is a line of ``sglang.bench_serving``; releases before 0.4 wrote no request throughput."""
+    if is_vllm(item):
+        return "mean_e2e_latency_ms" in item or "input_throughput" in item
+    return {"backend", "duration", "completed", "output_throughput", "total_output_tokens_retokenized"} <= item.keys()
 
 
 def is_guidellm(item: Item) -> bool:
@@ -88,6 +94,8 @@ def _flat(item: Item, where: str, *, tool: str, e2e: str, said: tuple[str, ...])
     _rates(metrics, output_tok_s=item.get("output_throughput"), total_tok_s=item.get("total_token_throughput"),
            input_tok_s=item.get("input_throughput"), req_s=item.get("request_throughput"))  # fmt: skip
     duration = number(item.get("duration"))
+    if "req_s" not in metrics and duration and done:
+        metrics["req_s"] = done / duration
     if "input_tok_s" not in metrics and duration and number(item.get("total_input_tokens")):
         metrics["input_tok_s"] = float(item["total_input_tokens"]) / duration
     rate = number(item.get("request_rate"))
@@ -265,10 +273,12 @@ def _aiperf(item: Item, where: str) -> Bench:
     phase = next((p for p in reversed(config.get("phases") or []) if isinstance(p, dict)), {})
     load = config.get("loadgen") if isinstance(config.get("loadgen"), dict) else {}
     stimulus = dig(config, "perf_analyzer", "stimulus") or {}
-    flight = (
-        number(phase.get("concurrency")) or number(dig(load, "concurrency")) or number(dig(stimulus, "concurrency"))
+    places = (phase, load, stimulus, config)  # as AIPerf's and genai-perf's releases moved them
+    flight = next((found for place in places if (found := number(dig(place, "concurrency")))), None)
+    rate = number(phase.get("rate")) or next(
+        (found for place in places if (found := number(dig(place, "request_rate")))), None
     )
-    rate = number(phase.get("rate")) or number(dig(load, "request_rate")) or number(dig(stimulus, "request_rate"))
+    notes += _doubts(item, config, metrics)
     done = int(number(dig(item, "request_count", "avg")) or number(dig(item, "request_latency", "count")) or 0)
     bad = number(dig(item, "error_request_count", "avg")) or 0
     return Bench(
@@ -281,7 +291,7 @@ def _aiperf(item: Item, where: str) -> Bench:
         osl=number(dig(item, "output_sequence_length", "avg")),
         concurrency=flight,
         rate=rate,
-        requests=done,
+        requests=done or None,
         failed=int(bad),
         duration_s=number(dig(item, "benchmark_duration", "avg")),
         metrics=metrics,
@@ -289,6 +299,23 @@ def _aiperf(item: Item, where: str) -> Bench:
         definitions=tuple(part for part in said if part),
         notes=tuple(notes),
     )
+
+
+def _doubts(item: Item, config: Item, metrics: dict[str, float]) -> list[str]:
+    """What an export says against itself: answers that were not streamed, tokens that nobody asked for."""
+    notes: list[str] = []
+    ttft, e2e = metrics.get("ttft_ms_mean"), metrics.get("e2e_ms_mean")
+    if ttft and e2e and abs(ttft - e2e) < UNSTREAMED * e2e:
+        for name in [key for key in metrics if key.startswith("ttft_")]:
+            del metrics[name]
+        notes.append("answers were not streamed: time to first token is the whole latency and is left out")
+    asked, osl = number(config.get("output_tokens_mean")), number(dig(item, "output_sequence_length", "avg"))
+    if asked and osl and osl > MOST_ANSWER * asked:
+        notes.append(
+            f"answers have {osl:.4g} tokens where {asked:g} were asked for: genai-perf 24.11 and 24.12 counted streamed "
+            "tokens several times; do not use token rates and times of such a file"
+        )
+    return notes
 
 
 def _chunks(item: Item, metrics: dict[str, float], more: dict[str, float]) -> str:
@@ -312,6 +339,7 @@ def _aiperf_model(config: Item) -> str:
     listed = config.get("models")
     if isinstance(listed, dict):
         names = [dig(entry, "name") for entry in listed.get("items") or []]
+    names += config["model"] if isinstance(config.get("model"), list) else []
     names += config.get("model_names") or dig(config, "endpoint", "model_names") or []
     tokenizer = dig(config, "tokenizer", "name")
     return str(
