@@ -7,6 +7,8 @@ import pytest
 
 from offramp.core.errors import BackendError, InfeasibleError, InputError
 from offramp.plan import analysis, rolling
+from offramp.plan.analysis import Ban, banned
+from offramp.plan.apart import solve_apart, solve_in_time, subset
 from offramp.plan.problem import OpenOrder, PlanProblem, ShareCap, check, replaced
 from offramp.plan.solution import residuals, solve
 
@@ -212,6 +214,31 @@ def test_bad_problems_are_refused(changes: dict[str, object], message: str):
 def test_a_time_limit_that_is_too_short_says_so():
     with pytest.raises(BackendError, match="time_limit"):
         solve(toy(400.0), time_limit_s=0.0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"cvar_weight": 0.5, "cvar_tail": 0.5}, {"integer": True, "lot": np.array([1.0, 2.0])}]
+)
+def test_when_time_is_up_there_is_a_plan_and_a_bound_around_the_best_one(changes: dict[str, object]):
+    best, cut = solve(toy(400.0, **changes)), solve_apart(toy(400.0, **changes))
+    assert cut.status == "time-limit"
+    assert cut.bound <= best.objective * (1 + 1e-9)
+    assert cut.objective >= best.objective * (1 - 1e-9)
+    assert max(residuals(cut).values()) < 1e-9
+    # by hand: knowing the future, the low one costs nothing; the high one buys 4 chips at 100 and 4 at a net 50
+    assert cut.bound == pytest.approx(0.5 * 0.0 + 0.5 * 600.0)
+
+
+def test_a_time_limit_gives_that_plan_and_no_limit_the_best_one():
+    assert solve_in_time(toy(400.0), 0.0).bound == pytest.approx(300.0)
+    assert solve_in_time(toy(400.0), None).objective == pytest.approx(500.0)
+
+
+def test_a_future_apart_keeps_its_own_bans_and_weights():
+    ban = Ban(kind="use", scope="all", workloads=np.array([True]), chips=np.array([True, False]), start=1)
+    part = subset(banned(toy(400.0), ban, scenarios=np.array([True, False])), [0])
+    assert part.weight.tolist() == [1.0]
+    assert not part.can_use[0, 1:, 0].any()
 
 
 @pytest.mark.parametrize("factor", [1e-9, 1e-3, 1e6, 1e12])

@@ -27,9 +27,10 @@ from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.app.study import Study
 from offramp.core.errors import InputError
 from offramp.core.result import FigureLog, Notice, Result, hash_inputs, table_of
-from offramp.plan import analysis
+from offramp.plan import analysis, words
+from offramp.plan.apart import solve_in_time, thinned
 from offramp.plan.problem import PlanProblem
-from offramp.plan.solution import Plan, solve
+from offramp.plan.solution import Plan
 from offramp.rules import rulebook_of
 from offramp.rules.records import DISCLAIMER
 
@@ -167,7 +168,7 @@ def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Prog
     if progress:
         s, q, c, w, _, _ = problem.sizes
         progress(f"solving {s} futures x {q} quarters x {c} chips x {w} workloads")
-    found = solve(problem, time_limit_s=study.plan.time_limit_s)
+    found = solve_in_time(problem, study.plan.time_limit_s)
     body: dict[str, Any] = {
         "study": study.study.name, "as_of": study.study.as_of.isoformat() if study.study.as_of else None,
         "currency": currency, "hypothetical_ban": options.ban or None,
@@ -188,8 +189,10 @@ def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Prog
         body["frontier"], tables["frontier"] = answers.frontier_part(cells, currency)
         body["headline"] = f"{body['frontier']['headline']}. {body['headline']}"
     if found.status != "optimal":
-        text = f"the solver ran into its time limit: the best bound is {found.gap:.1%} away"
-        setting.note("cut-short", text)
+        text = (f"the solver ran into its time limit. This plan costs {words.money(found.objective, currency)}; none can cost "
+                f"less than {words.money(found.bound, currency)} (best bound, {found.gap:.1%} away). Shadow prices, "
+                "waiting, regret and alternatives are left out")  # fmt: skip
+        setting.note("cut-short", text, "$.plan.time_limit")
     log = setting.ledger.log
     return Result(
         command="plan", answer=body, inputs_hash=inputs_hash, data_version=setting.ledger.catalog.version,
@@ -226,7 +229,7 @@ def _scenario_rows(setting: Setting, found: Plan) -> list[dict[str, Any]]:
 
 def _comparisons(setting: Setting, base: PlanProblem, found: Plan, options: Options) -> dict[str, Any]:
     """Value of ordering now, regret of ignoring the bans, plans without one vendor."""
-    if options.strict or base.integer:
+    if options.strict or base.integer or found.status != "optimal":
         return {}
     waiting = analysis.value_of_waiting(found)
     body: dict[str, Any] = {
@@ -244,7 +247,7 @@ def _comparisons(setting: Setting, base: PlanProblem, found: Plan, options: Opti
 
 def _sweep(setting: Setting, base: PlanProblem) -> tuple[PlanProblem, list[analysis.Ban]]:
     """The problem with fewer futures, and every ban of the frontier."""
-    problem = _thinned(base, SWEEP_DRAWS)
+    problem = thinned(base, SWEEP_DRAWS)
     chips = np.asarray([chip in bans.foreign(setting) for chip in problem.chips])
     months = setting.study.plan.support_life_s
     life = months / bans.QUARTER_S if months else setting.judged("support_life").value / 3.0
@@ -260,29 +263,6 @@ def _sweep(setting: Setting, base: PlanProblem) -> tuple[PlanProblem, list[analy
         for kind in ("buy", "use", "support") for name, mask in groups if mask.any() for start in starts
     ]  # fmt: skip
     return problem, listed
-
-
-def _thinned(problem: PlanProblem, most: int) -> PlanProblem:
-    """Every n-th future, weights kept in proportion."""
-    from offramp.plan.problem import replaced
-
-    s = len(problem.scenarios)
-    if s <= most:
-        return problem
-    keep = np.unique(np.linspace(0, s - 1, most).round().astype(int))
-    weight = problem.weight[keep] / problem.weight[keep].sum()
-    names = ("productivity", "demand", "price", "fill", "can_arrive", "can_use", "serviceable", "most_rent")
-    orders = tuple(_order_at(order, keep) for order in problem.orders)
-    return replaced(
-        problem, scenarios=[problem.scenarios[i] for i in keep], weight=weight, orders=orders,
-        **{name: getattr(problem, name)[keep] for name in names},
-    )  # fmt: skip
-
-
-def _order_at(order: Any, keep: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(order, arrives=order.arrives[keep])
 
 
 __all__ = ["Options", "is_national", "plan"]

@@ -93,6 +93,22 @@ def solve(
         InfeasibleError: ``strict`` and the limits contradict each other; the message names the rows in conflict.
         BackendError: no plan within the time limit.
     """
+    program, found = attempt(problem, time_limit_s=time_limit_s, solver=solver, commitments=commitments)
+    if not found.has_point:
+        raise BackendError(
+            f"no plan within {time_limit_s:g} s" if found.status == "time-limit" else f"the solver says {found.status}",
+            mend="Raise [plan] time_limit, or lower [plan] scenarios or quarters.",
+        )
+    return read(program, found)
+
+
+def attempt(
+    problem: PlanProblem, *, time_limit_s: float | None = None, solver: str = "choose", commitments: Plan | None = None
+) -> tuple[Program, Solution]:
+    """The programme and what the solver found, which may hold no plan when its time was up.
+
+    Args and raises as :func:`solve`, other than for the time.
+    """
     program = build(check(problem))
     if commitments is not None:
         _fix(program, commitments)
@@ -102,12 +118,7 @@ def solve(
             "the limits contradict each other: " + "; ".join(explain_conflict(program, highs)),
             mend="Leave out --strict to see what breaking each would cost.",
         )
-    if not found.has_point:
-        raise BackendError(
-            f"no plan within {time_limit_s:g} s" if time_limit_s else f"the solver says {found.status}",
-            mend="Raise [plan] time_limit, or lower [plan] scenarios or quarters.",
-        )
-    return read(program, found)
+    return program, found
 
 
 def _fix(program: Program, plan: Plan) -> None:

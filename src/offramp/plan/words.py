@@ -158,8 +158,10 @@ def headline(plan: Plan, currency: str) -> str:
     for _, chip, _, amount in rows:
         by_chip[chip] = by_chip.get(chip, 0.0) + amount
     what = " and ".join(f"{count(amount)} {chip}" for chip, amount in by_chip.items()) or "nothing"
-    short = worst_shortfall(plan)
-    left = "all work is done in every future" if short <= 0.005 else f"up to {short:.0%} of a workload stays undone"
+    short, ever = worst_shortfall(plan), float(shortfall_quantiles(plan, [1.0])[0].max(initial=0.0))
+    left = f"up to {short:.0%} of a workload stays undone with 90 % probability"
+    if short <= 0.005:
+        left = "all work is done in every future" if ever <= 0.005 else "all work is done with 90 % probability"
     return f"Order {what} in {first}; expected cost {money(plan.cost, currency)}; {left}"
 
 
