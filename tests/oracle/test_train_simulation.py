@@ -15,6 +15,13 @@ CASES = {
                            replicas=64, elastic=True),
     "spares": Reliability(failures_per_s=2.5e-5, restart_s=900.0, stall_s=10.0, lag_s=180.0, nodes=256, spare_nodes=9,
                           replicas=64),
+    "slow": Reliability(failures_per_s=1 / 11_000.0, restart_s=720.0, stall_s=10.0, lag_s=120.0, slow_per_s=2e-5,
+                        slow_notice_s=7200.0, slow_factor=1.34),
+    "corrupt": Reliability(failures_per_s=1 / 11_000.0, restart_s=720.0, stall_s=10.0, lag_s=180.0,
+                           corruptions_per_s=1 / 90_000.0, corruption_s=7200.0),
+    "all": Reliability(failures_per_s=2.5e-5, restart_s=900.0, stall_s=10.0, lag_s=180.0, nodes=256, spare_nodes=3,
+                       replicas=64, elastic=True, slow_per_s=1e-5, slow_notice_s=3600.0, slow_factor=1.5,
+                       corruptions_per_s=1 / 400_000.0, corruption_s=14_400.0),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from offramp.train.goodput import (
     break_even_rate,
     checkpoint_goodput,
     goodput,
-    slow_share,
 )
 
 RUN = Reliability(failures_per_s=1 / 11_000.0, restart_s=720.0, stall_s=10.0, lag_s=120.0)
@@ -76,10 +76,13 @@ def test_waiting_run_has_all_nodes_with_poisson_probability() -> None:
 
 def test_corruption_and_slow_nodes_cost() -> None:
     base = float(goodput(RUN, 500.0)[0])
-    sick = Reliability(
-        failures_per_s=1 / 11_000.0, restart_s=720.0, stall_s=10.0, lag_s=120.0, corruptions_per_s=1e-6,
-        corruption_s=7200.0,
-        slow_share=slow_share(1e-9, 256, 3600.0), slow_factor=1.3,
-    )  # fmt: skip
-    expected = base / (1 + 1e-6 * (7200 + 720)) / (1 + 0.3 * (1 - math.exp(-1e-9 * 256 * 3600)))
-    assert float(goodput(sick, 500.0)[0]) == pytest.approx(expected, rel=1e-9)
+    sick = replace(RUN, corruptions_per_s=1e-6, corruption_s=7200.0, slow_per_s=256e-9, slow_notice_s=3600.0,
+                   slow_factor=1.3)  # fmt: skip
+    void = (1.0 - 1e-6 * (250.0 + 120.0)) / (1.0 + 1e-6 * (7200.0 + 720.0))
+    pace = 1.0 - (1.0 - math.exp(-256e-9 * 3600.0)) * (1.0 - 1.0 / 1.3)
+    assert float(goodput(sick, 500.0)[0]) == pytest.approx(base * void * pace, rel=1e-9)
+
+
+def test_always_slow_is_slower_by_the_factor() -> None:
+    sick = replace(RUN, slow_per_s=1.0, slow_notice_s=1e6, slow_factor=2.0)
+    assert float(goodput(sick, 500.0)[0]) == pytest.approx(0.5 * float(goodput(RUN, 500.0)[0]), rel=1e-9)

@@ -140,18 +140,43 @@ class PlanSettings(Record):
 
 
 class TrainSettings(Record):
-    """[train]: reliability and schedule of training clusters.
+    """[train]: reliability of training clusters, and what trying a chip is worth.
 
     Attributes:
-        hazard_per_device_hour: unexpected failures; the catalogue's prior for the chip where absent.
+        hazard_per_device_hour: unexpected stops; the catalogue's prior for the chip where absent.
         checkpoint_s: (key "checkpoint_interval"); the best one where absent.
+        stall_s, lag_s: (keys "checkpoint_stall", "checkpoint_lag") training stands still for a checkpoint, and time until
+            it is safe in storage while training goes on; assumed ones where absent.
         restart_s: (key "restart") from failure to training again.
+        repair_s: (key "repair") until a failed node is back; an assumed one where absent.
         spares: share of the cluster kept as hot spares.
-        framework: "megatron", "mindspeed" ...; the chip's usual one where absent.
+        elastic: goes on with fewer replicas when spares run out; otherwise it waits.
+        slow_per_node_hour: nodes that turn slow without failing; 0 leaves them out.
+        slow_factor, slow_notice_s: (key "slow_notice") step time while one is slow, and how long it goes unnoticed.
+        corruption_per_device_hour: silent data corruption that reaches the weights; 0 leaves it out.
+        corruption_notice_s: (key "corruption_notice") until it is noticed and training rolls back.
+        framework: "megatron-bridge", "mindspeed" ...; the chip's usual one where absent.
+        port_success, port_time_s: (key "port_time") chance that the run works there in the end, and work before it can
+            start, by chip pattern ("huawei/*"); assumed ones by stage where absent.
+        delay_cost: of the result, money per time; an assumed share of the cluster's cost where absent.
+        option_value: what being able to train there afterwards is worth.
     """
 
     hazard_per_device_hour: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     checkpoint_s: Seconds | None = field(name="checkpoint_interval", default=None)
+    stall_s: Seconds | None = field(name="checkpoint_stall", default=None)
+    lag_s: Seconds | None = field(name="checkpoint_lag", default=None)
     restart_s: Seconds | None = field(name="restart", default=None)
+    repair_s: Seconds | None = field(name="repair", default=None)
     spares: Share | None = None
+    elastic: bool = True
+    slow_per_node_hour: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    slow_factor: Annotated[float, Meta(ge=1.0, le=100.0)] | None = None
+    slow_notice_s: Seconds | None = field(name="slow_notice", default=None)
+    corruption_per_device_hour: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    corruption_notice_s: Seconds | None = field(name="corruption_notice", default=None)
     framework: str = ""
+    port_success: dict[str, Share] = {}
+    port_time_s: dict[str, Seconds] = field(name="port_time", default_factory=dict)
+    delay_cost: MoneyPerTime | None = None
+    option_value: Money | None = None

@@ -78,13 +78,22 @@ def failing_of(setting: Setting, chip: Chip) -> Failing:
     """Reliability of a cluster: the study's own numbers first, then sourced ones, then assumed ones."""
     own = setting.study.train
     vendor = chip.vendor.lower()
-    hazard = own.hazard_per_device_hour
+
+    def either(value: float | None, kind: str, of: str = "") -> Spread:
+        return prior(setting, kind, of) if value is None else _exactly(value)
+
+    sick: dict[str, Any] = {}
+    if own.slow_per_node_hour:
+        sick |= {"slow_per_node_hour": own.slow_per_node_hour, "slow_factor": either(own.slow_factor, "slow_factor"),
+                 "slow_notice_s": either(own.slow_notice_s, "slow_notice")}  # fmt: skip
+    if own.corruption_per_device_hour:
+        sick |= {"corruption_per_chip_hour": own.corruption_per_device_hour,
+                 "corruption_notice_s": either(own.corruption_notice_s, "corruption_notice")}  # fmt: skip
     return Failing(
-        hazard_per_chip_hour=prior(setting, "hazard", vendor) if hazard is None else _exactly(hazard),
-        restart_s=prior(setting, "restart", vendor) if own.restart_s is None else _exactly(own.restart_s),
-        stall_s=prior(setting, "stall"), lag_s=prior(setting, "lag"), repair_s=prior(setting, "repair"),
-        planned=prior(setting, "planned"), spares=0.01 if own.spares is None else own.spares,
-        interval_s=own.checkpoint_s,
+        hazard_per_chip_hour=either(own.hazard_per_device_hour, "hazard", vendor),
+        restart_s=either(own.restart_s, "restart", vendor), stall_s=either(own.stall_s, "stall"),
+        lag_s=either(own.lag_s, "lag"), repair_s=either(own.repair_s, "repair"), planned=prior(setting, "planned"),
+        spares=0.01 if own.spares is None else own.spares, interval_s=own.checkpoint_s, elastic=own.elastic, **sick,
     )  # fmt: skip
 
 
@@ -182,6 +191,7 @@ BINDS: Final = {
     "gather": "gathering of sharded weights",
     "hop": "sends between pipeline stages", "bubble": "idle pipeline stages and stragglers",
     "end": "gradient exchange and optimiser", "failures": "failures, restarts and planned stops",
+    "slow": "slow nodes that nobody noticed yet", "corruption": "silent data corruption and rolling back",
 }  # fmt: skip
 
 
@@ -189,7 +199,9 @@ def binding(out: Outlook) -> list[dict[str, Any]]:
     """What a day of wall time goes to, largest first."""
     good = float(np.median(out.goodput))
     shares = {name: float(value[0]) * good for name, value in out.step.shares().items()}
-    shares["failures"] = 1.0 - good
+    lost = {name: value for name, value in out.lost_shares.items() if value > 0}
+    shares |= lost
+    shares["failures"] = max(1.0 - good - sum(lost.values()), 0.0)
     total = sum(shares.values())
     ordered = sorted(shares.items(), key=lambda item: -item[1])
     return [{"part": name, "what": BINDS[name], "share": value / total} for name, value in ordered if value > 0.002]
@@ -255,6 +267,9 @@ def center_reliability(
         nodes=max(out.active // max(q.packages_per_node, 1), 1),
         spare_nodes=(out.chips - out.active) // max(q.packages_per_node, 1), replicas=out.found.layouts[0].dp,
         elastic=f.elastic,
+        slow_per_s=f.slow_per_node_hour * (out.active // max(q.packages_per_node, 1)) / HOUR_S,
+        slow_notice_s=f.slow_notice_s.mid, slow_factor=f.slow_factor.mid,
+        corruptions_per_s=f.corruption_per_chip_hour * out.active / HOUR_S, corruption_s=f.corruption_notice_s.mid,
     )  # fmt: skip
 
 

@@ -40,7 +40,8 @@ class Reliability:
         replicas: data-parallel replicas (what an elastic run can drop).
         elastic: shrinks when spares run out; otherwise it waits.
         corruptions_per_s, corruption_s: silent data corruptions, and how long one goes unnoticed.
-        slow_share: share of steps with a slow node that nobody noticed, and ``slow_factor`` its step time over normal.
+        slow_per_s, slow_notice_s: nodes of the run that turn slow, and how long one stays until it is replaced.
+        slow_factor: step time while at least one node is slow, over the usual one.
     """
 
     failures_per_s: Num
@@ -54,7 +55,8 @@ class Reliability:
     elastic: bool = False
     corruptions_per_s: Num = 0.0
     corruption_s: Num = 0.0
-    slow_share: Num = 0.0
+    slow_per_s: Num = 0.0
+    slow_notice_s: Num = 0.0
     slow_factor: Num = 1.0
 
 
@@ -114,22 +116,30 @@ def availability(r: Reliability, failures_per_s: float) -> float:
     return float((mass * speed).sum())
 
 
-def goodput(r: Reliability, interval_s: Num) -> F8:
-    """Goodput with everything: checkpoints, spares, silent corruption, slow nodes. [draws] or a scalar array.
+def corruption_factor(r: Reliability, interval_s: Num) -> F8:
+    """Share of progress that silent corruption leaves.
 
-    A corruption costs what was trained unnoticed and a restart; a slow node stretches the steps that it is in.
+    All that was trained since the last checkpoint before the corruption is void once it is noticed; then the run
+    restarts. Source: renewal-reward over the time from one corruption to the next.
     """
+    rate = np.asarray(r.corruptions_per_s, dtype=np.float64)
+    before = np.asarray(interval_s) / 2.0 + np.asarray(r.lag_s)
+    after = np.asarray(r.corruption_s) + np.asarray(r.restart_s)
+    return np.maximum(1.0 - rate * before, 0.0) / (1.0 + rate * after)
+
+
+def slow_factor(r: Reliability) -> F8:
+    """Mean speed over full speed with slow nodes that nobody noticed yet; they are Poisson in time (M/G/infinity)."""
+    share = -np.expm1(-np.asarray(r.slow_per_s, dtype=np.float64) * np.asarray(r.slow_notice_s))
+    return 1.0 - share * (1.0 - 1.0 / np.maximum(np.asarray(r.slow_factor, dtype=np.float64), 1.0))
+
+
+def goodput(r: Reliability, interval_s: Num) -> F8:
+    """Goodput with everything: checkpoints, spares, silent corruption, slow nodes. [draws] or a scalar array."""
     base = np.atleast_1d(checkpoint_goodput(r, interval_s))
     rates = np.broadcast_to(np.asarray(r.failures_per_s, dtype=np.float64), base.shape)
     here = np.array([availability(r, float(rate)) for rate in rates]) if r.nodes else np.ones_like(base)
-    corrupted = 1.0 + np.asarray(r.corruptions_per_s) * (np.asarray(r.corruption_s) + np.asarray(r.restart_s))
-    slow = 1.0 + np.asarray(r.slow_share) * (np.asarray(r.slow_factor) - 1.0)
-    return base * here / corrupted / slow
-
-
-def slow_share(slow_per_node_s: float, nodes: int, notice_s: float) -> float:
-    """Share of time with at least one slow node that nobody noticed yet: slow nodes are Poisson in time."""
-    return 1.0 - math.exp(-slow_per_node_s * nodes * notice_s)
+    return base * here * corruption_factor(r, interval_s) * slow_factor(r)
 
 
 def break_even_rate(r: Reliability, wanted: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from offramp.core.units import DAY_S, HOUR_S
 from offramp.cost.device import Device
 from offramp.train.cases import usable_devices
 from offramp.train.features import features
-from offramp.train.goodput import Reliability, best_interval_s, goodput
+from offramp.train.goodput import Reliability, best_interval_s, corruption_factor, goodput, slow_factor
 from offramp.train.layout import Layout, Task, grid_of
 from offramp.train.parameters import Posterior, Stack, draw, residual_of
 from offramp.train.search import Found, Limits, search
@@ -48,6 +48,9 @@ class Spread:
         return self.mid * np.exp(np.where(z > 0, up, down) * z)
 
 
+NEVER_SLOW: Final = Spread(low=1.0, mid=1.0, high=1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failing:
     """How the cluster fails, before it is known how large it is.
@@ -59,6 +62,8 @@ class Failing:
         spares: hot spares beside the chips that train, as a share of them.
         interval_s: between checkpoints; None takes the best.
         elastic: shrink when spares run out.
+        slow_per_node_hour, slow_factor, slow_notice_s: nodes that turn slow, step time while one is, until it is noticed.
+        corruption_per_chip_hour, corruption_notice_s: silent data corruption, and until it is noticed.
     """
 
     hazard_per_chip_hour: Spread
@@ -70,6 +75,11 @@ class Failing:
     spares: float = 0.01
     interval_s: float | None = None
     elastic: bool = True
+    slow_per_node_hour: float = 0.0
+    slow_factor: Spread = NEVER_SLOW
+    slow_notice_s: Spread = NEVER_SLOW
+    corruption_per_chip_hour: float = 0.0
+    corruption_notice_s: Spread = NEVER_SLOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +119,7 @@ class Outlook:
         found: layouts, best first.
         step: parts of the step at the centre.
         step_s, mfu, goodput, days: draws.
+        lost_shares: of wall time at the median: slow nodes, silent corruption, and nodes in repair.
         interval_s: between checkpoints, at the centre.
         failures: expected stops over the run, draws.
         compute_share, memory_share: of a step, for energy.
@@ -125,6 +136,7 @@ class Outlook:
     interval_s: float
     failures: F8
     compute_share: float
+    lost_shares: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def spare_chips(chips: int, spares: float, per_node: int) -> int:
@@ -212,8 +224,16 @@ def outlook(question: Question, posterior: Posterior, chips: int, *, draws: int 
         chips=active + spare, active=active, found=found, step=center, step_s=step_s,
         mfu=flop * task.step_tokens / step_s / peak / devices, goodput=good, days=days,
         interval_s=float(np.median(interval)), failures=np.asarray(reliability.failures_per_s) * days * DAY_S,
-        compute_share=float((center.compute / center.total)[0]),
+        compute_share=float((center.compute / center.total)[0]), lost_shares=_lost_shares(reliability, interval),
     )  # fmt: skip
+
+
+def _lost_shares(r: Reliability, interval_s: F8) -> dict[str, float]:
+    """Share of wall time that slow nodes and silent corruption cost, at the median."""
+    return {
+        "slow": float(np.median(1.0 - slow_factor(r))),
+        "corruption": float(np.median(1.0 - corruption_factor(r, interval_s))),
+    }
 
 
 def peak_of(device: Device, dtype: str) -> float:
@@ -224,13 +244,20 @@ def peak_of(device: Device, dtype: str) -> float:
 def cluster_reliability(q: Question, active: int, spare: int, layout: Layout, draws: int) -> Reliability:
     """Rates and times of a cluster, as draws."""
     f = q.failing
-    rate = f.hazard_per_chip_hour.draws(draws, q.seed, f"hazard {q.device.vendor}") * active / HOUR_S
+
+    def drawn(spread: Spread, name: str) -> F8:
+        return spread.draws(draws, q.seed, name)
+
     nodes = max(active // max(q.packages_per_node, 1), 1)
     return Reliability(
-        failures_per_s=rate, restart_s=f.restart_s.draws(draws, q.seed, f"restart {q.device.vendor}"),
-        stall_s=f.stall_s.draws(draws, q.seed, "stall"), lag_s=f.lag_s.draws(draws, q.seed, "lag"),
-        repair_s=f.repair_s.mid, nodes=nodes, spare_nodes=spare // max(q.packages_per_node, 1), replicas=layout.dp,
-        elastic=f.elastic,
+        failures_per_s=drawn(f.hazard_per_chip_hour, f"hazard {q.device.vendor}") * active / HOUR_S,
+        restart_s=drawn(f.restart_s, f"restart {q.device.vendor}"), stall_s=drawn(f.stall_s, "stall"),
+        lag_s=drawn(f.lag_s, "lag"), repair_s=f.repair_s.mid, nodes=nodes,
+        spare_nodes=spare // max(q.packages_per_node, 1), replicas=layout.dp, elastic=f.elastic,
+        slow_per_s=f.slow_per_node_hour * nodes / HOUR_S, slow_notice_s=drawn(f.slow_notice_s, "slow notice"),
+        slow_factor=drawn(f.slow_factor, "slow factor"),
+        corruptions_per_s=f.corruption_per_chip_hour * active / HOUR_S,
+        corruption_s=drawn(f.corruption_notice_s, "corruption notice"),
     )  # fmt: skip
 
 

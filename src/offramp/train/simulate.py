@@ -1,7 +1,8 @@
 """Discrete-event simulation of a training run that fails: the check on the closed form, and what it leaves out.
 
-Events are failures, the end of a checkpoint interval, a checkpoint reaching storage, the end of a restart and the end
-of a repair. Failures also strike while restarting. Everything is drawn from one seed.
+Events are failures, the end of a checkpoint interval, a checkpoint reaching storage, the end of a restart, the end of a
+repair, a node turning slow and its replacement, a silent corruption and its discovery. Failures also strike while
+restarting. Everything is drawn from one seed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Run:
         failures: stops, those while restarting included.
         lost_s: progress trained twice. ``down_s`` detection and restart, ``waiting_s`` without enough nodes,
             ``stall_s`` at checkpoints.
+        corruptions: noticed, each with the time that it voided in ``lost_s``.
     """
 
     wall_s: float
@@ -34,6 +36,7 @@ class Run:
     down_s: float
     waiting_s: float
     stall_s: float
+    corruptions: int = 0
 
     @property
     def goodput(self) -> float:
@@ -42,11 +45,24 @@ class Run:
 
 
 class _Nodes:
-    """Nodes in repair; time only moves forward."""
+    """Nodes in repair and slow nodes; time only moves forward."""
 
-    def __init__(self, r: Reliability) -> None:
+    def __init__(self, r: Reliability, rng: np.random.Generator) -> None:
         self.r = r
+        self.rng = rng
         self.back: list[float] = []
+        self.slow_at = self._gap(0.0)
+        self.slow_until = 0.0
+
+    def _gap(self, now: float) -> float:
+        rate = float(self.r.slow_per_s)
+        return now + float(self.rng.exponential(1.0 / rate)) if rate > 0 else float("inf")
+
+    def _is_slow(self, now: float) -> bool:
+        while self.slow_at <= now:
+            self.slow_until = max(self.slow_until, self.slow_at + float(self.r.slow_notice_s))
+            self.slow_at = self._gap(self.slow_at)
+        return now < self.slow_until
 
     def fail(self, now: float) -> None:
         heapq.heappush(self.back, now + self.r.repair_s)
@@ -57,13 +73,16 @@ class _Nodes:
         return max(len(self.back) - self.r.spare_nodes, 0)
 
     def speed(self, now: float) -> float:
+        pace = 1.0 / float(self.r.slow_factor) if self._is_slow(now) else 1.0
         lacking = self.missing(now)
         if not lacking or not self.r.nodes:
-            return 1.0
-        return max(1.0 - lacking / max(self.r.replicas, 1), 0.0) if self.r.elastic else 0.0
+            return pace
+        return pace * max(1.0 - lacking / max(self.r.replicas, 1), 0.0) if self.r.elastic else 0.0
 
-    def next_back(self) -> float:
-        return self.back[0] if self.back else float("inf")
+    def next_change(self, now: float) -> float:
+        """When the speed may change next."""
+        ends = self.slow_until if now < self.slow_until else float("inf")
+        return min(self.back[0] if self.back else float("inf"), self.slow_at, ends)
 
 
 def simulate(
@@ -79,32 +98,63 @@ def simulate(
         most_failures: where a run that never finishes is cut.
     """
     rng = np.random.default_rng(derive_seed(seed, "train-failures"))
+    nodes = _Nodes(r, np.random.default_rng(derive_seed(seed, "train-slow")))
+    corrupts = float(r.corruptions_per_s)
+    totals = _Totals()
+    while totals.done < useful_s and totals.failures < most_failures:
+        until = totals.now + float(rng.exponential(1.0 / corrupts)) if corrupts > 0 else float("inf")
+        _until(totals, r, nodes, rng, interval_s=interval_s, useful_s=useful_s, until=until, most=most_failures)
+        if totals.now < until:
+            break
+        totals.corruptions += 1  # what was trained since the last checkpoint before it is void once it is noticed
+        totals.lost += float(r.corruption_s)
+        totals.down += float(r.restart_s)
+        totals.now = max(totals.now, until) + float(r.corruption_s) + float(r.restart_s)
+    t = totals
+    return Run(wall_s=t.now, useful_s=min(t.done, useful_s), failures=t.failures, lost_s=t.lost, down_s=t.down,
+               waiting_s=t.waiting, stall_s=t.stalled, corruptions=t.corruptions)  # fmt: skip
+
+
+@dataclass
+class _Totals:
+    """What a run has come to so far; seconds."""
+
+    now: float = 0.0
+    done: float = 0.0
+    down: float = 0.0
+    waiting: float = 0.0
+    stalled: float = 0.0
+    lost: float = 0.0
+    failures: int = 0
+    corruptions: int = 0
+
+
+def _until(
+    t: _Totals, r: Reliability, nodes: _Nodes, rng: np.random.Generator, *, interval_s: float, useful_s: float,
+    until: float, most: int,
+) -> None:  # fmt: skip
+    """Runs on, failures and restarts included, until the work is done or the clock shows ``until``."""
     rate, restart = float(r.failures_per_s), float(r.restart_s)
     stall, lag = float(r.stall_s), float(r.lag_s)
-    nodes = _Nodes(r)
-    now = done = down = waiting = stalled = lost = 0.0
-    failures = 0
-    while done < useful_s and failures < most_failures:
-        gap = float(rng.exponential(1.0 / rate)) if rate > 0 else float("inf")
-        end = now + gap
-        kept, trained, idle, stood, now = _stretch(nodes, now, end, interval_s, stall, lag, useful_s - done)
-        done += kept
-        waiting += idle
-        stalled += stood
-        lost += trained - kept
-        if now < end:
-            break
-        failures += 1
-        nodes.fail(now)
+    while t.done < useful_s and t.failures < most and t.now < until:
+        fails = t.now + (float(rng.exponential(1.0 / rate)) if rate > 0 else float("inf"))
+        end = min(fails, until)
+        kept, trained, idle, stood, t.now = _stretch(nodes, t.now, end, interval_s, stall, lag, useful_s - t.done)
+        t.done += kept
+        t.waiting += idle
+        t.stalled += stood
+        t.lost += trained - kept
+        if t.now < end or end < fails:
+            return
+        t.failures += 1
+        nodes.fail(t.now)
         while True:  # a failure while restarting starts it again
             again = float(rng.exponential(1.0 / rate))
             if again >= restart:
-                now, down = now + restart, down + restart
+                t.now, t.down = t.now + restart, t.down + restart
                 break
-            now, down, failures = now + again, down + again, failures + 1
-            nodes.fail(now)
-    return Run(wall_s=now, useful_s=min(done, useful_s), failures=failures, lost_s=lost, down_s=down, waiting_s=waiting,
-               stall_s=stalled)  # fmt: skip
+            t.now, t.down, t.failures = t.now + again, t.down + again, t.failures + 1
+            nodes.fail(t.now)
 
 
 def _stretch(
@@ -115,7 +165,7 @@ def _stretch(
     pending: list[tuple[float, float]] = []
     while True:
         speed = nodes.speed(now)
-        change = nodes.next_back()
+        change = nodes.next_change(now)
         if speed <= 0.0:
             stop = min(change, end)
             idle, now = idle + stop - now, stop
