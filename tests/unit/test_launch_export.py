@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from offramp.app.export import csv_text, export
-from offramp.app.launch import data, launch
+from offramp.app.launch import launch
+from offramp.app.launch_engines import data
 from offramp.app.launch_files import yaml as to_yaml
 from offramp.catalog.engines import version_key
 from offramp.core.errors import InputError, ModelRangeError

@@ -6,13 +6,13 @@ import re
 import shlex
 import tomllib
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from offramp import __version__, arch, catalog
+from offramp.app.launch_engines import DATA, SETTINGS, data, effective_dtype
 from offramp.app.launch_files import files_of
 from offramp.app.runs import read_result
 from offramp.catalog import Catalog, Chip
@@ -20,9 +20,6 @@ from offramp.catalog.engines import version_key
 from offramp.core.errors import InputError, ModelRangeError, OfframpError, near_miss_hint
 from offramp.core.record import Record
 from offramp.core.result import Notice, Result, hash_inputs, result_from_json, table_of
-
-DATA: Final = Path(__file__).resolve().parents[1] / "data" / "launch"
-PORT: Final = 8000
 
 
 class Flag(Record):
@@ -84,12 +81,6 @@ class Launch(Record):
     context: int
     mean_isl: float
     notes: tuple[str, ...] = ()
-
-
-@lru_cache(maxsize=1)
-def data() -> dict[str, Any]:
-    """Engines, flags and manifests."""
-    return tomllib.loads((DATA / "engines.toml").read_text("utf-8"))
 
 
 def launch(
@@ -223,14 +214,14 @@ def _launch(item: dict[str, Any], facts: Catalog, chip_name: str) -> Launch:
 def _compose(
     item: dict[str, Any], entry: dict[str, Any], chip: Chip, known: dict[str, Any], facts: Catalog, version: str
 ) -> Launch:
-    layout = {**entry["layout"], "weights_dtype": effective_dtype(entry)}
-    system = facts.systems.get(layout["system"])
+    system = facts.systems.get(entry["layout"]["system"])
     per_server = (system.packages_per_node if system else 8) * chip.devices
+    layout: dict[str, Any] = {**entry["layout"], "weights_dtype": effective_dtype(entry), "per_server": per_server}
     nodes = max(-(-int(layout["devices"]) // per_server), 1)
     style = known["style"]
     model = arch.load(item["model"]) if not Path(item["model"]).is_file() else None
     context = model.max_context_tokens if model else 0
-    settings, notes = _SETTINGS[style](layout, known, item, chip, context, model)
+    settings, notes = SETTINGS[style](layout, known, item, chip, context, model)
     flags = tuple(_flag(name, value, why, style, version, chip) for name, value, why in settings)
     command = _command(style, item["model"], flags)
     served = re.sub(r"[^a-z0-9.-]+", "-", item["model"].rpartition("/")[2].lower()).strip("-.")
@@ -264,16 +255,6 @@ def _compose(
     )
 
 
-def effective_dtype(entry: dict[str, Any]) -> str:
-    """The precision that the weights need: the layout's, or what the chip falls back to."""
-    dtype, fallback = str(entry["layout"]["weights_dtype"]), str(entry["precision_fallback"])
-    if dtype in ("checkpoint", ""):
-        for mark, name in (("INT8", "int8"), ("BF16", "bf16"), ("INT4", "int4")):
-            if f"as {mark}" in fallback or f"as W8A8 {mark}" in fallback or f"as W4A16 {mark}" in fallback:
-                return name
-    return dtype
-
-
 def resource_of(chip: Chip) -> str:
     """The device-plugin resource of a chip's vendor.
 
@@ -286,156 +267,6 @@ def resource_of(chip: Chip) -> str:
         if entry["vendor"] == vendor and entry.get("default", chip.id) == chip.id:
             return str(entry["name"])
     raise ModelRangeError(f"no device-plugin resource is known for {chip.name}", where=chip.id)
-
-
-Setting = tuple[str, str, str]
-
-
-def _vllm(
-    layout: dict[str, Any], known: dict[str, Any], item: dict[str, Any], chip: Chip, context: int, model: Any
-) -> tuple[list[Setting], list[str]]:
-    notes: list[str] = []
-    out: list[Setting] = [("--host", "0.0.0.0", "listens on every address of the pod"), ("--port", str(PORT), "port")]
-    out.append(("--tensor-parallel-size", str(layout["tp"]), "tensor parallel degree of the layout"))
-    if layout["pp"] > 1:
-        out.append(("--pipeline-parallel-size", str(layout["pp"]), "pipeline parallel degree of the layout"))
-    if layout["dp"] > 1:
-        out.append(("--data-parallel-size", str(layout["dp"]), "data-parallel attention ranks of the layout"))
-    if layout["ep"] > 1:
-        out.append(("--enable-expert-parallel", "", f"experts over all {layout['tp'] * layout['dp']} ranks"))
-        if layout["ep"] != layout["tp"] * layout["dp"]:
-            notes.append(
-                f"the layout has EP {layout['ep']}; vLLM's expert parallel degree is always TP x DP = "
-                f"{layout['tp'] * layout['dp']}"
-            )
-    out.append(
-        ("--max-num-batched-tokens", str(layout["max_batch_tokens"]), "token budget of a step, per data-parallel rank")
-    )
-    out.append(
-        ("--max-num-seqs", str(layout["max_seqs"] * layout["pp"]), "sequences in flight, per data-parallel rank")
-    )
-    if context:
-        out.append(
-            ("--max-model-len", str(context), "longest context that the model allows; lower it to what users need")
-        )
-    precision, about = _vllm_precision(layout["weights_dtype"], known, model, item["model"])
-    return [*out, *precision], [*notes, *about]
-
-
-def _vllm_precision(dtype: str, known: dict[str, Any], model: Any, name: str) -> tuple[list[Setting], list[str]]:
-    stored = stored_dtype(model)
-    special = known.get("quantization", {}).get(dtype)
-    if special:
-        return [("--quantization", special, f"{dtype} weights")], [
-            f"needs a checkpoint of {name} quantised to {dtype} for this engine"
-        ]
-    if dtype in ("checkpoint", "", stored):
-        return [], []
-    if dtype == "fp8" and stored == "bf16":
-        return [("--quantization", "fp8", "weights are quantised to FP8 on loading")], []
-    if dtype in ("bf16", "fp16"):
-        word = "bfloat16" if dtype == "bf16" else "float16"
-        about = [f"{name} is stored in {stored}: needs a checkpoint in {dtype}"] if stored not in ("bf16", "") else []
-        return [("--dtype", word, f"weights in {dtype}")], about
-    return [], [f"needs a checkpoint of {name} quantised to {dtype}; the engine reads the method from its config.json"]
-
-
-def stored_dtype(model: Any) -> str:
-    """The weight precision of the checkpoint; "" where the model is not known."""
-    if model is None:
-        return ""
-    return str(model.quantization.weights_dtype) if model.quantization is not None else "bf16"
-
-
-def _sglang(
-    layout: dict[str, Any], known: dict[str, Any], item: dict[str, Any], chip: Chip, context: int, model: Any
-) -> tuple[list[Setting], list[str]]:
-    del known
-    ranks = layout["tp"] * layout["dp"]
-    out: list[Setting] = [("--host", "0.0.0.0", "listens on every address of the pod"), ("--port", str(PORT), "port")]
-    out.append(("--tp-size", str(ranks), "all ranks of a pipeline stage: TP x DP of the layout"))
-    if layout["pp"] > 1:
-        out.append(("--pp-size", str(layout["pp"]), "pipeline parallel degree of the layout"))
-    if layout["dp"] > 1:
-        out.append(("--dp-size", str(layout["dp"]), "data-parallel attention ranks of the layout"))
-        out.append(("--enable-dp-attention", "", "attention is data parallel inside the ranks of --tp-size"))
-    if layout["ep"] > 1:
-        out.append(("--ep-size", str(layout["ep"]), "expert parallel degree of the layout"))
-    out.append(
-        (
-            "--chunked-prefill-size",
-            str(layout["max_batch_tokens"] * layout["dp"]),
-            "token budget of a step, divided over data-parallel ranks",
-        )
-    )
-    out.append(
-        (
-            "--max-running-requests",
-            str(layout["max_seqs"] * layout["dp"] * layout["pp"]),
-            "sequences in flight, divided over data-parallel ranks",
-        )
-    )
-    if context:
-        out.append(
-            ("--context-length", str(context), "longest context that the model allows; lower it to what users need")
-        )
-    if chip.id.startswith("huawei/"):
-        out.append(("--device", "npu", "Ascend backend"))
-    stored, dtype = stored_dtype(model), layout["weights_dtype"]
-    notes: list[str] = []
-    if dtype == "fp8" and stored == "bf16":
-        out.append(("--quantization", "fp8", "weights are quantised to FP8 on loading"))
-    elif dtype in ("bf16", "fp16") and dtype != stored:
-        out.append(("--dtype", "bfloat16" if dtype == "bf16" else "float16", f"weights in {dtype}"))
-        notes += [f"{item['model']} is stored in {stored}: needs a checkpoint in {dtype}"] if stored else []
-    elif dtype not in ("checkpoint", "", stored):
-        notes.append(
-            f"needs a checkpoint of {item['model']} quantised to {dtype}; the engine reads the method from its "
-            "config.json"
-        )
-    return out, notes
-
-
-def _mindie(
-    layout: dict[str, Any], known: dict[str, Any], item: dict[str, Any], chip: Chip, context: int, model: Any
-) -> tuple[list[Setting], list[str]]:
-    del known, chip
-    longest = context or 32768
-    out: list[Setting] = [("worldSize", str(layout["devices"]), "devices of one replica")]
-    out.append(("npuDeviceIds", str([list(range(layout["devices"]))]), "devices of the node"))
-    out += [
-        ("tp", str(layout["tp"]), "tensor parallel degree"),
-        ("dp", str(layout["dp"]), "data-parallel attention ranks"),
-    ]
-    if layout["ep"] > 1 or (model is not None and getattr(model, "experts", 0)):
-        ranks = layout["tp"] * layout["dp"]
-        out += [
-            ("moe_ep", str(layout["ep"]), "expert parallel degree"),
-            ("moe_tp", str(max(ranks // layout["ep"], 1)), "tensor parallel degree of experts"),
-        ]
-    out.append(("maxSeqLen", str(longest), "longest context"))
-    out.append(("maxInputTokenLen", str(longest - 1), "longest prompt"))
-    out.append(
-        (
-            "maxPrefillTokens",
-            str(max(layout["max_batch_tokens"], longest - 1)),
-            "tokens of a prefill batch; at least maxInputTokenLen",
-        )
-    )
-    out.append(("maxBatchSize", str(layout["max_seqs"]), "sequences of a decode batch"))
-    out.append(("maxIterTimes", str(longest), "longest answer"))
-    notes = [
-        "MindIE takes prompts and answers in separate batches unless templateType is Mix; the assessment priced "
-        "chunked prefill"
-    ]
-    if layout["weights_dtype"] == "int8":
-        notes.append(f"needs a W8A8 checkpoint of {item['model']} made with MindStudio ModelSlim")
-    if layout["pp"] > 1:
-        notes.append("MindIE's configuration has no pipeline parallel degree: this layout cannot be started as it is")
-    return out, notes
-
-
-_SETTINGS: Final = {"vllm": _vllm, "sglang": _sglang, "mindie": _mindie}
 
 
 def _flag(name: str, value: str, why: str, style: str, version: str, chip: Chip) -> Flag:

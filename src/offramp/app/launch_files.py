@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from offramp.app.launch import Launch
 
 PORT: Final = 8000
+MINDIE_HOME: Final = "/usr/local/Ascend/mindie/latest/mindie-service"
+"""Where MindIE's run package puts its server. Source: MindIE-LLM documentation, quick start and service parameters."""
 _PLAIN: Final = re.compile(r"^[A-Za-z_./][A-Za-z0-9_./@-]*$")
 _WORDS: Final = ("true", "false", "yes", "no", "on", "off", "null", "~", "y", "n")
 
@@ -22,7 +24,10 @@ def files_of(one: Launch, kubernetes: Mapping[str, Any]) -> dict[str, str]:
     if one.style == "mindie":
         files["config.json"] = json.dumps(mindie_config(one), indent=2, ensure_ascii=False) + "\n"
     name = "leaderworkerset.yaml" if one.nodes > 1 else "deployment.yaml"
-    files[name] = _head(one, kubernetes) + _documents([manifest(one, kubernetes), service(one)])
+    documents = [manifest(one, kubernetes), service(one)]
+    if one.style == "mindie":
+        documents.insert(0, config_map(one))
+    files[name] = _head(one, kubernetes) + _documents(documents)
     if one.style == "vllm" and one.vendor in kubernetes["llm_d"]["accelerators"]:
         files["llm-d-values.yaml"] = _head(one, kubernetes["llm_d"]) + yaml(llm_d_values(one, kubernetes))
     if one.style == "vllm":
@@ -55,7 +60,7 @@ def _script(one: Launch) -> str:
         ]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in one.env.items()]
     if one.style == "mindie":
-        lines += ["# Put config.json to mindie-service/conf/config.json of the installation first."]
+        lines += ["# Copy config.json to conf/config.json of the installation first.", f"cd {MINDIE_HOME}"]
     words = _shell([*one.command, *spread_flags(one, "$LEADER", "$RANK")])
     if one.nodes > 1 and one.style == "vllm":
         lines.append(f'if [ "$RANK" != 0 ]; then exec {words} \\\n  --headless; fi')
@@ -87,7 +92,10 @@ def spread_flags(one: Launch, leader: str, rank: str) -> list[str]:
 
 
 def mindie_config(one: Launch) -> dict[str, Any]:
-    """MindIE's config.json, with the keys that its documentation lists."""
+    """MindIE's config.json: every key that its documentation calls required; what a layout does not decide has its default.
+
+    The address is the pod's (MIES_CONTAINER_IP stands before ``ipAddress``).
+    """
     value = {flag.name: flag.value for flag in one.flags}
     model: dict[str, Any] = {
         "modelInstanceType": "Standard",
@@ -102,7 +110,19 @@ def mindie_config(one: Launch) -> dict[str, Any]:
     }
     return {
         "Version": "1.0.0",
-        "ServerConfig": {"ipAddress": "127.0.0.1", "port": PORT, "httpsEnabled": False},
+        "ServerConfig": {
+            "ipAddress": "127.0.0.1",
+            "managementIpAddress": "127.0.0.2",
+            "port": PORT,
+            "managementPort": PORT + 1,
+            "metricsPort": PORT + 2,
+            "allowAllZeroIpListening": False,
+            "maxLinkNum": 1000,
+            "httpsEnabled": False,
+            "inferMode": "standard",
+            "openAiSupport": "vllm",
+            "distDPServerEnabled": False,
+        },
         "BackendConfig": {
             "backendName": "mindieservice_llm_engine",
             "modelInstanceNumber": 1,
@@ -112,7 +132,7 @@ def mindie_config(one: Launch) -> dict[str, Any]:
             "ModelDeployConfig": {
                 "maxSeqLen": int(value["maxSeqLen"]),
                 "maxInputTokenLen": int(value["maxInputTokenLen"]),
-                "truncation": False,
+                "truncation": 0,
                 "ModelConfig": [model],
             },
             "ScheduleConfig": {
@@ -125,14 +145,20 @@ def mindie_config(one: Launch) -> dict[str, Any]:
                 "maxIterTimes": int(value["maxIterTimes"]),
                 "maxPreemptCount": 0,
                 "supportSelectBatch": False,
+                "prefillTimeMsPerReq": 150,
+                "prefillPolicyType": 0,
+                "decodeTimeMsPerReq": 50,
+                "decodePolicyType": 0,
+                "maxQueueDelayMicroseconds": 5000,
             },
         },
     }
 
 
 def _name(one: Launch) -> str:
-    """A DNS label made of the workload's id."""
-    return re.sub(r"[^a-z0-9]+", "-", one.workload.lower()).strip("-")[:50] or "workload"
+    """A DNS label made of the workload's id; it begins with a letter, as a Service's must."""
+    label = re.sub(r"[^a-z0-9]+", "-", one.workload.lower())[:48].strip("-")
+    return label if label[:1].isalpha() else f"w-{label}".strip("-")
 
 
 def _container(one: Launch, kubernetes: Mapping[str, Any], *, leads: bool) -> dict[str, Any]:
@@ -141,13 +167,19 @@ def _container(one: Launch, kubernetes: Mapping[str, Any], *, leads: bool) -> di
         behind = ["--headless"] if one.style == "vllm" and not leads else []
         spread = spread_flags(one, kubernetes["leader_address"], kubernetes["rank"])
         words = ["sh", "-c", "exec " + _shell([*one.command, *spread, *behind])]
-    env = [{"name": name, "value": value} for name, value in one.env.items()]
+    env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in one.env.items()]
+    mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]
+    if one.style == "mindie":
+        env.append({"name": "MIES_CONTAINER_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+        mounts.append({"name": "config", "mountPath": f"{MINDIE_HOME}/conf/config.json", "subPath": "config.json"})
     container: dict[str, Any] = {
         "name": "engine", "image": one.image or "REPLACE-WITH-YOUR-IMAGE", "command": words,
         "ports": [{"containerPort": PORT, "name": "http"}],
         "resources": {"limits": {one.resource: str(one.per_node)}, "requests": {one.resource: str(one.per_node)}},
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+        "volumeMounts": mounts,
     }  # fmt: skip
+    if one.style == "mindie":
+        container["workingDir"] = MINDIE_HOME
     return {**container, "env": env} if env else container
 
 
@@ -169,10 +201,17 @@ def _pod(one: Launch, kubernetes: Mapping[str, Any], *, leads: bool) -> dict[str
             del container["startupProbe"]
     else:
         del container["ports"]
-    return {
-        "containers": [container],
-        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}],
-    }
+    volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}]
+    if one.style == "mindie":
+        volumes.append({"name": "config", "configMap": {"name": f"{_name(one)}-mindie"}})
+    return {"containers": [container], "volumes": volumes}
+
+
+def config_map(one: Launch) -> dict[str, Any]:
+    """MindIE's configuration as Kubernetes mounts it."""
+    text = json.dumps(mindie_config(one), indent=2, ensure_ascii=False) + "\n"
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{_name(one)}-mindie"},
+            "data": {"config.json": text}}  # fmt: skip
 
 
 def manifest(one: Launch, kubernetes: Mapping[str, Any]) -> dict[str, Any]:
