@@ -9,20 +9,46 @@ import numpy as np
 
 from offramp.catalog import Catalog, Chip, System
 from offramp.core.errors import CatalogError
+from offramp.core.figure import Figure
 from offramp.core.result import FigureLog
-from offramp.core.units import GIGA
 from offramp.cost.device import Device, Fabric, Num
 
 DTYPES: Final = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
 
-IDLE_SHARE: Final = 0.18
-"""Idle power over TDP where a chip has no idle figure. Assumed (0.10 to 0.25): H100 SXM idles near 70 to 120 W of 700 W."""
-PCIE_BYTES_PER_S: Final = 32.0 * GIGA
-"""Peer traffic over PCIe 4.0 x16, one direction, where a chip has no link figure. Assumed (16e9 to 64e9)."""
-NIC_BYTES_PER_S: Final = 25.0 * GIGA
-"""One 200 Gb/s port per package, where a system has no NIC figure. Assumed (12.5e9 to 50e9)."""
-DRIVER_SHARE: Final = 0.985
-"""Capacity that a driver reports over nominal GiB where no ``usable_memory`` figure exists. Assumed (0.97 to 1.0)."""
+_KNOWN: Final = dt.date(2022, 1, 1)
+
+
+def _assumed(value: float, unit: str, low: float, high: float, why: str) -> Figure:
+    return Figure(
+        value=value, unit=unit, source=f"assumed: {why}", as_of=_KNOWN, confidence="assumed", low=low, high=high
+    )
+
+
+DEFAULTS: Final = {
+    "idle_share": _assumed(
+        18.0,
+        "%",
+        10.0,
+        25.0,
+        "idle power over TDP where a chip has no idle figure; an H100 SXM idles near 70 to 120 W of 700 W",
+    ),
+    "pcie_bandwidth": _assumed(
+        32.0, "GB/s", 16.0, 64.0, "peer traffic over PCIe 4.0 x16, one direction, where a chip has no link figure"
+    ),
+    "nic_bandwidth": _assumed(
+        25.0, "GB/s", 12.5, 50.0, "one 200 Gb/s port per package, one direction, where a system has no NIC figure"
+    ),
+    "driver_share": _assumed(
+        98.5, "%", 97.0, 100.0, "capacity that a driver reports over nominal, where no printout gives it"
+    ),
+}
+"""What stands in for a figure that a chip or system lacks; each use is logged under ``cost/default/<name>``."""
+
+
+def _default(name: str, log: FigureLog | None) -> float:
+    """The SI value of a default, logged."""
+    figure = DEFAULTS[name]
+    return (log.use(f"cost/default/{name}", figure) if log is not None else figure).si
 
 
 def device_of(
@@ -64,14 +90,14 @@ def device_of(
     if "bf16" not in peaks:
         raise CatalogError(f"{chip.id} has no sourced peak_bf16", where=chip.id, mend="Use bounds mode.")
     memory = chip.figure("usable_memory", as_of, log)
-    capacity = memory.si if memory else float(number("memory_capacity")) * DRIVER_SHARE
+    capacity = memory.si if memory else float(number("memory_capacity")) * _default("driver_share", log)
     tdp = float(number("tdp", 0.0))
     idle = chip.figure("idle_power", as_of, log)
     return Device(
         chip=chip.id, family=chip.family, vendor=chip.vendor, peak_flop_per_s=peaks,
         memory_bytes_per_s=number("memory_bandwidth") / devices, memory_bytes=capacity / devices,
         fabric=fabric_of(chip, system, as_of=as_of, log=log, injection=number("scaleup_bandwidth", 0.0)),
-        tdp_w=tdp / devices, idle_w=(idle.si if idle else tdp * IDLE_SHARE) / devices,
+        tdp_w=tdp / devices, idle_w=(idle.si if idle else tdp * _default("idle_share", log)) / devices,
         devices_per_package=chip.devices,
     )  # fmt: skip
 
@@ -85,7 +111,7 @@ def fabric_of(
     pcie = chip.figure("host_link_bandwidth", as_of, log)
     inside = chip.figure("device_link_bandwidth", as_of, log)
     if system is None or system.topology == "none" or per_device <= 0:
-        slow = per_device or (pcie.si if pcie else PCIE_BYTES_PER_S)
+        slow = per_device or (pcie.si if pcie else _default("pcie_bandwidth", log))
         node = system.packages_per_node * devices if system else devices
         network = _network(chip, system, as_of, log)
         return Fabric(
@@ -106,7 +132,7 @@ def _network(chip: Chip, system: System | None, as_of: dt.date | None, log: Figu
     nic = system.figure("nic_bandwidth", as_of, log) if system else None
     if nic is None:
         nic = chip.figure("scaleout_bandwidth", as_of, log)
-    return (nic.si if nic else NIC_BYTES_PER_S) / chip.devices
+    return (nic.si if nic else _default("nic_bandwidth", log)) / chip.devices
 
 
 def system_of(catalog: Catalog, chip: Chip, system_id: str = "") -> System | None:
