@@ -30,6 +30,10 @@ def random_problem(seed: int) -> PlanProblem:
     rent[:, 2] = 2500.0
     most_rent = np.zeros((s, q, c))
     most_rent[:, :, 2] = 15.0
+    site_buy, site_run = np.ones((q, c, x), dtype=bool), np.ones((q, c, x), dtype=bool)
+    site_buy[2:, 1, 0] = False
+    site_buy[1:, 0, 1] = False
+    site_run[4:, 0, 1] = False
     fleet = np.zeros((c, x))
     fleet[0] = [120.0, 60.0]
     survival = np.ones((q, c))
@@ -50,7 +54,11 @@ def random_problem(seed: int) -> PlanProblem:
         family=np.array([0, 1, 1, 2]), ported=np.array([[1.0, 0, 0], [1, 0, 0], [1, 1, 0]]),
         port_months=np.array([[0.0, 9, 14], [0, 5, 8], [0, 0, 20]]), engineer_months=np.full(q, 4.0),
         engineer_month_price=4e4, orders=(order,),
-        share_caps=(ShareCap(label="n", chips=np.array([True, False, False, False]), most=0.6, start=3),),
+        share_caps=(
+            ShareCap(label="n", chips=np.array([True, False, False, False]), most=0.6, start=3),
+            ShareCap(label="quota", chips=np.array([False, True, True, False]), most=0.7, start=1, site=1, bought=True),
+        ),
+        site_buy=site_buy, site_run=site_run,
         scoped_caps=(
             ScopedCap(label="buy", chips=np.array([True, False, False, False]),
                       workloads=np.array([True, False, False]), start=2, share=np.ones(q), freeze=True),
@@ -93,7 +101,8 @@ def _linopy(p: PlanProblem) -> float:
         )
 
     order = var("order", "sqcx")
-    stock, run = var("stock", "sqcx"), var("run", "sqcx")
+    stock = var("stock", "sqcx")
+    run = var("run", "sqcx", upper=da(np.where(np.broadcast_to(p.site_run, (s, q, c, x)), np.inf, 0.0), "sqcx"))
     usable = da(p.can_use & (p.productivity > 0)[:, None], "sqcw")
     place = var("place", "sqcw", upper=xr.where(usable > 0, np.inf, 0.0))
     short, over = var("short", "sqw"), var("over", "sq")
@@ -115,14 +124,16 @@ def _linopy(p: PlanProblem) -> float:
                 here: list[Any] = [None, None]
                 back = t - int(p.lead[k])
                 for site in range(x):
+                    if back >= 0 and not p.site_buy[t, k, site]:
+                        m.add_constraints(order.isel(s=i, q=back, c=k, x=site) == 0)
                     if back >= 0 and p.can_arrive[i, t, k]:
                         term = order.isel(s=i, q=back, c=k, x=site) * (p.fill[i, back, k])
                         here[site] = term
                         left = max(0.0, 1 - (q - t) / p.life_quarters[k]) * delta[q]
                         cost[i] = _plus(cost[i], term * (p.price[i, t, k] * (delta[t] - left) / money))
                         paid[i][t] = _plus(paid[i][t], term * (p.price[i, t, k] / money))
-                if k == p.orders[0].chip and p.can_arrive[i, t, k] and t >= p.orders[0].due:
-                    o = p.orders[0]
+                o = p.orders[0]
+                if k == o.chip and p.can_arrive[i, t, k] and p.site_buy[t, k, o.site] and t >= o.due:
                     term = keep[t] * o.arrives[i, t]
                     here[o.site] = term if here[o.site] is None else here[o.site] + term
                     left = max(0.0, 1 - (q - t) / p.life_quarters[k]) * delta[q]
@@ -165,6 +176,10 @@ def _linopy(p: PlanProblem) -> float:
     excess = m.add_variables(lower=0, coords=[range(s), range(cap.start, q)], dims=["s", "q"], name="excess")
     coefficient = da((cap.chips - cap.most)[:, None] * np.ones((1, x)), "cx")
     m.add_constraints((run.isel(q=slice(cap.start, q)) * coefficient).sum(["c", "x"]) - excess <= 0)
+    quota = p.share_caps[1]
+    beyond = m.add_variables(lower=0, coords=[range(s), range(quota.start, q)], dims=["s", "q"], name="beyond")
+    counted = stock.isel(x=quota.site, q=slice(quota.start, q)) * da(quota.chips - quota.most, "c")
+    m.add_constraints(counted.sum("c") - beyond <= max(0.0, float((p.fleet[:, 1] * (quota.most - quota.chips)).sum())))
     each = 3.0 * p.price.max() / p.life_quarters.min() / money
     for ban in p.scoped_caps:
         k, ww = int(np.flatnonzero(ban.chips)[0]), int(np.flatnonzero(ban.workloads)[0])
@@ -191,6 +206,8 @@ def _linopy(p: PlanProblem) -> float:
         cost[i] = _plus(cost[i], (over.isel(s=i) * flat).sum() * p.penalty)
         late = xr.DataArray(delta[cap.start : q], dims=["q"], coords={"q": range(cap.start, q)})
         cost[i] = _plus(cost[i], (excess.isel(s=i) * late).sum() * each)
+        late = xr.DataArray(delta[quota.start : q], dims=["q"], coords={"q": range(quota.start, q)})
+        cost[i] = _plus(cost[i], (beyond.isel(s=i) * late).sum() * (each / 3.0 * p.penalty))
     level = m.add_variables(name="level")
     tail = [m.add_variables(lower=0, name=f"tail{i}") for i in range(s)]
     objective: Any = level * p.cvar_weight

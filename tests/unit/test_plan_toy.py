@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from offramp.core.errors import BackendError, InfeasibleError, InputError
-from offramp.plan import analysis, rolling
+from offramp.plan import analysis, rolling, words
 from offramp.plan.analysis import Ban, banned
 from offramp.plan.apart import solve_apart, solve_in_time, subset
 from offramp.plan.problem import OpenOrder, PlanProblem, ShareCap, check, replaced
@@ -281,3 +281,31 @@ def test_porting_goes_on_where_it_stood():
     assert later.engineer_months[0] == pytest.approx(2.0)
     assert later.quarters == ["2027Q1", "2027Q2"]
     assert later.orders[0].count == pytest.approx(solve(slow).order[0, 0, 1, 0])
+
+
+def test_a_quota_of_buying_leaves_the_old_fleet_alone():
+    """Both chips may be bought: the old one does twice the work at the same price, so without a quota only it is."""
+    free = toy(400.0, can_arrive=np.ones((2, 3, 2), dtype=bool))
+    assert solve(free).order[:, :, 1].sum() == pytest.approx(0.0, abs=1e-9)
+    cap = ShareCap(label="quota", chips=np.array([True, False]), most=0.25, start=0, site=0, bought=True)
+    plan = solve(replaced(free, share_caps=(cap,)))
+    bought = plan.owned[0, -1, :, 0] - free.fleet[:, 0]
+    assert bought[0] == pytest.approx(0.25 * bought.sum())
+    assert bought[0] > 0 and not plan.broken
+    assert plan.run[0, 0, 0, 0] == pytest.approx(10.0)  # the ten that were there go on
+    assert any("quota" in item.text for item in words.bindings(plan, "CNY"))
+
+
+def test_a_closed_site_receives_and_runs_nothing():
+    two = toy(
+        400.0, sites=["here", "there"], fleet=np.array([[10.0, 0.0], [0.0, 0.0]]), running_cost=np.zeros((3, 2, 2)),
+        power_w=np.array([[400.0] * 2, [350.0] * 2]), site_power_w=np.full((3, 2), np.inf),
+        site_servers=np.full((3, 2), np.inf), site_buy=np.stack([np.zeros((3, 2), bool), np.ones((3, 2), bool)], axis=2),
+        site_run=np.ones((3, 2, 2), dtype=bool),
+    )  # fmt: skip
+    plan = solve(two)
+    assert plan.cost == pytest.approx(500.0)
+    assert plan.order[..., 0].sum() == pytest.approx(0.0, abs=1e-9)
+    shut = two.site_run.copy()
+    shut[1:, :, 1] = False
+    assert solve(replaced(two, site_run=shut)).run[:, 1:, :, 1].max() == pytest.approx(0.0, abs=1e-9)

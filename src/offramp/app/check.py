@@ -20,7 +20,9 @@ from offramp.core.errors import InputError, OfframpError, near_miss_hint
 from offramp.core.quarters import parse_quarter, quarter_of
 from offramp.core.result import Result, hash_inputs, table_of
 
-ASK_HEADQUARTERS: Final = 'Add [organisation] headquarters = "CN" (two-letter code of the ultimate parent): rules, supply and routes depend on it.'
+ASK_HEADQUARTERS: Final = (
+    'Add [organisation] headquarters = "CN" (country of the ultimate parent); rules and supply hang on it.'
+)
 SERVE_ONLY: Final = ("trace", "synthetic", "demand", "peak_to_mean", "slo", "spec_accept", "availability")
 TRAIN_ONLY: Final = ("tokens", "deadline", "sequence_tokens", "batch_tokens", "chips", "dtype", "start")
 

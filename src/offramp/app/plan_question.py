@@ -139,14 +139,15 @@ def build(setting: Setting, *, strict: bool = False) -> PlanProblem:
     """
     study, chips = setting.study, setting.chips
     s, q, c, w = len(setting.futures), len(setting.quarters), len(chips), len(setting.works)
-    setting.allowed = allowed(study, setting.ids, setting.quarters, setting.ledger.log)
+    sites = list(study.site) or [Site(id="default")]
+    setting.allowed = allowed(study, setting.ids, setting.quarters, setting.ledger.log, sites)
     setting.ledger.notices.extend(setting.allowed.notices)
     lead, lot, most, fill, factor = _supply(setting)
     price = _prices(setting) * factor
-    sites = list(study.site) or [Site(id="default")]
     power, running = _running(setting, sites)
+    anywhere = setting.allowed.operate.any(axis=2)
     operate = np.stack([
-        setting.allowed.operate_state if work.state_funded else setting.allowed.operate for work in _ordered(setting)
+        setting.allowed.operate_state if work.state_funded else anywhere for work in _ordered(setting)
     ], axis=2)  # fmt: skip
     works = _ordered(setting)
     families = list(dict.fromkeys(chip.id.split("/")[0] for chip in chips))
@@ -163,7 +164,8 @@ def build(setting: Setting, *, strict: bool = False) -> PlanProblem:
         demand=np.stack([work.demand for work in setting.works], axis=2) * _demand_factor(setting)[:, None, None],
         shortage_price=_shortage(setting, works, price, running, life), fleet=fleet, survival=survival,
         life_quarters=np.full(c, life), price=price, lead=lead, lot=lot, fill=fill, most_order=most,
-        can_arrive=np.broadcast_to(setting.allowed.buy, (s, q, c)).copy(),
+        can_arrive=np.broadcast_to(setting.allowed.buy.any(axis=2), (s, q, c)).copy(),
+        site_buy=setting.allowed.buy, site_run=setting.allowed.operate | setting.allowed.operate_state[:, :, None],
         can_use=np.broadcast_to(operate, (s, q, c, w)).copy() & _may_move(setting, works),
         serviceable=np.ones((s, q, c)), rent=rent, most_rent=most_rent, running_cost=running, power_w=power,
         site_power_w=_site_limit(setting, sites, "power_w"), site_servers=_site_limit(setting, sites, "servers"),
@@ -171,7 +173,7 @@ def build(setting: Setting, *, strict: bool = False) -> PlanProblem:
         ported=ported, port_months=months,
         engineer_months=np.full(q, np.inf if engineers is None else 3.0 * engineers),
         engineer_month_price=_engineer_price(setting), orders=_open_orders(setting, sites),
-        share_caps=_vendor_caps(setting, families, family), frozen=_frozen(setting),
+        share_caps=(*_vendor_caps(setting, families, family), *setting.allowed.caps), frozen=_frozen(setting),
         budget=_budget(setting), discount=(1.0 + study.plan.discount) ** 0.25 - 1.0,
         cvar_weight=study.plan.cvar_weight, cvar_tail=study.plan.cvar_tail, integer=study.plan.integer, strict=strict,
     )  # fmt: skip
@@ -454,7 +456,10 @@ def _frozen(setting: Setting) -> tuple[tuple[int, int, int, float], ...]:
         chip = setting.ledger.catalog.chip(item.chip).id
         if not 0 <= quarter < len(setting.quarters) or chip not in setting.ids:
             raise InputError("lies outside the plan", where=f"$.plan.frozen[{number}]")
-        found.append((quarter, setting.ids.index(chip), 0, float(item.count)))
+        names = [site.id for site in setting.study.site]
+        if item.site and item.site not in names:
+            raise InputError(f'unknown site "{item.site}"', where=f"$.plan.frozen[{number}].site")
+        found.append((quarter, setting.ids.index(chip), names.index(item.site) if item.site else 0, float(item.count)))
     return tuple(found)
 
 

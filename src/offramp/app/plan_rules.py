@@ -1,4 +1,4 @@
-"""What the rules leave open to a plan: which chip may be bought and used in which quarter, by whom."""
+"""What the rules leave open to a plan: which chip may be bought for and used at which site in which quarter, by whom."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from offramp.app.chipfacts import chip_facts, resolver
-from offramp.app.study import Study
+from offramp.app.study import Site, Study
 from offramp.core.quarters import first_day, quarter_name
 from offramp.core.result import Cell, FigureLog, Notice
-from offramp.rules import Rulebook, Settings, rulebook_of
+from offramp.plan.problem import ShareCap
+from offramp.rules import Rulebook, Settings, Verdict, rulebook_of
 from offramp.rules import verdict as evaluate
 from offramp.rules.cases import case_question
 
 BLOCKED: Final = ("prohibited", "licence-presumption-of-denial")
 CASE_BY_CASE: Final = ("licence", "licence-case-by-case", "conditional", "quota", "indeterminate")
+QUOTA: Final = "domestic-share"
+"""Kind of the condition by which a rule asks for a share of domestic chips."""
 _ROUTE: Final = {"direct": "from-us", "re-export": "re-export", "rental-abroad": "from-us", "grey-market": "re-export"}
 Bool = npt.NDArray[np.bool_]
 
@@ -29,65 +32,139 @@ class Allowed:
     """Verdicts turned into what a plan may do.
 
     Attributes:
-        buy: whether a chip may be bought. [Q, C]
-        operate: whether it may be used by the organisation's own workloads. [Q, C]
-        operate_state: whether it may be used by state-funded workloads. [Q, C]
-        rows: one row for each chip and change of verdict.
+        buy: whether a chip may be bought for a site. [Q, C, X]
+        operate: whether it may be used there by the organisation's own workloads. [Q, C, X]
+        operate_state: whether it may be used by state-funded workloads, anywhere. [Q, C]
+        caps: quotas of sites: most share of foreign chips among those bought.
+        rows: one row for each chip, act and change of verdict; by site where sites differ.
     """
 
     buy: Bool
     operate: Bool
     operate_state: Bool
+    caps: tuple[ShareCap, ...] = ()
     rows: list[dict[str, Cell]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
 
 
-def allowed(study: Study, chips: Sequence[str], quarters: Sequence[int], log: FigureLog) -> Allowed:
-    """Asks the rulebook for every chip, quarter, act and class of buyer; known only what was public on ``as_of``."""
-    book, known = rulebook_of(""), study.study.as_of
-    q, c = len(quarters), len(chips)
-    found = Allowed(buy=np.ones((q, c), bool), operate=np.ones((q, c), bool), operate_state=np.ones((q, c), bool))
+@dataclass(frozen=True, kw_only=True)
+class _Act:
+    """One thing that is asked: an act by a class of buyer."""
+
+    use: str
+    buyer: str
+
+
+def allowed(
+    study: Study, chips: Sequence[str], quarters: Sequence[int], log: FigureLog, sites: Sequence[Site]
+) -> Allowed:
+    """Asks the rulebook for every chip, quarter, site, act and class of buyer; known only what was public on ``as_of``."""
+    book = rulebook_of("")
+    size = (len(quarters), len(chips), len(sites))
     kind = "military" if study.organisation.military else study.organisation.kind
-    state = any(work.state_funded for work in study.workload)
-    acts = [("buy", kind, found.buy), ("operate", kind, found.operate)]
-    acts += [("operate", "state-funded", found.operate_state)] if state else []
+    found = Allowed(buy=np.ones(size, bool), operate=np.ones(size, bool), operate_state=np.ones(size[:2], bool))
+    acts = [(_Act(use="buy", buyer=kind), found.buy), (_Act(use="operate", buyer=kind), found.operate)]
+    state = np.ones(size, bool)
+    if any(work.state_funded for work in study.workload):
+        acts.append((_Act(use="operate", buyer="state-funded"), state))
+    quotas: dict[tuple[str, float, int], dict[str, int]] = {}
     for column, chip in enumerate(chips):
         if chip_facts(chip, book=book) is None:
             text = "the rules know nothing of this chip; it is taken as allowed"
             found.notices.append(Notice(kind="rules", text=text, where=chip))
             continue
-        for use, buyer, target in acts:
-            before = ""
-            for row, quarter in enumerate(quarters):
-                day = max(first_day(quarter), known) if known else first_day(quarter)
-                verdict, why = _ask(study, chip, use, buyer, day, known, book)
-                target[row, column] = verdict not in BLOCKED
-                if verdict != before:
-                    found.rows.append({"chip": chip, "act": use, "buyer": buyer, "from": quarter_name(quarter),
-                                       "verdict": verdict, "rules": why})  # fmt: skip
-                before = verdict
-    if not state:
-        found.operate_state = found.operate
-    log.note_date(book.horizon(known))
+        for act, target in acts:
+            answers = [_over_time(study, site, chip, act, quarters, book) for site in sites]
+            for x, row in enumerate(answers):
+                target[:, column, x] = [_open(answer) for answer in row]
+                if act.use == "buy":
+                    _note_quotas(quotas, row, chip, x)
+            found.rows += _changes(chip, act, answers, quarters, sites)
+    found.operate_state = np.any(state if len(acts) > 2 else found.operate, axis=2)
+    found.caps = _caps(quotas, chips, sites)
+    log.note_date(book.horizon(study.study.as_of))
     found.notices += _case_by_case(found.rows)
     return found
 
 
+def _over_time(
+    study: Study, site: Site, chip: str, act: _Act, quarters: Sequence[int], book: Rulebook
+) -> list[Verdict]:
+    """The verdict of each quarter at one site."""
+    known = study.study.as_of
+    days = [max(first_day(quarter), known) if known else first_day(quarter) for quarter in quarters]
+    return [_ask(study, site, chip, act, day, known, book) for day in days]
+
+
 def _ask(
-    study: Study, chip: str, use: str, buyer: str, day: dt.date, known: dt.date | None, book: Rulebook
-) -> tuple[str, str]:
-    """Verdict and the ids of the rules behind it."""
+    study: Study, site: Site, chip: str, act: _Act, day: dt.date, known: dt.date | None, book: Rulebook
+) -> Verdict:
     organisation = study.organisation
-    country = next((site.country for site in study.site if site.country), organisation.headquarters)
     row: dict[str, Any] = {
-        "chip": chip, "as_of": day.isoformat(), "use": use, "buyer": buyer, "destination": country,
-        "headquarters": organisation.headquarters, "route": _ROUTE[organisation.routes[0]],
+        "chip": chip, "as_of": day.isoformat(), "use": act.use, "buyer": act.buyer, "site": site.place or site.id,
+        "destination": site.country or organisation.headquarters, "headquarters": organisation.headquarters,
+        "route": _ROUTE[organisation.routes[0]],
     }  # fmt: skip
+    if site.completion is not None:
+        row["project_complete"] = f"{site.completion}"
     if organisation.owners:
         row["parent"] = organisation.owners[0]
     facts, context, asked = case_question(row, resolver(book), "the study")
-    answer = evaluate(facts, context, asked, known=known, rulebook=book, settings=Settings())
-    return answer.verdict, ", ".join(dict.fromkeys(hit.rule for hit in answer.rules if not hit.relieved_by))
+    return evaluate(facts, context, asked, known=known, rulebook=book, settings=Settings())
+
+
+def _open(answer: Verdict) -> bool:
+    """Whether the act is possible: not blocked, and not under a quota that leaves nothing."""
+    whole = any(item.kind == QUOTA and (item.value or 0.0) >= 1.0 for item in answer.conditions)
+    return answer.verdict not in BLOCKED and not whole
+
+
+def _note_quotas(
+    quotas: dict[tuple[str, float, int], dict[str, int]], answers: Sequence[Verdict], chip: str, site: int
+) -> None:
+    """Notes from which quarter a rule's share of domestic chips limits a chip at a site."""
+    for t, answer in enumerate(answers):
+        for item in answer.conditions:
+            if item.kind == QUOTA and item.value is not None and item.value < 1.0:
+                quotas.setdefault((item.rule, item.value, site), {}).setdefault(chip, t)
+
+
+def _caps(
+    quotas: dict[tuple[str, float, int], dict[str, int]], chips: Sequence[str], sites: Sequence[Site]
+) -> tuple[ShareCap, ...]:
+    """Every quota as a cap on what is bought for its site."""
+    return tuple(
+        ShareCap(
+            label=f"{rule} at {sites[site].id} (at most {1.0 - share:.0%} foreign)", most=1.0 - share, site=site,
+            chips=np.asarray([chip in starts for chip in chips]), start=min(starts.values()), bought=True,
+        )
+        for (rule, share, site), starts in quotas.items()
+    )  # fmt: skip
+
+
+def _changes(
+    chip: str, act: _Act, answers: Sequence[Sequence[Verdict]], quarters: Sequence[int], sites: Sequence[Site]
+) -> list[dict[str, Cell]]:
+    """One row for each change of verdict over the quarters, for the sites at which the verdicts are the same."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for x, row in enumerate(answers):
+        alike.setdefault(tuple(answer.verdict for answer in row), []).append(x)
+    rows: list[dict[str, Cell]] = []
+    for verdicts, group in alike.items():
+        names = "all" if len(group) == len(sites) else ", ".join(sites[x].id for x in group)
+        before = ""
+        for t, (quarter, verdict) in enumerate(zip(quarters, verdicts, strict=True)):
+            if verdict != before:
+                why = ", ".join(dict.fromkeys(rule for x in group for rule in _rules(answers[x][t])))
+                rows.append({"chip": chip, "act": act.use, "buyer": act.buyer, "site": names,
+                             "from": quarter_name(quarter), "verdict": verdict, "rules": why})  # fmt: skip
+            before = verdict
+    return rows
+
+
+def _rules(answer: Verdict) -> list[str]:
+    """Ids of the rules behind a verdict."""
+    return [hit.rule for hit in answer.rules if not hit.relieved_by]
 
 
 def _case_by_case(rows: list[dict[str, Cell]]) -> list[Notice]:

@@ -260,7 +260,7 @@ def _study_chips(path: str, book: Rulebook) -> tuple[list[str], dict[str, str]]:
         row["headquarters"] = organisation.headquarters
     if study.site:
         site = study.site[0]
-        row |= {"site": site.id} | ({"destination": site.country} if site.country else {})
+        row |= {"site": site.place or site.id} | ({"destination": site.country} if site.country else {})
         row |= {} if site.completion is None else {"project_complete": f"{site.completion}"}
     if organisation.owners:
         row["parent"] = organisation.owners[0]

@@ -85,6 +85,7 @@ class Site(Record):
         power_w: (key "power") most facility power that accelerators with their servers may draw; None is no limit.
         servers: most servers that there is space for; None is no limit.
         space_price: rent of one server's place, money per time.
+        place: province or city in lower case, for local rules ("shanghai"); the id where absent.
         completion: share of a project built when a rule asks for it (0-1).
         opened: date from which it can be used.
     """
@@ -96,6 +97,7 @@ class Site(Record):
     power_w: Watts | None = field(name="power", default=None)
     servers: Count | None = None
     space_price: MoneyPerTime | None = None
+    place: str = ""
     completion: Share | None = None
     opened: Quarter | None = None
 

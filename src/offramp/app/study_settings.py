@@ -96,11 +96,13 @@ class Frozen(Record):
         chip: catalogue id.
         quarter: in which it is bought.
         count: chips (packages as sold).
+        site: where to; the first one where absent.
     """
 
     chip: Id
     quarter: Quarter
     count: Count
+    site: str = ""
 
 
 class PlanSettings(Record):

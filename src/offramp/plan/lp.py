@@ -78,13 +78,22 @@ def money_unit(scale: Scale) -> float:
 def _order_bounds(problem: PlanProblem, scale: Scale) -> tuple[F8, F8]:
     """Most chips that may be ordered: [Q, C] in committed quarters (any scenario may deliver) and [S, Q, C]."""
     s, q, c, _, _, _ = problem.sizes
-    arrival = np.arange(q)[:, None] + problem.lead[None, :]
+    arrival, chips = np.arange(q)[:, None] + problem.lead[None, :], np.arange(c)[None, :]
     inside = arrival < q
-    lands = problem.can_arrive[:, np.minimum(arrival, q - 1), np.arange(c)[None, :]]
+    lands = problem.can_arrive[:, np.minimum(arrival, q - 1), chips]
     useful = inside[None] & lands & (problem.fill > 0)
     most = problem.most_order / scale.chips
     each = np.where(useful, most[None], 0.0)
     return np.where(useful.any(axis=0), most, 0.0), each.reshape(s, q, c)
+
+
+def _open_sites(problem: PlanProblem) -> F8:
+    """1 where a chip ordered in a quarter may be delivered to a site, else 0. [Q, C, X]"""
+    _, q, c, _, x, _ = problem.sizes
+    if problem.site_buy.size == 0:
+        return np.ones((q, c, x))
+    arrival = np.minimum(np.arange(q)[:, None] + problem.lead[None, :], q - 1)
+    return problem.site_buy[arrival, np.arange(c)[None, :]].astype(np.float64)
 
 
 def _orders(program: Program) -> None:
@@ -92,13 +101,15 @@ def _orders(program: Program) -> None:
     _, q, _, _, x, _ = problem.sizes
     now = min(problem.commit, q)
     first, later = _order_bounds(problem, scale)
-    per_site = np.ones(x)
+    per_site = _open_sites(problem) > 0
     quarters, labels = list(problem.quarters), (list(problem.chips), list(problem.sites))
     program.cols["order_now"] = model.columns(
-        "order now", (quarters[:now], *labels), upper=first[:now, :, None] * per_site
+        "order now", (quarters[:now], *labels), upper=np.where(per_site[:now], first[:now, :, None], 0.0)
     )
     program.cols["order_later"] = model.columns(
-        "order later", (problem.scenarios, quarters[now:], *labels), upper=later[:, now:, :, None] * per_site
+        "order later",
+        (problem.scenarios, quarters[now:], *labels),
+        upper=np.where(per_site[now:], later[:, now:, :, None], 0.0),
     )
     if x > 1:
         limited = np.isfinite(problem.most_order)
@@ -163,7 +174,8 @@ def arrivals(program: Program) -> list[Arrival]:
     for number, order in enumerate(problem.orders):
         for delay in range(q - order.due):
             lands = order.due + delay
-            share = (order.arrives[:, lands] * problem.can_arrive[:, lands, order.chip])[:, None]
+            open_ = problem.site_buy[lands, order.chip, order.site] if problem.site_buy.size else True
+            share = (order.arrives[:, lands] * problem.can_arrive[:, lands, order.chip] * open_)[:, None]
             column = program.cols["delivery"][number, lands].reshape(1, 1)
             paid = np.full((s, 1), order.price / program.scale.money)
             found.append(Arrival(lands, order.chip, scenario, np.asarray([[order.site]]), column, share, paid))
@@ -218,7 +230,8 @@ def _operation(program: Program) -> None:
     problem, model, scale = program.problem, program.model, program.scale
     s, q, c, _, x, _ = problem.sizes
     labels = (problem.scenarios, problem.quarters, problem.chips, problem.sites)
-    run = model.columns("run", labels)
+    may = problem.site_run if problem.site_run.size else np.ones((q, c, x), dtype=np.bool_)
+    run = model.columns("run", labels, upper=np.where(may, INF, 0.0))
     owned = problem.fleet[None, :, :] * problem.survival[:, :, None] / scale.chips
     able = problem.serviceable[..., None]
     rows = model.rows("owned", labels, upper=np.broadcast_to(able * owned[None], (s, q, c, x)))
@@ -328,13 +341,16 @@ def _limits(program: Program) -> None:
         quarters = problem.quarters[cap.start :]
         if not quarters:
             continue
-        rows = model.rows(f"share cap: {cap.label}", (problem.scenarios, quarters), upper=0.0)
+        beyond = cap.chips.astype(np.float64) - cap.most
+        room = max(0.0, -float((problem.fleet[:, sites].sum(axis=1) * beyond).sum())) if cap.bought else 0.0
+        rows = model.rows(f"share cap: {cap.label}", (problem.scenarios, quarters), upper=room / scale.chips)
         over = model.columns(f"over share cap: {cap.label}", (problem.scenarios, quarters), upper=most_over)
-        run = program.cols["run"][:, cap.start :, :, sites]
-        model.entries(rows[..., None, None], run, (cap.chips.astype(np.float64) - cap.most)[None, None, :, None])
+        counted = program.cols["stock" if cap.bought else "run"][:, cap.start :, :, sites]
+        model.entries(rows[..., None, None], counted, beyond[None, None, :, None])
         model.entries(rows, over, -1.0)
         each = float(np.max(problem.price) / max(float(problem.life_quarters.min()), 1.0)) / scale.money
-        program.charge(over, CAP_PENALTY * each * discount[None, cap.start :], np.arange(s)[:, None])
+        times = problem.penalty if cap.bought else CAP_PENALTY
+        program.charge(over, times * each * discount[None, cap.start :], np.arange(s)[:, None])
         program.cols[f"over_cap {number}"], program.rows[f"cap {number}"] = over, rows
 
 

@@ -54,6 +54,8 @@ class ShareCap:
         most: share, 0 to 1.
         start: first quarter index in which it binds.
         site: index of the site, -1 for the whole fleet.
+        bought: a quota of buying: chips bought count, not those that run. The fleet of the start leaves room where
+            it stays below the share, and no debt where it lies above.
     """
 
     label: str
@@ -61,6 +63,7 @@ class ShareCap:
     most: float
     start: int
     site: int = -1
+    bought: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,7 @@ class PlanProblem:
         share_caps: quotas and vendor caps.
         scoped_caps: bans that touch part of the workloads.
         frozen: orders already decided: (quarter, chip, site, count).
+        site_buy, site_run: whether a chip may be delivered to, or run at, a site; empty is everywhere. [Q, C, X]
         budget: most money spent on chips in a quarter. [Q]
         discount: per quarter.
         cvar_weight, cvar_tail: weight of the mean of the worst tail; share of scenarios in the tail.
@@ -169,6 +173,8 @@ class PlanProblem:
     share_caps: tuple[ShareCap, ...] = ()
     scoped_caps: tuple[ScopedCap, ...] = ()
     frozen: tuple[tuple[int, int, int, float], ...] = ()
+    site_buy: Bool = field(default_factory=lambda: np.empty(0, dtype=np.bool_))
+    site_run: Bool = field(default_factory=lambda: np.empty(0, dtype=np.bool_))
     budget: F8 = field(default_factory=lambda: np.empty(0))
     discount: float = 0.0
     cvar_weight: float = 0.0
@@ -191,7 +197,9 @@ _SHAPES: Final[dict[str, str]] = {
     "can_arrive": "SQC", "can_use": "SQCW", "serviceable": "SQC", "rent": "QC", "most_rent": "SQC",
     "running_cost": "QCX", "power_w": "CX", "site_power_w": "QX", "chips_per_server": "C", "site_servers": "QX",
     "family": "C", "ported": "WF", "port_months": "WF", "engineer_months": "Q", "budget": "Q",
+    "site_buy": "QCX", "site_run": "QCX",
 }  # fmt: skip
+_MAY_BE_EMPTY: Final = {"budget", "site_buy", "site_run"}
 _MAY_BE_INFINITE: Final = {
     "most_order", "rent", "most_rent", "site_power_w", "site_servers", "engineer_months", "budget", "port_months",
 }  # fmt: skip
@@ -212,7 +220,7 @@ def check(problem: PlanProblem) -> PlanProblem:
     for name, axes in _SHAPES.items():
         value = np.asarray(getattr(problem, name))
         wanted = tuple(size[axis] for axis in axes)
-        if name == "budget" and value.size == 0:
+        if name in _MAY_BE_EMPTY and value.size == 0:
             continue
         if value.shape != wanted:
             raise InputError(f"{name} has shape {value.shape}, needs {wanted}", where=f"plan:{name}")

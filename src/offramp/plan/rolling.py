@@ -37,8 +37,9 @@ def advance(plan: Plan, scenario: int) -> PlanProblem:
     had = plan.owned[scenario, 0].sum(axis=1)
     old = (problem.fleet.sum(axis=1) * problem.survival[0]) / np.maximum(had, 1e-12)
     changes["survival"] = np.where(had > 0, old * survival + (1.0 - old), 1.0)
-    if problem.budget.size:
-        changes["budget"] = problem.budget[1:]
+    for name in ("budget", "site_buy", "site_run"):
+        if getattr(problem, name).size:
+            changes[name] = getattr(problem, name)[1:]
     spent = np.where(
         problem.ported >= 1.0, 0.0, plan.ported[scenario, 0] * np.nan_to_num(problem.port_months, posinf=0.0)
     )

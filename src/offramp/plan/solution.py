@@ -243,6 +243,8 @@ def _duals(program: Program, found: Solution) -> dict[str, F8]:
     duals = {
         name: found.row_duals[rows] * money / unit_of[name] for name, rows in program.rows.items() if name in unit_of
     }
+    caps = {name: rows for name, rows in program.rows.items() if name.startswith("cap ")}
+    duals |= {name: found.row_duals[rows] * money / scale.chips for name, rows in caps.items()}
     if "spent" in program.cols:
         duals["engineers"] = found.reduced_costs[program.cols["spent"]] * money / _months_unit(problem)
     return duals

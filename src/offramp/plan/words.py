@@ -21,7 +21,7 @@ class Binding:
     """A limit that costs money.
 
     Attributes:
-        kind: "chip", "power", "space", "engineers" or "budget".
+        kind: "chip", "power", "space", "engineers", "budget" or "share cap".
         name: chip, site, or "" .
         quarter: from when one more would help.
         saves: money that one more unit saves, mean over scenarios.
@@ -53,7 +53,8 @@ def count(value: float) -> str:
 
 def bindings(plan: Plan, currency: str) -> list[Binding]:
     """The limits whose easing saves most, one for each kind and name at its best quarter."""
-    found = [*_chips(plan, currency), *_sites(plan, currency), *_engineers(plan, currency), *_budget(plan, currency)]
+    found = [*_chips(plan, currency), *_sites(plan, currency), *_engineers(plan, currency), *_budget(plan, currency),
+             *_caps(plan, currency)]  # fmt: skip
     found = [item for item in found if item.saves > 1e-6 * max(abs(plan.cost), 1.0) * 1e-3]
     best: dict[tuple[str, str], Binding] = {}
     for item in found:
@@ -119,6 +120,19 @@ def _budget(plan: Plan, currency: str) -> list[Binding]:
                 text=f"One more {currency} of budget in {quarter} saves {saved[t]:.2f} {currency}.")
         for t, quarter in enumerate(plan.problem.quarters)
     ]  # fmt: skip
+
+
+def _caps(plan: Plan, currency: str) -> list[Binding]:
+    """Quotas and vendor caps: room for one more of the chips that they limit."""
+    rows: list[Binding] = []
+    for number, cap in enumerate(plan.problem.share_caps):
+        saved = -plan.duals[f"cap {number}"].sum(axis=0) if f"cap {number}" in plan.duals else np.zeros(0)
+        for t, value in enumerate(saved):
+            quarter = plan.problem.quarters[cap.start + t]
+            text = f"Room for one more chip beyond the share cap {cap.label} in {quarter} saves "
+            rows.append(Binding(kind="share cap", name=cap.label, quarter=quarter, saves=float(value), unit="chip",
+                                text=f"{text}{money(float(value), currency)}."))  # fmt: skip
+    return rows
 
 
 def orders_now(plan: Plan) -> list[tuple[str, str, str, float]]:
