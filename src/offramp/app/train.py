@@ -14,8 +14,11 @@ from offramp import __version__, catalog
 from offramp.app.economics import Ledger
 from offramp.app.study import Study, Workload
 from offramp.app.studyfile import load_study
-from offramp.app.train_cells import Setting, cell, framework_of, load_model, question_of
+from offramp.app.train_cells import Setting, cell, framework_of, load_model, quantiles, question_of
 from offramp.app.train_extra import break_even, exchange, goodput_check, published, resources, trying
+from offramp.app.train_inference import beside, question_for, served, traffic_of
+from offramp.app.train_limits import levers, why_slower
+from offramp.arch.record import Model
 from offramp.catalog import Chip
 from offramp.core.errors import CatalogError, InfeasibleError, InputError, OfframpError
 from offramp.core.result import Column, FigureLog, Notice, Result, Table, hash_inputs, table_of
@@ -166,6 +169,7 @@ def run_of(
             if answer["status"] == "ok":
                 answer["goodput_check"] = goodput_check(question, out, setting.study.study.seed)
                 answer["published"] = published(model.id, question.tokens, answer)
+                answer["levers"] = levers(setting, question, out)
                 done[chip.id] = (question, out)
             _tell(setting, question, chip, answer, count)
         except (InfeasibleError, CatalogError) as error:
@@ -178,6 +182,7 @@ def run_of(
     extra: list[dict[str, Any]] = []
     if base in done:
         extra = _against(setting, work, chips, cells, done, with_trying)
+        _inference(setting, model, chips, cells, done, progress)
     return {
         "workload": work.id, "model": model.id, "stage": work.stage or "pretrain", "tokens": work.tokens,
         "parameters": model.parameters_total, "active_parameters": model.parameters_active,
@@ -224,21 +229,35 @@ def _against(
         if chip.id not in done:
             continue
         question, out = done[chip.id]
-        answer["exchange_rate"] = exchange(out, base_out)
+        answer["exchange_rate"] = quantiles(exchange(out, base_out))
         answer["resource_ratios"] = resources(question, base_q)
+        answer["why_slower"] = why_slower(question, out, base_q, base_out)
         if chip.id == chips[0].id:
             continue
-        months = next((v for pattern, v in work.port_engineer_months.items() if _matches(chip.id, pattern)), None)
         entry = break_even(setting, question, out, base_cell["days"]["p50"])
-        entry["trying"] = trying(setting, chip, answer, base_cell, months) if with_trying else []
+        price, other = answer["cost"], base_cell["cost"]
+        costs = (price["p50"], other["p50"]) if price is not None and other is not None else None
+        entry["trying"] = trying(setting, work, chip, out, base_out, costs=costs) if with_trying else []
         found.append(entry)
     return found
 
 
-def _matches(chip: str, pattern: str) -> bool:
-    from fnmatch import fnmatchcase
-
-    return fnmatchcase(chip, pattern)
+def _inference(
+    setting: Setting, model: Model, chips: list[Chip], cells: list[dict[str, Any]],
+    done: dict[str, tuple[Question, Outlook]], progress: Progress,
+) -> None:  # fmt: skip
+    """The exchange rate of inference beside that of training, into the cells."""
+    work, words = traffic_of(setting.study, model)
+    asked = question_for(setting, work, model)
+    base = None
+    for chip, answer in zip(chips, cells, strict=True):
+        if chip.id not in done:
+            continue
+        progress(f"inference of {model.id} on {chip.id}")
+        ours = served(setting, asked, chip)
+        base = ours if base is None else base
+        rate = exchange(done[chip.id][1], done[chips[0].id][1])
+        answer["inference"] = beside(ours, base, rate, setting.study.study.seed, words)
 
 
 def record_of(setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any] | None:

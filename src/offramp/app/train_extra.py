@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from offramp.app.train_cells import Setting, center_reliability, quantiles
+from offramp.app.study import Workload
+from offramp.app.train_cells import Setting, center_reliability
 from offramp.catalog import Chip
 from offramp.core.figure import Figure
 from offramp.core.units import DAY_S, HOUR_S
@@ -18,6 +21,7 @@ from offramp.train.parameters import DATA
 from offramp.train.simulate import simulate
 from offramp.train.work import model_flop, model_work
 
+F8 = npt.NDArray[np.float64]
 HAZARDS: Final = (4.2e-6, 1.0e-5, 2.0e-5, 4.5e-5, 1.0e-4, 3.0e-4)
 RESTARTS_MIN: Final = (3.0, 10.0, 20.0, 60.0)
 PUBLISHED: Final = (
@@ -27,6 +31,10 @@ PUBLISHED: Final = (
 STAGES: Final = (("fine-tune", 0.002), ("post-train", 0.05), ("pretrain", 1.0))
 """Share of the run's tokens that a stage trains on. Assumed: fine-tuning 0.2 %, post-training 5 %."""
 MONTH_S: Final = 30.4375 * DAY_S
+FAILS_AFTER: Final = 1.5
+"""Time until a port that does not work is given up, over the time that it would have taken. Assumed."""
+ATTEMPT_SHARE: Final = 0.10
+"""Cost of an attempt, over the cost of the run on the new chip. Assumed."""
 
 
 def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) -> dict[str, Any]:
@@ -78,9 +86,9 @@ def goodput_check(q: Question, out: Outlook, seed: int) -> dict[str, Any]:
     return {"closed": closed, "simulated": run.goodput, "interval_s": interval, "failures": run.failures}
 
 
-def exchange(out: Outlook, base: Outlook) -> dict[str, float]:
-    """Chips that replace one of the chip in use for this run: joint draws of throughput, common errors cancelled."""
-    return quantiles((out.days * out.chips) / (base.days * base.chips))
+def exchange(out: Outlook, base: Outlook) -> F8:
+    """Chips that replace one of the chip in use for this run: joint draws, common errors cancelled. [draws]"""
+    return (out.days * out.chips) / (base.days * base.chips)
 
 
 def resources(q: Question, base: Question) -> dict[str, float]:
@@ -110,50 +118,79 @@ def _maturity() -> dict[str, Any]:
 
 
 def trying(
-    setting: Setting, chip: Chip, ours: dict[str, Any], base: dict[str, Any], month_engineers: float | None
+    setting: Setting, work: Workload, chip: Chip, run: Outlook, base: Outlook, *, costs: tuple[float, float] | None
 ) -> list[dict[str, Any]]:
     """For each stage of training, whether to try the chip first and fall back if it fails.
 
+    A pre-training run is judged beside the smaller stages that could come before it; another run only by itself.
+
     Args:
         setting: of the answer.
+        work: the workload.
         chip: tried.
-        ours, base: cells of the chip and of the chip in use.
-        month_engineers: engineer-months of porting that the study states, or None.
+        run, base: on the chip, and on the chip in use.
+        costs: of the whole run on the chip and on the chip in use, at the median; None without prices.
     """
-    table = _maturity()
-    vendor = chip.vendor.lower()
-    chances = table["success"].get(vendor, table["success"]["default"])
-    months = _months(table, vendor)
-    learned = float(table["evidence"]["after_smaller"]["value"])
-    if ours["cost"] is None or base["cost"] is None:
+    if costs is None:
         return []
-    cost_base, cost_new = base["cost"]["p50"], ours["cost"]["p50"]
-    run_base, run_new = base["days"]["p50"] * DAY_S, ours["days"]["p50"] * DAY_S
+    table = _maturity()
+    learned = float(table["evidence"]["after_smaller"]["value"])
+    _note_assumptions(setting, chip.vendor.lower(), table)
+    own = work.stage if work.stage in ("fine-tune", "pretrain") else "pretrain"
     found: list[dict[str, Any]] = []
-    _note_assumptions(setting, vendor, table)
-    for name, share in STAGES:
-        low, mid, high = (float(chances[name][key]) for key in ("low", "value", "high"))
-        port_s = float(months[name]["value"]) * MONTH_S
-        stage = Stage(
-            name=name, success=mid, port_s=port_s, failed_s=1.5 * port_s, run_s=run_base * share,
-            new_run_s=run_new * share,
-            cost=cost_base * share, new_cost=cost_new * share,
-            delay_cost_per_s=cost_base / run_base * float(table["delay_weight"][name]["value"]),
-            attempt_cost=0.10 * cost_new * share,
-        )  # fmt: skip
+    for name, share in STAGES if own == "pretrain" else ((own, 1.0),):
+        stage, chances = _stage(setting, chip, table, name, share=share, is_run=name == own,
+                                days=(run.days, base.days), costs=costs)  # fmt: skip
         verdict = judge(stage)
-        found.append(
-            {
-                "stage": name, "tokens_share": share, "success": {"low": low, "mid": mid, "high": high},
-                "success_after_smaller_stage": staged_success(mid, after_smaller=learned),
-                "port_months": float(months[name]["value"]), "port_engineer_months": month_engineers,
-                "gain": verdict.gain, "break_even_success": verdict.break_even_success,
-                "expected_delay_days": verdict.expected_delay_s / DAY_S, "worth_trying": verdict.worth_trying,
-                "option_value_to_break_even": max(-verdict.gain / max(mid, 1e-9), 0.0),
-                "delay_cost_per_day": stage.delay_cost_per_s * DAY_S,
-            }
-        )  # fmt: skip
+        answer: dict[str, Any] = {
+            "stage": name, "tokens_share": share, "success": chances,
+            "success_after_smaller_stage": staged_success(stage.success, after_smaller=learned),
+            "port_months": stage.port_s / MONTH_S,
+            "port_engineer_months": next(
+                (v for pattern, v in work.port_engineer_months.items() if fnmatchcase(chip.id, pattern)), None
+            ),
+            "gain": verdict.gain, "break_even_success": verdict.break_even_success,
+            "expected_delay_days": verdict.expected_delay_s / DAY_S, "worth_trying": verdict.worth_trying,
+            "option_value_to_break_even": max(stage.option_value - verdict.gain / max(stage.success, 1e-9), 0.0),
+            "delay_cost_per_day": stage.delay_cost_per_s * DAY_S, "p_deadline_trying": None, "p_deadline_staying": None,
+        }  # fmt: skip
+        if name == own and work.deadline_s is not None:
+            works = np.mean(run.days * DAY_S + stage.port_s <= work.deadline_s)
+            fails = np.mean(base.days * DAY_S + stage.failed_s <= work.deadline_s)
+            answer["p_deadline_trying"] = float(stage.success * works + (1.0 - stage.success) * fails)
+            answer["p_deadline_staying"] = float(np.mean(base.days * DAY_S <= work.deadline_s))
+        found.append(answer)
     return found
+
+
+def _stage(
+    setting: Setting, chip: Chip, table: dict[str, Any], name: str, *, share: float, is_run: bool,
+    days: tuple[F8, F8], costs: tuple[float, float],
+) -> tuple[Stage, dict[str, float]]:  # fmt: skip
+    """What a stage puts at stake: the study's own numbers for the run itself, assumed ones elsewhere."""
+    own, ledger = setting.study.train, setting.ledger
+    vendor = chip.vendor.lower()
+    entry = table["success"].get(vendor, table["success"]["default"])[name]
+    chances: dict[str, float] = {
+        "low": float(entry["low"]), "mid": float(entry["value"]), "high": float(entry["high"]),
+    }  # fmt: skip
+    port_s = float(_months(table, vendor)[name]["value"]) * MONTH_S
+    run_new, run_base = (float(np.median(d)) * DAY_S * share for d in days)
+    cost_new, cost_base = (cost * share for cost in costs)
+    delay = cost_base / max(run_base, 1e-9) * float(table["delay_weight"][name]["value"])
+    option = 0.0
+    if is_run:
+        success = next((v for p, v in own.port_success.items() if fnmatchcase(chip.id, p)), None)
+        chances = chances if success is None else {"low": success, "mid": success, "high": success}
+        port_s = next((v for p, v in own.port_time_s.items() if fnmatchcase(chip.id, p)), port_s)
+        delay = ledger.amount(own.delay_cost, "money/s") if own.delay_cost else delay
+        option = ledger.amount(own.option_value, "money") if own.option_value else 0.0
+    stage = Stage(
+        name=name, success=chances["mid"], port_s=port_s, failed_s=FAILS_AFTER * port_s, run_s=run_base,
+        new_run_s=run_new, cost=cost_base, new_cost=cost_new, delay_cost_per_s=delay,
+        attempt_cost=ATTEMPT_SHARE * cost_new, option_value=option,
+    )  # fmt: skip
+    return stage, chances
 
 
 def _note_assumptions(setting: Setting, vendor: str, table: dict[str, Any]) -> None:

@@ -68,6 +68,16 @@ def show_run(run: dict[str, Any], currency: str) -> None:
             out.print(
                 f"  {entry['chip']}: {entry['dtype']}, {entry['framework']}, {entry['layout_words']}", markup=False
             )
+            gains = ", ".join(f"{item['part']} {item['share']:.0%}" for item in entry["levers"][:4])
+            out.print(f"    would be shorter without: {gains}", markup=False)
+            served = entry.get("inference")
+            if served and served["exchange_rate"] and entry["chip"] != run["baseline"]:
+                one, other = entry["exchange_rate"], served["exchange_rate"]
+                out.print(
+                    f"    for one chip in use: training {one['p50']:.2g} ({one['p10']:.2g} to {one['p90']:.2g}), "
+                    f"inference {other['p50']:.2g} ({other['p10']:.2g} to {other['p90']:.2g}), {served['traffic']}",
+                    markup=False,
+                )
             if entry["chips_for_deadline"]:
                 needed = entry["chips_for_deadline"]
                 shown = ", ".join(f"{key}: {value:,}" if value else f"{key}: none" for key, value in needed.items())
@@ -79,15 +89,10 @@ def show_run(run: dict[str, Any], currency: str) -> None:
         out.print(
             f"  {entry['chip']} would need an MFU of {entry['mfu_needed_without_failures']:.0%} without any "
             f"failure to finish in "
-            f"{_short(entry['base_days'])} d (model: {entry['mfu_p50']:.0%})", markup=False,
+            f"{goal} d (model: {entry['mfu_p50']:.0%})", markup=False,
         )  # fmt: skip
         for stage in entry["trying"]:
-            even = stage["break_even_success"]
-            words = "never pays by itself" if even is None else f"pays from a {even:.0%} chance of success"
-            out.print(
-                f"    trying first, {stage['stage']}: {words} (assumed chance {stage['success']['mid']:.0%})",
-                markup=False,
-            )
+            out.print(f"    trying first, {stage['stage']}: {_trying(stage, currency)}", markup=False)
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:
@@ -105,3 +110,13 @@ def _cells(entry: dict[str, Any]) -> list[str]:
 
 def _short(days: float) -> str:
     return f"{days:,.0f}" if days >= 10.0 else f"{days:.2g}"
+
+
+def _trying(stage: dict[str, Any], currency: str) -> str:
+    """Whether trying pays, with the chance that was taken."""
+    chance = f"chance {stage['success']['mid']:.0%}"
+    even, value = stage["break_even_success"], stage["option_value_to_break_even"]
+    if stage["worth_trying"]:
+        return f"pays ({chance}, break-even {even or 0.0:.0%})"
+    words = f"does not pay at a {chance}; it would if being able to were worth {value / 1e6:.3g} M{currency}"
+    return words if even is None else f"{words}, or from a chance of {even:.0%}"

@@ -198,6 +198,27 @@ def step_draws(
     return drawn * np.exp(left.group_sd * np.concatenate([half, -half])), center
 
 
+REFERENCE: Final = "megatron-bridge"
+"""Framework with the most published runs: what mature software reaches. Its newest release with rows is taken."""
+
+
+def reference_draws(
+    question: Question, posterior: Posterior, task: Task, layout: Layout, draws: int = DRAWS
+) -> tuple[F8, str]:
+    """Step time with the best measured software over that of the stack in use, on the same device; and its name.
+
+    Valid for: a comparison, not a forecast; that software does not run on every chip. [draws]
+    """
+    q = question
+    release = posterior.releases.get(REFERENCE, ("",))[-1]
+    best = q.stack._replace(framework=REFERENCE, release=release)
+    f = features(model_work(q.model, mtp=task.mtp), q.device, task, grid_of([layout]))
+    own, other = (
+        step_time(f, draw(posterior, stack, draws=draws, seed=q.seed)).total[:, 0] for stack in (q.stack, best)
+    )  # fmt: skip
+    return other / own, f"{REFERENCE} {release}".strip()
+
+
 def outlook(question: Question, posterior: Posterior, chips: int, *, draws: int = DRAWS) -> Outlook:
     """When a run on ``chips`` packages is done.
 

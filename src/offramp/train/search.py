@@ -55,6 +55,7 @@ class Found:
         tried: layouts that divide.
         fitting: of those, how many fit.
         memory_bytes: of the best.
+        seconds_without_limit, layout_without_limit: of the best layout of a device with as much memory as it likes.
     """
 
     layouts: tuple[Layout, ...]
@@ -62,6 +63,8 @@ class Found:
     tried: int
     fitting: int
     memory_bytes: float
+    seconds_without_limit: float
+    layout_without_limit: Layout
 
 
 def _divisors(n: int) -> list[int]:
@@ -162,11 +165,14 @@ def search(
     if not fits.any():
         raise no_fit(model, device, need, grid)
     kept = grid.take(fits)
-    seconds = step_time(features(work, device, task, kept), values).total.reshape(-1)
+    every = step_time(features(work, device, task, grid), values).total.reshape(-1)
+    seconds = every[fits]
     order = np.argsort(seconds, kind="stable")[:most]
+    free = int(np.argmin(every))
     return Found(
         layouts=tuple(layout_at(kept, int(i)) for i in order), seconds=tuple(float(seconds[i]) for i in order),
         tried=len(grid), fitting=int(fits.sum()), memory_bytes=float(need.total[fits][order[0]]),
+        seconds_without_limit=float(every[free]), layout_without_limit=layout_at(grid, free),
     )  # fmt: skip
 
 
