@@ -24,9 +24,11 @@ def tables(draw: st.DrawFn) -> StepTable:
     decode_tokens = draw(st.sampled_from([1, 1, 1, 2, 4]))
     block = draw(st.sampled_from([1, 8, 16, 64]))
     grid = np.array([0.0, 8.0, 100.0, 4000.0])
+    base = np.cumsum(rng.uniform(1e-4, 2e-2, 4))
     seqs = np.array([1.0, 4.0, 40.0])
     return StepTable(
-        token_grid=grid, base_s=np.cumsum(rng.uniform(1e-4, 2e-2, 4)), prefill_extra_s=rng.uniform(0, 1e-3, 4),
+        token_grid=grid, base_s=base, shared_s=base * rng.uniform(0.1, 0.9) if draw(st.booleans()) else None,
+        prefill_extra_s=rng.uniform(0, 1e-3, 4),
         seq_grid=seqs, decode_base_s=rng.uniform(0, 1e-3, 3), decode_slope_s=rng.uniform(0, 2e-6, 3),
         prefill_base_s=float(rng.uniform(0, 1e-4)), pair_s=float(rng.uniform(0, 1e-7)),
         seq_s=float(rng.uniform(0, 1e-5)),

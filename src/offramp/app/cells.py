@@ -44,7 +44,7 @@ from offramp.serve.events import warm_up
 QUANTILES: Final = (0.1, 0.5, 0.9)
 Done = TypeVar("Done")
 Case = Literal["sourced", "low", "mid", "high"]
-LOAD_REQUESTS: Final = 4000
+LOAD_REQUESTS: Final = 3000
 
 
 class Demand(Record):
@@ -294,13 +294,13 @@ def _load(
     )  # fmt: skip
     common: dict[str, Any] = {"pool": found.pool, "mix": job.mix, "context_limit": job.model.max_context_tokens,
               "decode_tokens": question.decode_tokens, "accept_tokens": 1.0 + job.accept}  # fmt: skip
-    most = min(job.most_requests, LOAD_REQUESTS)
+    most, stream = min(job.most_requests, LOAD_REQUESTS), question.stream
 
     def at(quantile: float, rate: float) -> tuple[Felt, Setting]:
         one = replace(setting, parameters=setting.parameters.take([at_quantile(order, quantile)]))
         try:
             table = Replica(setting=one, **common).table()
-            return feel(table, question.stream, rate, most=most, prefix=job.prefix), one
+            return feel(table, stream, rate, most=most, prefix=job.prefix, copies=stream.copies(rate)), one
         except InfeasibleError:  # at this draw's memory reserve the cache holds no request
             return unserved(rate), one
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from offramp.arch.record import Model
 from offramp.cost.device import Device
-from offramp.cost.features import Features, StepTime, features_of, seconds
+from offramp.cost.features import CURVES, Features, StepTime, features_of, seconds
 from offramp.cost.operators import Shard, Steps, Traffic, step_work
 from offramp.cost.parameters import Parameters
 from offramp.cost.precision import Precision
@@ -49,6 +50,35 @@ def step_features(
     return features_of(
         work, device, sequences=steps.decode_seqs + steps.chunks, eager_layers=eager * float(model.layer_count)
     )
+
+
+_SHARED: Final = np.array([name.startswith("grouped") for name in CURVES])
+
+
+def shared_time(setting: Setting, shard: Shard, steps: Steps) -> F8:
+    """The part of each step that expert-parallel ranks work off together: routed experts and their exchange.
+
+    A rank's prefill goes to the experts of all ranks, so this part depends on the mean tokens of the ranks.
+
+    Args:
+        setting: model, device, precision, parameters.
+        shard: parallel degrees. [n]
+        steps: what each rank schedules. [n]
+
+    Returns:
+        Seconds, ``[draws, n]``.
+    """
+    full = step_features(
+        setting.model, setting.device, setting.precision, setting.routing, shard=shard, steps=steps, graph=setting.graph
+    )
+    keep = np.flatnonzero(_SHARED[full.curve])
+    zero = np.zeros_like(full.sequences)
+    part = replace(
+        full, compute_s=full.compute_s[keep], memory_s=full.memory_s[keep], kernels=full.kernels[keep],
+        curve=full.curve[keep], reduce_near_s=zero, reduce_far_s=zero, reduce_hops=zero, reduce_far_hops=zero,
+        sequences=zero, eager_layers=zero,
+    )  # fmt: skip
+    return seconds(part, setting.parameters).total
 
 
 def step_time(setting: Setting, shard: Shard, steps: Steps) -> StepTime:

@@ -9,7 +9,8 @@ schedules ``T`` tokens, of which ``n`` sequences decode with ``S`` context token
       + (decode_base(n) + decode_slope(n) * S        if n > 0)
       + (prefill_extra(T) + prefill_base * c + pair_s * P   if c > 0)
 
-``base``, ``decode_base``, ``decode_slope`` and ``prefill_extra`` are linear between grid points (grids are dense
+Ranks that step together (``synchronised``) take as long as the slowest, but for ``shared``, which is that of their mean
+tokens. ``base``, ``decode_base``, ``decode_slope`` and ``prefill_extra`` are linear between grid points (grids are dense
 where captured graphs pad or tiles fill). Between two events a run of ``k`` decode-only steps therefore costs
 ``k*c + g*(k*S + n*k*(k-1)/2)``: the arithmetic series that the event-jump kernel sums.
 """
@@ -31,6 +32,8 @@ class StepTable:
     Attributes:
         token_grid: ascending token counts, first 0 or 1. [g]
         base_s: step time without attention at each token count, in seconds. [g]
+        shared_s: the part of ``base_s`` that synchronised ranks work off together (routed experts and their exchange): it
+            depends on the mean tokens of all ranks, the rest on those of the slowest. None: there is no such part. [g]
         prefill_extra_s: added when the step holds prefill (no captured graph), in seconds. [g]
         seq_grid: ascending numbers of decode sequences, first 1. [h]
         decode_base_s: context-free part of decode attention, in seconds. [h]
@@ -82,3 +85,4 @@ class StepTable:
     context_tokens: int = 0
     graph_sizes: npt.NDArray[np.int64] | None = None
     mixed_steps: bool = True
+    shared_s: F8 | None = None

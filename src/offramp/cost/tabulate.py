@@ -8,7 +8,7 @@ import numpy.typing as npt
 from offramp.cost.layout import Pool
 from offramp.cost.memory import kv_bytes_per_sequence, memory_table
 from offramp.cost.operators import Shard, Steps
-from offramp.cost.step import Setting, step_time
+from offramp.cost.step import Setting, shared_time, step_time
 from offramp.cost.table import StepTable
 
 F8 = npt.NDArray[np.float64]
@@ -38,6 +38,13 @@ def _seconds(
     )  # fmt: skip
     total: F8 = step_time(setting, shard_of(pool, tokens.shape[0]), steps).total[draw]
     return total
+
+
+def _shared(setting: Setting, pool: Pool, tokens: F8) -> F8:
+    zero = np.zeros_like(tokens)
+    steps = Steps(tokens=tokens, decode_seqs=zero, decode_context=zero, prefill_pairs=zero, chunks=zero)
+    found: F8 = shared_time(setting, shard_of(pool, tokens.shape[0]), steps)[0]
+    return found
 
 
 def step_table(
@@ -98,11 +105,13 @@ def step_table(
     slot_tokens = capacity["kv_capacity_tokens"][0] // pool.pp  # the micro-batches of a pipeline share the cache
     context = np.array([mean_context])
     per_token = kv_bytes_per_sequence(setting.model, setting.precision, shard_of(pool, 1), context) / context
+    together = pool.dp > 1 and pool.ep > 1
     return StepTable(
-        token_grid=tokens, base_s=base, prefill_extra_s=np.full_like(tokens, min(launch, prefill_base)), seq_grid=seqs,
+        shared_s=_shared(one_draw, pool, tokens) if together else None, token_grid=tokens, base_s=base,
+        prefill_extra_s=np.full_like(tokens, min(launch, prefill_base)), seq_grid=seqs,
         decode_base_s=decode_base, decode_slope_s=slope, prefill_base_s=max(prefill_base - launch, 0.0), pair_s=pair_s,
         seq_s=seq_s, kv_capacity_tokens=int(min(slot_tokens, 2.0**53)),
-        virtual_engines=pool.dp * pool.pp, synchronised=pool.dp > 1 and pool.ep > 1, block_tokens=block_tokens,
+        virtual_engines=pool.dp * pool.pp, synchronised=together, block_tokens=block_tokens,
         max_batch_tokens=pool.max_batch_tokens, max_seqs=pool.max_seqs, decode_tokens=decode_tokens,
         accept_tokens=accept_tokens, kv_bytes_per_token=float(per_token[0]) * pool.tp * pool.pp,
         first_token_s=float(p.first_token_s[0, 0]),

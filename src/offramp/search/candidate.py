@@ -37,8 +37,8 @@ from offramp.search.uncertain import Retune, rates_by_draw
 
 F8 = npt.NDArray[np.float64]
 Overrides = Mapping[str, float]
-EXPLORE: Final = 4000
-"""Requests of one simulation."""
+EXPLORE: Final = 3000
+"""Measured requests of one simulation."""
 NEARLY: Final = 0.95
 """A smaller replica is preferred if it carries at least this share of the best per device."""
 CLOSED_GUESS: Final = 0.9
@@ -294,7 +294,7 @@ def _simulated(
     rate, felt = highest_rate(
         _replica(question, stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
         guess=closed * (nearly or (PREFIX_GUESS if question.prefix else CLOSED_GUESS)), most=min(question.most_requests, EXPLORE),
-        points=question.points,
+        copies=question.stream.copies(closed), points=question.points,
     )  # fmt: skip
     return _Try(pool=pool, stack=stack, closed=closed, rate=rate, felt=felt)
 
@@ -315,7 +315,7 @@ def _refined(question: Question, best: _Try) -> _Try:
         rate, felt = highest_rate(
             _replica(question, best.stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
             guess=best.rate, most=min(question.most_requests, EXPLORE), give_up=best.rate * 1.02,
-            points=question.points,
+            copies=question.stream.copies(best.closed), points=question.points,
         )  # fmt: skip
         if rate > best.rate * 1.02:
             best = _Try(pool=pool, stack=best.stack, closed=best.closed, rate=rate, felt=felt)
@@ -357,7 +357,7 @@ def _answer(
     assert best.felt is not None
     rates, order = rates_by_draw(
         question, stack.setting, stack.middle, pool, rate=best.rate, felt=best.felt,
-        most=min(question.most_requests, EXPLORE), retune=retune,
+        most=min(question.most_requests, EXPLORE), copies=question.stream.copies(best.closed), retune=retune,
     )  # fmt: skip
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return Candidate(

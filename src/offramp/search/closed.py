@@ -2,14 +2,17 @@
 
 In a steady state ``n`` sequences decode on each virtual engine and requests come and go at a rate ``r``. A request
 needs ``m`` steps that hold a piece of its prefill and ``d = (osl - 1) / accepted`` decode steps, which it shares with
-the other ``n - 1``. Of all steps a share ``f = m n / d`` holds prefill; where ``R`` data-parallel ranks step together,
-a step is slow if any of them prefills, ``F = 1 - (1 - f)^R``:
+the other ``n - 1``. Of all steps of a rank a share ``f = m n / d`` holds prefill. Where ``R`` data-parallel ranks step
+together, a step waits for any of them that prefills, ``F = 1 - (1 - f)^R``; but the experts of all ranks share the
+tokens of the few that do. With ``a`` what a piece adds on its own rank and ``b`` what it would add to the experts if all
+ranks prefilled (``a + b = t_mixed - t_decode``):
 
-    r = (n / d) / (t_decode + F (t_mixed - t_decode))         while f < 1,  else 1 / (m t_mixed)
+    r = (n / d) / (t_decode + F a + f b)         while f < 1,  else 1 / (m t_mixed)
 
 A request's time per output token is the mean of its own ``d`` steps, so short outputs spread most:
-``sd^2 = F (1 - F) (t_mixed - t_decode)^2 m / d``, and never more than ``t_mixed``. The wait for the first token is the
-prefill's own steps, half a step, and a queue for prefill that grows as rho / (1 - rho) / 2 (M/D/1).
+``sd^2 = (F (1 - F) a^2 + f (1 - f) b^2 / R + 2 f (1 - F) a b) m / d``, and never more than a step with prefill. The wait for
+the first token is the prefill's own steps, half a step, and a queue for prefill behind prompts of unequal length,
+rho / (1 - rho) / 2 times the mean prompt that a prefill token belongs to (M/G/1, Pollaczek and Khinchine).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from offramp.cost import Pool, Setting, Shard, Steps, memory_table, step_time
+from offramp.cost import Pool, Setting, Shard, Steps, memory_table, shared_time, step_time
 from offramp.search.mix import Mix
 
 F8 = npt.NDArray[np.float64]
@@ -131,29 +134,40 @@ def evaluate(
         tokens=n * q + piece, decode_seqs=n, decode_context=n * mix.context,
         prefill_pairs=mix.pairs * piece / mix.isl, chunks=zero + 1.0, decode_tokens=q,
     )  # fmt: skip
+    ranks = np.where((col["dp"] > 1) & (col["ep"] > 1), col["dp"], 1.0)
     t_decode = step_time(setting, shard, decode).total
     t_mixed = np.maximum(step_time(setting, shard, mixed).total, t_decode)
+    own = t_mixed - t_decode
+    both = np.zeros_like(own)
+    if (ranks > 1).any():
+        more = shared_time(setting, shard, mixed) - shared_time(setting, shard, decode)
+        both = np.where(ranks > 1, np.clip(more, 0.0, own), 0.0)
+        own = own - both
     per_request = mix.isl / piece
     decodes = max(mix.osl - 1.0, 1e-6) / accept_tokens
     share = per_request * n / decodes
-    ranks = np.where((col["dp"] > 1) & (col["ep"] > 1), col["dp"], 1.0)
-    slow = 1.0 - (1.0 - np.minimum(share, 1.0)) ** ranks
-    step = t_decode + slow * (t_mixed - t_decode)
+    part = np.minimum(share, 1.0)
+    slow = 1.0 - (1.0 - part) ** ranks
+    step = t_decode + slow * own + part * both
+    with_prefill = t_decode + own + both * (1.0 + (ranks - 1.0) * part) / ranks
     rate = np.where(share < 1.0, n / decodes / step, 1.0 / (per_request * t_mixed))
     step = np.where(share < 1.0, step, t_mixed)
     few = max(mix.osl_p25 - 1.0, 1.0) / accept_tokens
-    spread = (t_mixed - t_decode) * np.sqrt(slow * (1.0 - slow) * np.maximum(per_request, 1.0) / few)
+    variance = slow * (1.0 - slow) * own**2 + part * (1.0 - part) * both**2 / ranks
+    variance += 2.0 * part * (1.0 - slow) * own * both
+    spread = np.sqrt(variance * np.maximum(per_request, 1.0) / few)
     engines = col["dp"] * col["pp"]
-    own_prefill = per_request * t_mixed
+    own_prefill = per_request * with_prefill
     busy = np.minimum(rate * own_prefill, 0.98)
     first = setting.parameters.first_token_s
     long = min(max(mix.isl_p90 / mix.isl, 1.0), 4.0)
+    uneven = mix.isl_sized / mix.isl
     return Grid(
         pool_index=np.repeat(np.arange(len(pools)), len(batches)), batch=n, engines=engines,
         devices=col["tp"] * col["pp"] * col["dp"], fits=_fits(setting, shard, col, mix, mtp=q > 1),
         rate=rate * engines, tpot_s=step / accept_tokens, tpot_sd_s=spread / accept_tokens,
-        ttft_base_s=first + 0.5 * t_decode + long * own_prefill, ttft_wait_s=own_prefill * busy / (1.0 - busy) / 2.0,
-        decode_s=t_decode, mixed_s=t_mixed, output_steps=max(mix.osl - 1.0, 0.0),
+        ttft_base_s=first + 0.5 * t_decode + long * own_prefill, ttft_wait_s=uneven * own_prefill * busy / (1.0 - busy) / 2.0,
+        decode_s=t_decode, mixed_s=with_prefill, output_steps=max(mix.osl - 1.0, 0.0),
     )  # fmt: skip
 
 

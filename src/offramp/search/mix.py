@@ -17,6 +17,7 @@ JITTER_S = 60.0
 """Copies of a request fall into the same minute, not the same second. Assumed."""
 
 MANY_EPOCHS = 20
+MOST_COPIES = 4
 
 
 class Mix(Record):
@@ -63,11 +64,12 @@ def mix_of(requests: Requests, *, context_limit: int = 0) -> Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Makes the request stream of one replica at a stated rate, out of one set of requests.
+    """Makes the request stream of one or a few replicas at a stated rate, out of one set of requests.
 
     A trace keeps its clock. The whole demand is the trace ``copies`` times over: each copy of a request comes within
     ``JITTER_S`` of the original, because other users do the same things in the same minute but not in the same
-    second; up to one copy the trace is taken as it is. A replica sees a random share of that. Requests whose prompts
+    second; up to one copy the trace is taken as it is. A few replicas, to which a router deals in turn, see a random
+    share of that. Requests whose prompts
     share prefixes keep their order instead, and the clock is stretched, because thinning would break the
     conversations that the prefix cache lives on.
 
@@ -86,6 +88,16 @@ class Stream:
         """Duration of the source, its last gap included."""
         n = len(self.requests)
         return float(self.requests.arrival_s[-1] - self.requests.arrival_s[0]) * n / (n - 1) if n > 1 else 0.0
+
+    def copies(self, rate: float) -> int:
+        """How many replicas of a rate are looked at together: of the demand's, at most a few.
+
+        One replica alone would get its requests at random and look burstier than any router makes it, the more so
+        the smaller it is. Conversations keep to their replica.
+        """
+        if self.requests.hash_ids is not None or rate <= 0.0:
+            return 1
+        return max(1, min(MOST_COPIES, int(self.demand / rate + 0.5)))
 
     @property
     def rate(self) -> float:

@@ -211,7 +211,8 @@ def _prefill(question: Question, setting: Setting, listed: list[Pool]) -> tuple[
         if metric == "ttft":
             room = np.minimum(room, (limit - base) / TTFT_WAIT[stat])
     wait = np.where(np.isfinite(room), np.maximum(room, 0.0), 1e9)  # without a limit any wait will do
-    share = np.where(room > 0, np.minimum(2.0 * wait / (2.0 * wait + whole), 0.95), 0.0)
+    ahead = whole * mix.isl_sized / mix.isl  # M/G/1: the prompt that one waits for is a long one
+    share = np.where(room > 0, np.minimum(2.0 * wait / (2.0 * wait + ahead), 0.95), 0.0)
     engines = np.array([float(pool.dp * pool.pp) for pool in listed])
     held = _tokens(question, setting, listed, 1)
     return np.where(held >= mix.longest, share / whole * engines, 0.0), np.ones_like(whole)

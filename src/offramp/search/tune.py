@@ -14,6 +14,7 @@ import numpy as np
 from offramp.core.errors import InfeasibleError
 from offramp.core.record import Record
 from offramp.cost import Pool, Setting, StepTable, step_table
+from offramp.search.busy import load_at
 from offramp.search.mix import Mix, Stream
 from offramp.serve import PoolSpec, ServeConfig, ServeMetrics, simulate
 
@@ -26,7 +27,6 @@ REFUSED_SHARE: Final = 0.001
 """A layout that must refuse more of the requests than this, for want of cache, does not carry the workload."""
 HOPELESS: Final = 1 / 400
 """A layout that does not keep its limits at this share of its closed-form rate counts as one that never does."""
-WARMUP_SHARE: Final = 0.05
 
 
 class Felt(Record):
@@ -64,8 +64,8 @@ class Felt(Record):
 STATS = ("mean", "p50", "p90", "p95", "p99")
 
 
-def felt_of(metrics: ServeMetrics, rate: float) -> Felt:
-    """The part of the simulator's metrics that an assessment keeps."""
+def felt_of(metrics: ServeMetrics, rate: float, copies: int = 1) -> Felt:
+    """The part of the simulator's metrics that an assessment keeps, for one of several replicas."""
     latency: dict[str, float] = {}
     for name in ("ttft", "tpot", "itl", "e2e"):
         values = getattr(metrics, f"{name}_s")
@@ -76,8 +76,8 @@ def felt_of(metrics: ServeMetrics, rate: float) -> Felt:
         kv_share=metrics.kv_mean, busy=metrics.utilisation, preemptions=metrics.preemptions,
         refused=metrics.rejected.get("kv-capacity", 0) + metrics.rejected.get("no-pool", 0),
         refused_context=metrics.rejected.get("context", 0),
-        output_tokens_per_s=metrics.output_tokens_per_s, prefix_hit=metrics.prefix_hit,
-        input_tokens_per_s=metrics.total_tokens_per_s - metrics.output_tokens_per_s,
+        output_tokens_per_s=metrics.output_tokens_per_s / copies, prefix_hit=metrics.prefix_hit,
+        input_tokens_per_s=(metrics.total_tokens_per_s - metrics.output_tokens_per_s) / copies,
     )  # fmt: skip
 
 
@@ -120,24 +120,25 @@ def unserved(rate: float) -> Felt:
 Served = StepTable | Sequence[PoolSpec]
 
 
-def feel(table: Served, stream: Stream, rate: float, *, most: int, prefix: bool = False) -> Felt:
+def feel(table: Served, stream: Stream, rate: float, *, most: int, prefix: bool = False, copies: int = 1) -> Felt:
     """What users of one replica (or of a few pools together) feel at a rate.
 
     Args:
         table: step costs of a replica, or pools that serve together.
         stream: where requests come from.
         rate: requests per second.
-        most: how many requests are simulated.
+        most: how many requests are measured.
         prefix: whether prompts share cached prefixes.
+        copies: replicas side by side, to which requests are dealt in turn; the rate is that of one.
     """
-    requests = stream.at(rate, most=most)
-    specs = [PoolSpec(table=table)] if isinstance(table, StepTable) else list(table)
+    specs = [PoolSpec(table=table, replicas=copies)] if isinstance(table, StepTable) else list(table)
+    load = load_at(stream, specs, rate * copies, measured=most)
     several = sum(spec.replicas for spec in specs) > len(specs) or any(spec.table.virtual_engines > 1 for spec in specs)
     config = ServeConfig(
-        warmup=int(WARMUP_SHARE * len(requests)), prefix_cache=prefix, estimate_capacity=False,
+        warmup=load.warmup, cooldown=load.cooldown, prefix_cache=prefix, estimate_capacity=False,
         router="prefix-aware" if prefix and several else "round-robin",
     )  # fmt: skip
-    return felt_of(simulate(specs, requests, config=config), rate)
+    return felt_of(simulate(specs, load.requests, config=config), rate, copies)
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,9 @@ class Points:
     known: dict[str, dict[int, Felt | None]] = field(default_factory=dict)
 
     @staticmethod
-    def key(table: Served, *, most: int, prefix: bool) -> str:
+    def key(table: Served, *, most: int, prefix: bool, copies: int) -> str:
         """The address of a curve; the stream of requests is that of all points together."""
-        digest = hashlib.blake2b(f"{most} {prefix}".encode(), digest_size=12)
+        digest = hashlib.blake2b(f"{most} {prefix} {copies}".encode(), digest_size=12)
         _feed(digest, table)
         return digest.hexdigest()
 
@@ -188,7 +189,7 @@ def rung_of(rate: float) -> int:
 
 def highest_rate(
     table: Served, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
-    points: Points | None = None, fine: int = 1, give_up: float = 0.0,
+    copies: int = 1, points: Points | None = None, fine: int = 1, give_up: float = 0.0,
 ) -> tuple[float, Felt | None]:  # fmt: skip
     """The highest rate at which one replica keeps the SLO, and what users feel there; 0 and None where there is none.
 
@@ -196,7 +197,7 @@ def highest_rate(
     down, doubling, until limits are kept at one rung and broken at another, and halves what lies between.
 
     Args:
-        table, stream, most, prefix: as of :func:`feel`.
+        table, stream, most, prefix, copies: as of :func:`feel`.
         slo: limits by "ttft_p90" ...
         guess: where to begin.
         points: what was simulated before with this stream.
@@ -204,12 +205,12 @@ def highest_rate(
         give_up: rates up to this are of no interest: the search begins above it, and ends there where limits break.
     """
     seen = points or Points()
-    key = Points.key(table, most=most, prefix=prefix)
+    key = Points.key(table, most=most, prefix=prefix, copies=copies)
     allowed = REFUSED_SHARE * max(min(most, len(stream.requests)), 1)
 
     def compute(rung: int) -> Felt | None:
         try:
-            return feel(table, stream, RUNG**rung, most=most, prefix=prefix)
+            return feel(table, stream, RUNG**rung, most=most, prefix=prefix, copies=copies)
         except InfeasibleError:
             return None
 

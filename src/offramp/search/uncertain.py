@@ -55,7 +55,7 @@ def speeds(question: Question, setting: Setting, mid: Setting, pool: Pool, felt:
 
 def rates_by_draw(
     question: Question, setting: Setting, mid: Setting, pool: Pool, *, rate: float, felt: Felt, most: int,
-    retune: Retune | None = None,
+    copies: int = 1, retune: Retune | None = None,
 ) -> tuple[F8, npt.NDArray[np.int64]]:  # fmt: skip
     """Highest rate of one replica within the SLO for each joint draw, and the draws from slow to fast. [draws] each
 
@@ -65,7 +65,7 @@ def rates_by_draw(
     Args:
         question, setting, mid, pool: the layout, at all draws and at the middle.
         rate, felt: what the middle carries.
-        most: simulated requests.
+        most, copies: simulated requests and replicas.
         retune: finds another layout for a draw in which this one falls far behind the draw's speed, because a limit
             is near that it no longer keeps; whoever runs the chips would do the same.
     """
@@ -81,7 +81,7 @@ def rates_by_draw(
         )  # fmt: skip
         found, _ = highest_rate(
             replica.table(), question.stream, question.slo, guess=_guess(points, float(speed[draw]), rate), most=most,
-            prefix=question.prefix, points=question.points, fine=2,
+            prefix=question.prefix, copies=copies, points=question.points, fine=2,
         )  # fmt: skip
         if retune is not None and found < FAR_BEHIND * rate * float(speed[draw]):
             found = max(found, retune(draw, found / pool.devices) * pool.devices)

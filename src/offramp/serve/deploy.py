@@ -30,6 +30,8 @@ class PoolPlan:
     Attributes:
         mixed_s: base + prefill extra of a step that holds prefill, by scheduled tokens. [max_batch_tokens + 1]
         decode_s: base of a decode-only step (padded to graphs), by sequences. [max_seqs + 1]
+        shared_s: what synchronised ranks work off together, by mean tokens; taken out of the two above. Empty: nothing.
+        padded_tokens: tokens of a decode-only step, by sequences. [max_seqs + 1]
         attention_s, slope_s: context-free and per-token decode attention, by sequences. [max_seqs + 1]
         gain: mean tokens gained per decode step, in GAIN_UNIT.
         capacity_blocks: KV blocks of one lane; reserve_blocks per running sequence; watermark_blocks overall.
@@ -40,6 +42,8 @@ class PoolPlan:
     decode_s: F8
     attention_s: F8
     slope_s: F8
+    shared_s: F8
+    padded_tokens: F8
     prefill_base_s: float
     pair_s: float
     seq_s: float
@@ -95,12 +99,17 @@ def _dense(grid: F8, values: F8, points: F8) -> F8:
 
 def decode_base(table: StepTable, seqs: F8) -> F8:
     """Base time of decode-only steps of so many sequences, in seconds, graph padding included."""
+    return _dense(table.token_grid, table.base_s, padded(table, seqs))
+
+
+def padded(table: StepTable, seqs: F8) -> F8:
+    """Tokens of decode-only steps of so many sequences, graph padding included."""
     tokens = np.asarray(seqs, dtype=np.float64) * table.decode_tokens
     if table.graph_sizes is not None and len(table.graph_sizes):
         sizes = np.asarray(table.graph_sizes, dtype=np.float64)
         at = np.searchsorted(sizes, tokens, side="left")
         tokens = np.where(at < len(sizes), sizes[np.minimum(at, len(sizes) - 1)], tokens)
-    return _dense(table.token_grid, table.base_s, tokens)
+    return tokens
 
 
 def plan_pool(spec: PoolSpec, config: ServeConfig) -> PoolPlan:
@@ -123,12 +132,18 @@ def plan_pool(spec: PoolSpec, config: ServeConfig) -> PoolPlan:
     base = _dense(table.token_grid, table.base_s, tokens)
     mixed = base + _dense(table.token_grid, table.prefill_extra_s, tokens)
     decode = decode_base(table, seqs)
+    wide = padded(table, seqs)
+    shared = np.zeros(0)
+    if table.synchronised and table.shared_s is not None:
+        shared = _dense(table.token_grid, table.shared_s, np.arange(max(tokens[-1], wide[-1]) + 2.0))
+        mixed = mixed - shared[: len(mixed)]
+        decode = decode - shared[wide.astype(np.int64)]
     if not (np.all(np.isfinite(mixed)) and np.all(mixed[1:] > 0) and np.all(decode[1:] > 0)):
         raise InputError("a step must take a positive, finite time", where=where)
     blocks = table.kv_capacity_tokens // table.block_tokens
     per_token, base_s = spec.transfer_s_per_token, spec.transfer_base_s
     return PoolPlan(
-        spec=spec, mixed_s=mixed, decode_s=decode,
+        spec=spec, mixed_s=mixed, decode_s=decode, shared_s=shared, padded_tokens=wide,
         attention_s=_dense(table.seq_grid, table.decode_base_s, seqs),
         slope_s=_dense(table.seq_grid, table.decode_slope_s, seqs),
         prefill_base_s=table.prefill_base_s, pair_s=table.pair_s, seq_s=table.seq_s,

@@ -10,7 +10,7 @@ import numpy as np
 from offramp.cost.table import StepTable
 from offramp.serve import deploy, state
 from offramp.serve.deploy import Blocks, Deployment
-from offramp.serve.kernel import FINISHED, NEEDS_SLOTS, run
+from offramp.serve.kernel import FINISHED, NEEDS_REQUESTS, NEEDS_SLOTS, run
 from offramp.serve.records import F8, I8, Outcome, PoolSpec, Requests, ServeConfig
 from offramp.serve.state import Batch, Memory
 
@@ -82,15 +82,27 @@ def run_kernel(
     times, known = starts(requests, config)
     memory = state.build(deployment, config, blocks=blocks, slots=min(n, FIRST_SLOTS) + 1, done=n)
     control = memory.control[0]
-    control["count"], control["sent"], control["final"], control["last_index"] = n, known, 1, n - 1
+    split = config.cooldown > 0 and config.mode == "open" and n > 0
+    control["count"], control["sent"], control["final"], control["last_index"] = n, known, int(not split), n - 1
     if n:
         arrival = requests.arrival_s
         control["middle_s"] = float(arrival[0] + arrival[-1]) / 2 + deployment.entry_delay_s
     batch = batch_of(requests, times, blocks, masks)
+    sums: Any = None
     while (code := run(memory, batch)) != FINISHED:
+        if code == NEEDS_REQUESTS:  # the last one has arrived: what follows is the deployment running empty
+            sums = memory.pools.copy()
+            memory.control[0]["final"] = 1
+            continue
         assert code == NEEDS_SLOTS
         memory = state.grown(memory, slots=2 * len(memory.slots), done=n)
-    return collect(memory, deployment, n)
+    outcome = collect(memory, deployment, n)
+    if sums is not None:
+        outcome.busy_s, outcome.batch_s, outcome.kv_block_s = (
+            sums[name] for name in ("busy_s", "batch_s", "kv_block_s")
+        )
+        outcome.until_s = float(times[-1]) + deployment.entry_delay_s
+    return outcome
 
 
 def collect(memory: Memory, deployment: Deployment, n: int) -> Outcome:

@@ -215,6 +215,7 @@ def start(m: Memory, group: int, ids: Any, since: float) -> None:
     g.steps = 0
     g.cost_s = 0.0
     limit = FOREVER
+    tokens = 0.0
     for i in range(g.first_lane, g.first_lane + g.lanes):
         lane = m.lanes[i]
         decodes = schedule(lane, pool, m, ids, since)
@@ -225,6 +226,10 @@ def start(m: Memory, group: int, ids: Any, since: float) -> None:
             continue
         price(lane, pool, m, decodes)
         limit = min(limit, lane.step_limit)
+        if lane.n_chunks:
+            tokens += lane.tokens + decodes * pool.decode_tokens
+        else:
+            tokens += m.floats[pool.seqs_at + 3 * (pool.max_seqs + 1) + decodes]
         if lane.cost_s > g.cost_s or (lane.cost_s == g.cost_s and lane.slope_s > g.slope_s):
             g.cost_s = lane.cost_s
             g.slope_s = lane.slope_s
@@ -233,8 +238,18 @@ def start(m: Memory, group: int, ids: Any, since: float) -> None:
         return
     if g.lanes > 1 and limit > 1:
         limit = dominance(m, g, limit)
+    if pool.shared_at != NONE:
+        g.cost_s += shared(m, pool, tokens / g.lanes)
     g.steps = limit
     set_end(m, group, since + duration(g, limit))
+
+
+@hot
+def shared(m: Memory, pool: Any, mean: float) -> Any:
+    """What all ranks of a group work off together at a mean number of tokens, in seconds."""
+    at = int(mean)
+    low = m.floats[pool.shared_at + at]
+    return low + (mean - at) * (m.floats[pool.shared_at + at + 1] - low)
 
 
 @jit

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from offramp.serve.deploy import EPS_S, Blocks, Deployment
-from offramp.serve.records import I8, Outcome, Requests, ServeConfig
+from offramp.serve.records import F8, I8, Outcome, Requests, ServeConfig
 from offramp.serve.scheduler import Lane, Seq
 from offramp.serve.sketch import Sketch
+
+SUMS = ("busy_s", "batch_s", "kv_block_s")
 
 
 class Oracle:
@@ -34,6 +36,7 @@ class Oracle:
         n, pools = len(requests), len(deployment.pools)
         nan = np.full(n, np.nan)
         self.itl = Sketch()
+        self.sums: dict[str, F8] = {}
         self.out = Outcome(
             start_s=nan.copy(), first_s=nan.copy(), done_s=nan.copy(), pool=np.zeros(n, np.int64),
             itl_counts=self.itl.counts, itl_sum_s=0.0, itl_max_s=0.0, itl_count=0, busy_s=np.zeros(pools),
@@ -138,6 +141,10 @@ class Oracle:
             self.group_end[group] = np.inf
             return
         cost = max(lane.cost_s() for lane, b in zip(lanes, busy, strict=True) if b)
+        shared = self.deployment.pools[pool].shared_s
+        if len(shared):
+            mean = sum(lane.tokens() for lane, b in zip(lanes, busy, strict=True) if b) / len(lanes)
+            cost += shared[int(mean)] + (mean - int(mean)) * (shared[int(mean) + 1] - shared[int(mean)])
         self.group_start[group] = now
         self.group_end[group] = now + cost
         self.out.busy_s[pool] += cost
@@ -274,6 +281,9 @@ class Oracle:
         self.out.trend += np.array([1.0, t, waiting, t * waiting, t * t])
         if last:
             self.out.queue_at_end = waiting
+            if self.config.cooldown and self.config.mode == "open":
+                self.sums = {name: getattr(self.out, name).copy() for name in SUMS}
+                self.out.until_s = now
 
     def close(self) -> Outcome:
         """Collects the sums."""
@@ -283,6 +293,8 @@ class Oracle:
             self.out.lookup_tokens[pool] += lane.lookup_tokens
             self.out.leaked_blocks += lane.held
             self.out.leaked_blocks += abs(lane.pool.capacity_blocks - lane.available())
+        for name, values in self.sums.items():
+            setattr(self.out, name, values)
         self.out.itl_sum_s, self.out.itl_max_s, self.out.itl_count = self.itl.total_s, self.itl.max_s, self.itl.count
         return self.out
 

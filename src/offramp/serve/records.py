@@ -132,6 +132,8 @@ class ServeConfig(Record):
         mode: "open" sends requests at their arrival times, "closed" keeps ``concurrency`` of them in flight.
         concurrency: requests in flight (closed loop).
         warmup: first requests that run but are left out of all statistics.
+        cooldown: last requests that run but are left out; where there are any, utilisation, batch and cache use count
+            until the last arrival only, not while the deployment runs empty.
         ramp_s: time over which the first ``concurrency`` requests start (closed loop); 0 is one burst.
         router: how requests find a replica.
         prefix_cache: whether prompts share KV blocks by hash (needs hash ids).
@@ -153,6 +155,7 @@ class ServeConfig(Record):
     mode: Literal["open", "closed"] = "open"
     concurrency: int = 0
     warmup: int = 0
+    cooldown: int = 0
     ramp_s: float = 0.0
     router: Router = "round-robin"
     prefix_cache: bool = False
@@ -285,7 +288,7 @@ class Outcome:
         busy_s, batch_s, kv_block_s, kv_peak_blocks, preemptions, hit_tokens, lookup_tokens, steps: by pool. [pools]
         trend: n, sum t, sum w, sum t*w, sum t*t of waiting requests w at arrivals of the second half.
         queue_at_end: waiting requests at the last arrival.
-        end_s: time of the last event.
+        until_s: end of the sums by pool where they stop before the last completion.
     """
 
     start_s: F8
@@ -306,5 +309,6 @@ class Outcome:
     steps: I8
     trend: F8 = field(default_factory=lambda: np.zeros(5))
     queue_at_end: int = 0
+    until_s: float | None = None
     leaked_blocks: int = 0
     """KV blocks still held by requests at the end; anything but 0 is a bug that tests look for."""

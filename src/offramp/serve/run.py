@@ -47,8 +47,10 @@ def check_config(config: ServeConfig) -> None:
     """
     if config.mode == "closed" and config.concurrency < 1:
         raise InputError("closed loop needs a concurrency of at least 1", where="config.concurrency")
-    if config.warmup < 0 or config.ramp_s < 0 or config.reserve_tokens < 0 or config.jobs < 1:
-        raise InputError("warmup, ramp_s and reserve_tokens are not negative; jobs is at least 1", where="config")
+    if config.warmup < 0 or config.cooldown < 0 or config.ramp_s < 0 or config.reserve_tokens < 0 or config.jobs < 1:
+        raise InputError(
+            "warmup, cooldown, ramp_s and reserve_tokens are not negative; jobs is at least 1", where="config"
+        )
     if not 0 <= config.watermark < 1:
         raise InputError("watermark is a share below 1", where="config.watermark")
 
@@ -128,7 +130,7 @@ def is_streamed(requests: Requests, config: ServeConfig) -> bool:
         len(requests) > EXACT_LIMIT
         and config.mode == "open"
         and config.engine == "kernel"
-        and not (config.prefix_cache or config.keep_requests)
+        and not (config.prefix_cache or config.keep_requests or config.cooldown)
     )
 
 
@@ -190,7 +192,8 @@ def simulate(pools: Sequence[PoolSpec], requests: Requests, *, config: ServeConf
     counts = np.bincount(reasons, minlength=len(REJECT_REASONS))
     rejected = {REJECT_REASONS[i]: int(counts[i]) for i in range(1, len(counts)) if counts[i]}
     taken = requests if len(accepted) == len(requests) else requests.take(accepted)
-    measured = (np.arange(len(taken)) >= config.warmup).astype(np.int64)
+    at = np.arange(len(taken))
+    measured = ((at >= config.warmup) & (at < len(taken) - config.cooldown)).astype(np.int64)
     exact = len(taken) <= EXACT_LIMIT
     total, outcome = run_shards(
         shards_of(pools, taken, config, measured), config, exact=exact, pools=len(deployment.pools)

@@ -228,6 +228,13 @@ class Lane:
 
     # -- time
 
+    def tokens(self) -> float:
+        """Tokens of the scheduled step that go to experts shared with other ranks."""
+        n = len(self.decoding) if self.decodes_now else 0
+        if self.chunks:
+            return n * self.pool.decode_tokens + sum(size for _, size in self.chunks)
+        return float(self.pool.padded_tokens[n])
+
     def cost_s(self) -> float:
         """Duration of the scheduled step, in seconds."""
         pool, n, c = self.pool, len(self.decoding) if self.decodes_now else 0, len(self.chunks)

@@ -28,7 +28,7 @@ def _fields(ints: str, floats: str) -> np.dtype[np.void]:
 
 
 POOL = _fields(
-    "max_tokens max_seqs decode_tokens gain block_tokens watermark reserve mixed role mixed_at seqs_at"
+    "max_tokens max_seqs decode_tokens gain block_tokens watermark reserve mixed role mixed_at seqs_at shared_at"
     " kv_peak preemptions hit lookup steps",
     "seq_s pair_s prefill_base_s transfer_base_s transfer_token_s weight busy_s batch_s kv_block_s",
 )
@@ -137,8 +137,10 @@ def _pools(deployment: Deployment) -> tuple[Rec, F8]:
         rec["transfer_base_s"], rec["transfer_token_s"] = pool.transfer_base_s, pool.transfer_s_per_token
         rec["weight"] = pool.spec.weight
         rec["mixed_at"], rec["seqs_at"] = at, at + len(pool.mixed_s)
-        parts += [pool.mixed_s, pool.decode_s, pool.attention_s, pool.slope_s]
-        at += len(pool.mixed_s) + 3 * len(pool.decode_s)
+        parts += [pool.mixed_s, pool.decode_s, pool.attention_s, pool.slope_s, pool.padded_tokens, pool.shared_s]
+        at += len(pool.mixed_s) + 4 * len(pool.decode_s)
+        rec["shared_at"] = at if len(pool.shared_s) else -1
+        at += len(pool.shared_s)
     return pools, np.concatenate(parts)
 
 

@@ -235,8 +235,14 @@ def simulate_stream(
         InputError: closed loop, prefix cache, the oracle, or chunks that go back in time.
     """
     check_config(config)
-    if config.mode != "open" or config.prefix_cache or config.engine != "kernel" or config.keep_requests:
-        raise InputError("streams take open loop without prefix cache on the kernel", where="config")
+    if (
+        config.mode != "open"
+        or config.prefix_cache
+        or config.engine != "kernel"
+        or config.keep_requests
+        or config.cooldown
+    ):
+        raise InputError("streams take open loop without prefix cache or cooldown on the kernel", where="config")
     deployment = deploy.plan(pools, config)
     parts = parts_of(pools, config)
     dealer = Dealer(pools, parts)

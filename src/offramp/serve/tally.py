@@ -125,7 +125,8 @@ class Tally:
         self.growth += slope(outcome.trend)
         if len(outcome.start_s):
             self.run_start_s = min(self.run_start_s, float(np.nanmin(outcome.start_s)))
-            self.run_done_s = max(self.run_done_s, float(np.nanmax(outcome.done_s)))
+            until = float(np.nanmax(outcome.done_s)) if outcome.until_s is None else outcome.until_s
+            self.run_done_s = max(self.run_done_s, until)
         self.queue_at_end += outcome.queue_at_end
         self.leaked_blocks += outcome.leaked_blocks
         self.busy_s += outcome.busy_s
