@@ -67,6 +67,7 @@ def tables(plan: Plan, currency: str) -> dict[str, Table]:
     return {
         "purchases": _purchases(plan), "placement": _placement(plan), "shortfall": _shortfall(plan),
         "spend": _spend(plan, currency), "power": _power(plan), "binding": _binding(plan, currency),
+        "prices": _prices(plan, currency),
     }  # fmt: skip
 
 
@@ -122,6 +123,11 @@ def _shortfall(plan: Plan) -> Table:
 def _spend(plan: Plan, currency: str) -> Table:
     rows = _rows(plan, plan.spend, ("quarter",), (plan.problem.quarters,))
     return _banded(rows, ("quarter",), currency, "Money for chips, on arrival, not discounted")
+
+
+def _prices(plan: Plan, currency: str) -> Table:
+    rows = _rows(plan, plan.problem.price, ("quarter", "chip"), (plan.problem.quarters, plan.problem.chips))
+    return _banded(rows, ("quarter", "chip"), currency, "Price of one chip with its share of server and network")
 
 
 def _power(plan: Plan) -> Table:

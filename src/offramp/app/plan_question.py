@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from offramp.app.economics import Ledger
+from offramp.app.plan_prices import prices
 from offramp.app.plan_rules import Allowed, allowed
 from offramp.app.plan_work import QUARTER_S, Work
 from offramp.app.rollup import host_power
 from offramp.app.study import Scenario, Site, Study, Workload
 from offramp.catalog import Chip
-from offramp.core import units
 from offramp.core.errors import InputError
 from offramp.core.figure import Figure
 from offramp.core.quarters import parse_quarter, quarter_name, quarter_of
@@ -26,7 +26,7 @@ from offramp.core.result import Notice
 from offramp.core.seeds import derive_seed
 from offramp.cost.hardware import system_of
 from offramp.plan.problem import OpenOrder, PlanProblem, ShareCap
-from offramp.supply.buyer import Obtainable, buyer_figures, obtainable, price_range
+from offramp.supply.buyer import Obtainable, buyer_figures, obtainable
 from offramp.supply.facts import load as load_supply
 from offramp.supply.model import SupplyDraws, simulate
 
@@ -143,7 +143,7 @@ def build(setting: Setting, *, strict: bool = False) -> PlanProblem:
     setting.allowed = allowed(study, setting.ids, setting.quarters, setting.ledger.log, sites)
     setting.ledger.notices.extend(setting.allowed.notices)
     lead, lot, most, fill, factor = _supply(setting)
-    price = _prices(setting) * factor
+    price = prices(setting, [_per_server(setting, chip) for chip in chips]) * factor
     power, running = _running(setting, sites)
     anywhere = setting.allowed.operate.any(axis=2)
     operate = np.stack([
@@ -251,43 +251,6 @@ def _market(setting: Setting, day: dt.date) -> Obtainable:
         quarters=found.quarters, chips=found.chips, fill=found.fill[keep], price_factor=found.price_factor[keep],
         market=found.market[keep], unknown=found.unknown,
     )  # fmt: skip
-
-
-def _prices(setting: Setting) -> F8:
-    """Price of one chip with its share of host and network. [S, Q, C]"""
-    s, q = len(setting.futures), len(setting.quarters)
-    ledger, seed = setting.ledger, setting.study.study.seed
-    found = np.zeros((s, q, len(setting.chips)))
-    for column, chip in enumerate(setting.chips):
-        per_server = _per_server(setting, chip)
-        whole = ledger.server_price(chip)
-        if whole is not None:
-            found[:, :, column] = whole / per_server
-            continue
-        money = ledger.chip_price(chip)
-        draws = money.draws(s, seed, chip.id) if money else _judged_price(setting, chip, s)
-        found[:, :, column] = (draws + ledger.host_share(per_server))[:, None]
-    for row, future in enumerate(setting.futures):
-        for pattern, times in (future.price if future else {}).items():
-            hit = [i for i, chip in enumerate(setting.ids) if fnmatchcase(chip, pattern)]
-            found[row][:, hit] *= times
-    return found
-
-
-def _judged_price(setting: Setting, chip: Chip, draws: int) -> F8:
-    from offramp.supply.sample import draw
-
-    figure = price_range(chip.id, setting.study.study.as_of or dt.date(2026, 11, 23), setting.ledger.log)
-    if figure is None:
-        raise InputError(
-            f"{chip.id} has no price",
-            where="$.price",
-            mend=f'Add [[price]] chip = "{chip.id}", chip_price = "... CNY".',
-        )
-    rate = setting.ledger.rate(units.currency_of(figure.unit))
-    setting.note("assumed-figure", f"its price is a judged range around {figure.value:,.0f} {figure.unit}", chip.id)
-    rng = np.random.default_rng(derive_seed(setting.study.study.seed, "price", chip.id))
-    return draw(figure, rng, draws) * figure.si / figure.value * rate
 
 
 def _running(setting: Setting, sites: Sequence[Site]) -> tuple[F8, F8]:
