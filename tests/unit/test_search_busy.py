@@ -46,9 +46,9 @@ def test_short_runs_feel_what_a_very_long_one_does() -> None:
     config = ServeConfig(warmup=5000, cooldown=5000, estimate_capacity=False)
     truth = simulate([PoolSpec(table=TABLE)], streams[0].at(rate, most=25_000), config=config)
     assert truth.tpot_s is not None
-    assert np.mean([felt.latency["tpot_mean"] for felt in short]) == pytest.approx(truth.tpot_s.mean, rel=0.03)
-    assert np.mean([felt.latency["tpot_p90"] for felt in short]) == pytest.approx(truth.tpot_s.p90, rel=0.04)
-    assert np.mean([felt.batch for felt in short]) == pytest.approx(truth.mean_batch, rel=0.05)
+    assert np.mean([felt.latency["tpot_mean"] for felt in short]) == pytest.approx(truth.tpot_s.mean, rel=0.04)
+    assert np.mean([felt.latency["tpot_p90"] for felt in short]) == pytest.approx(truth.tpot_s.p90, rel=0.05)
+    assert np.mean([felt.batch for felt in short]) == pytest.approx(truth.mean_batch, rel=0.08)
     # as many requests from empty to empty are too kind, which is why it is not done
     alone = ServeConfig(estimate_capacity=False)
     naive = [simulate([PoolSpec(table=TABLE)], stream.at(rate, most=1500), config=alone).tpot_s for stream in streams]
