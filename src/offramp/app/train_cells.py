@@ -24,7 +24,7 @@ from offramp.cost.energy import device_power_w
 from offramp.cost.hardware import system_of
 from offramp.train.cases import chip_device, shape_of
 from offramp.train.goodput import NEVER, Reliability, break_even_rate
-from offramp.train.layout import Task
+from offramp.train.layout import Schedule, Task
 from offramp.train.outlook import Failing, Outlook, Question, Spread, chips_for, outlook, peak_of
 from offramp.train.parameters import DATA, Posterior, Stack
 from offramp.train.rows import FrameworkName, names
@@ -157,7 +157,7 @@ def question_of(setting: Setting, work: Workload, model: Model, chip: Chip) -> Q
                   dtype=dtype, variant="mx" if dtype == "fp8" and chip.family == "nvidia-blackwell" else "",
                   shape=shape_of(model))  # fmt: skip
     system = system_of(setting.catalog, chip)
-    schedules = ("1f1b",) if framework.schedule == "1f1b" else ("1f1b", framework.schedule)
+    schedules: tuple[Schedule, ...] = ("1f1b", *(s.name for s in framework.schedules if not as_of or s.known <= as_of))
     return Question(
         model=model, device=device, task=task, devices_per_chip=chip.devices,
         packages_per_node=system.packages_per_node if system else 8, tokens=float(work.tokens or 0.0), stack=stack,
@@ -166,12 +166,10 @@ def question_of(setting: Setting, work: Workload, model: Model, chip: Chip) -> Q
     )  # fmt: skip
 
 
-def _limits(study: Study, schedules: tuple[str, ...]) -> Limits:
+def _limits(study: Study, schedules: tuple[Schedule, ...]) -> Limits:
     """Degrees that the study's [search] names; free where it names none."""
     own = study.search
-    return Limits(
-        tp=own.tps, pp=own.pps, ep=own.eps, schedules=schedules,  # pyright: ignore[reportArgumentType]
-    )  # fmt: skip
+    return Limits(tp=own.tps, pp=own.pps, ep=own.eps, schedules=schedules)
 
 
 def load_model(work: Workload, where: str) -> Model:

@@ -175,7 +175,7 @@ def _stated_grid(row: TrainRow, model: Model, task: Task, devices: int, assumed:
             tp=tp, pp=pp, cp=cp, dp=dp, ep=ep, vp=vp if pp > 1 else 1, micro_batch=int(min(micro, max(share, 1))),
             zero=row.zero if row.zero >= 0 else 1, recompute=recompute,
             sequence_parallel=tp > 1 if row.sequence_parallel is None else row.sequence_parallel,
-            schedule=row.framework.schedule if pp > 1 else "1f1b",  # pyright: ignore[reportArgumentType]
+            schedule=row.framework.schedule if pp > 1 else "1f1b",
         )
         for micro in micros for vp in chunks
     ])  # fmt: skip
@@ -266,7 +266,7 @@ def _limits(row: TrainRow) -> Limits:
     return Limits(
         tp=only(row.tp), pp=only(row.pp), cp=only(row.cp), ep=only(row.ep), micro_batch=only(row.micro_batch),
         recompute=(row.recompute,) if row.recompute else (),
-        schedules=("1f1b",) if schedule == "1f1b" else ("1f1b", schedule),  # pyright: ignore[reportArgumentType]
+        schedules=("1f1b",) if schedule == "1f1b" else ("1f1b", schedule),
     )  # fmt: skip
 
 

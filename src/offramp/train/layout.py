@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from offramp.core.record import Record
 
 F8 = npt.NDArray[np.float64]
 Recompute = Literal["none", "selective", "full"]
-Schedule = Literal["1f1b", "zero-bubble", "dualpipe"]
+Schedule = Literal["1f1b", "zero-bubble", "dualpipe", "dualpipe-v"]
 
 
 class Layout(Record):
@@ -106,6 +106,7 @@ class Grid:
     sequence_parallel: F8
     bubble: F8
     hidden: F8
+    doubled: F8
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -115,9 +116,16 @@ class Grid:
         return Grid(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
-BUBBLE = {"1f1b": 1.0, "zero-bubble": 0.35, "dualpipe": 0.5}
+BUBBLE: Final = {"1f1b": 1.0, "zero-bubble": 0.35, "dualpipe": 0.5, "dualpipe-v": 0.65}
 """Share of the 1F1B bubble that a schedule leaves. Source: arXiv 2401.10241 table 2 (ZB-H1 keeps about a third, weight
-gradients fill the rest); arXiv 2412.19437 table 2: DualPipe's (PP/2 - 1)(F&B + B - 3W) is about half of 1F1B's."""
+gradients fill the rest); arXiv 2412.19437 table 2: DualPipe's (PP/2 - 1)(F&B + B - 3W) is about half of 1F1B's;
+Ascend/MindSpeed:docs/features/dualpipev.md: (PP - 1)(F&B + B - W) - F of half stages is about two thirds."""
+HIDES: Final = frozenset({"dualpipe", "dualpipe-v"})
+"""Schedules that run the forward pass of one micro-batch beside the backward pass of another, and hide messages so."""
+DOUBLES: Final = frozenset({"dualpipe"})
+"""Schedules that hold the weights of two stages on each device (arXiv 2412.19437, table 2)."""
+DEEP: Final = frozenset({"zero-bubble", "dualpipe", "dualpipe-v"})
+"""Schedules that need two micro-batches for each stage to fill their gaps, and run at most one chunk from each end."""
 
 
 def grid_of(layouts: list[Layout]) -> Grid:
@@ -132,8 +140,16 @@ def grid_of(layouts: list[Layout]) -> Grid:
         full=np.array([float(layout.recompute == "full") for layout in layouts]),
         selective=np.array([float(layout.recompute == "selective") for layout in layouts]),
         bubble=np.array([BUBBLE[layout.schedule] for layout in layouts]),
-        hidden=np.array([float(layout.schedule == "dualpipe") for layout in layouts]),
+        hidden=np.array([float(layout.schedule in HIDES) for layout in layouts]),
+        doubled=np.array([float(layout.schedule in DOUBLES) for layout in layouts]),
     )  # fmt: skip
+
+
+def schedule_at(grid: Grid, at: int) -> Schedule:
+    """The schedule of one layout of a grid."""
+    if grid.hidden[at]:
+        return "dualpipe" if grid.doubled[at] else "dualpipe-v"
+    return "1f1b" if grid.bubble[at] == 1.0 else "zero-bubble"
 
 
 def layout_at(grid: Grid, at: int) -> Layout:
@@ -142,8 +158,7 @@ def layout_at(grid: Grid, at: int) -> Layout:
         name: round(float(getattr(grid, name)[at]))
         for name in ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero")
     }
-    bubble = float(grid.bubble[at])
-    schedule: Schedule = "1f1b" if bubble == 1.0 else "dualpipe" if grid.hidden[at] else "zero-bubble"
+    schedule = schedule_at(grid, at)
     recompute: Recompute = "full" if grid.full[at] else "selective" if grid.selective[at] else "none"
     return Layout(
         **whole, recompute=recompute, sequence_parallel=bool(grid.sequence_parallel[at]), schedule=schedule
@@ -166,6 +181,10 @@ def layout_problems(layout: Layout, model: Model, task: Task, devices: int) -> l
     ranks = layout.tp * layout.cp * layout.dp
     if ranks % layout.ep:
         found.append(f"EP {layout.ep} does not divide TP x CP x DP = {ranks}")
+    if layout.schedule != "1f1b" and (layout.pp == 1 or layout.vp > 1):
+        found.append(f"{layout.schedule} needs PP above 1 and VP 1")
+    elif layout.schedule in DEEP and task.batch_sequences < 2 * layout.pp * layout.dp * layout.micro_batch:
+        found.append(f"{layout.schedule} needs two micro-batches for each of {layout.pp} stages")
     if layout.pp * layout.vp > model.layer_count:
         found.append(f"PP {layout.pp} x VP {layout.vp} is more than {model.layer_count} layers")
     if task.batch_sequences % (layout.dp * layout.micro_batch):

@@ -89,8 +89,8 @@ def memory(work: ModelWork, device: Device, task: Task, grid: Grid) -> Memory:
         grid.pp > 1, 0.0, min(work.embedding_weights, work.head_weights)
     )
     dense = dense + ends / grid.tp
-    twice = 1.0 + grid.hidden  # DualPipe holds the weights of the stages at both ends (arXiv 2412.19437, table 2)
-    dense, expert = dense * twice, expert * np.where(grid.hidden > 0, 2.0, 1.0)
+    twice = 1.0 + grid.doubled  # DualPipe holds the weights of the stages at both ends (arXiv 2412.19437, table 2)
+    dense, expert = dense * twice, expert * twice
     width = grid.dp * grid.cp
     expert_width = np.maximum(grid.tp * width / grid.ep, 1.0)
 

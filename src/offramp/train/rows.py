@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import msgspec
 
 from offramp.core.record import Record
 from offramp.core.units import GIGA, KILO, MEGA, TERA
+from offramp.train.layout import Schedule
 from offramp.train.parameters import DATA
 
 MARKS: Final = frozenset({"step_time_s", "mfu_pct", "framework"})
@@ -47,8 +49,27 @@ class NewerDtype(Record):
     weight: float
 
 
+class ScheduleSupport(Record):
+    """A pipeline schedule beside 1F1B that a framework offers: since when that was known, and where it says so."""
+
+    name: Schedule
+    known: dt.date
+    source: str
+
+
 class FrameworkName(Record):
-    """How a published framework is read, and what is known of its way of training."""
+    """How a published framework is read, and what is known of its way of training.
+
+    Attributes:
+        match, id: pattern of published names, and what it is called here.
+        default_dtype: of rows that state none. grad_bytes: of a gradient as it is summed.
+        flash: attention keeps no scores. lora: base weights frozen. mtp: prediction layers are trained too.
+        zero: stage where a row states none. schedule: of the pipeline in published rows.
+        schedules: what a run of today may use beside 1F1B.
+        node_limit: most nodes per token. imbalance: busiest expert rank over the mean.
+        causal: published model FLOP count half of the attention square.
+        newer: dtypes that rows which state none may have.
+    """
 
     match: str
     id: str
@@ -58,11 +79,11 @@ class FrameworkName(Record):
     lora: bool = False
     mtp: bool = False
     zero: int = 1
-    schedule: str = "1f1b"
+    schedule: Schedule = "1f1b"
+    schedules: tuple[ScheduleSupport, ...] = ()
     node_limit: int = 0
     imbalance: float = 1.0
     causal: bool = False
-    vp_free: bool = False
     newer: tuple[NewerDtype, ...] = ()
 
 

@@ -14,7 +14,7 @@ from offramp.arch.record import Model
 from offramp.core.errors import InfeasibleError
 from offramp.cost.device import Device
 from offramp.train.features import features
-from offramp.train.layout import BUBBLE, Grid, Layout, Schedule, Task, layout_at
+from offramp.train.layout import BUBBLE, DEEP, DOUBLES, HIDES, Grid, Layout, Schedule, Task, layout_at
 from offramp.train.memory import Memory, memory
 from offramp.train.step import step_time
 from offramp.train.work import ModelWork, model_work
@@ -121,10 +121,18 @@ def enumerate_grid(model: Model, device: Device, task: Task, devices: int, limit
     times = len(limits.schedules)
     arrays = {name: np.tile(column, times) for name, column in zip(names, plain, strict=True)}
     bubble = np.repeat([BUBBLE[name] for name in limits.schedules], plain.shape[1])
-    hidden = np.repeat([float(name == "dualpipe") for name in limits.schedules], plain.shape[1])
-    grid = Grid(**arrays, sequence_parallel=(arrays["tp"] > 1).astype(np.float64), bubble=bubble, hidden=hidden)
-    # DualPipe runs one chunk from each end of the pipeline and holds the weights of both
-    return grid.take((hidden == 0) | ((grid.pp > 1) & (grid.vp == 1) & (grid.pp % 2 == 0)))
+    flags = {
+        name: np.repeat([float(kind in group) for kind in limits.schedules], plain.shape[1])
+        for name, group in (("hidden", HIDES), ("doubled", DOUBLES), ("deep", DEEP))
+    }
+    grid = Grid(
+        **arrays, sequence_parallel=(arrays["tp"] > 1).astype(np.float64), bubble=bubble, hidden=flags["hidden"],
+        doubled=flags["doubled"],
+    )  # fmt: skip
+    # they run one chunk from each end of the pipeline and need two micro-batches for each stage
+    share = task.batch_sequences / (grid.dp * grid.micro_batch)
+    usable = (grid.pp > 1) & (grid.vp == 1) & (share >= 2.0 * grid.pp) & ((grid.doubled == 0) | (grid.pp % 2 == 0))
+    return grid.take((flags["deep"] == 0) | usable)
 
 
 def _chunks(layers: int, pp: int) -> tuple[int, ...]:
