@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from offramp.app.cells import BreakEven, Job
+from offramp.app.breakeven import BreakEven
+from offramp.app.cells import Job
 from offramp.app.flips import Flip
 from offramp.app.permits import Permit
 from offramp.app.rollup import Row, as_dict, chips_for, short_name, span_of

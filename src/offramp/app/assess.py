@@ -13,8 +13,10 @@ from offramp import __version__
 from offramp import catalog as facts
 from offramp.app import answer as answers
 from offramp.app.assess_training import joined, training_part
-from offramp.app.cells import BreakEven, Cell, Demand, Job, break_even, run_cells
+from offramp.app.breakeven import BreakEven, break_even
+from offramp.app.cells import Cell, Demand, Job, load_parameters, run_cells
 from offramp.app.check import require_sound
+from offramp.app.crew import Crew
 from offramp.app.economics import Ledger, check_currency
 from offramp.app.flips import Flip, flips_for
 from offramp.app.permits import Permit, permits_of
@@ -38,7 +40,7 @@ BREAK_EVEN_FIGURES = ("memory_bandwidth", "peak_bf16")
 
 
 def assess(
-    path: str | Path, *, overrides: Sequence[str] = (), jobs: int | None = None, root: str | Path | None = None,
+    path: str | Path, *, overrides: Sequence[str] = (), jobs: int | str | None = None, root: str | Path | None = None,
     calibration: str = "", progress: Progress | None = None, keep: bool = True,
 ) -> Result:  # fmt: skip
     """Assesses every workload of a study, served and trained, on its baseline and its candidates.
@@ -46,7 +48,7 @@ def assess(
     Args:
         path: study file.
         overrides: "path=value" settings.
-        jobs: processes; all processors where None.
+        jobs: processes; all processors where None. Or "auto" or the address of a Ray cluster: the same answer.
         root: folder of runs; see :func:`offramp.app.runs.runs_root`.
         calibration: parameter file; the shipped one where empty.
         progress: told what is being done.
@@ -81,7 +83,8 @@ def assess(
         return done
     with failing(run):
         notices = [Notice(kind="study", text=f"{p.what}. {p.mend}".strip(), where=p.path) for p in problems]
-        result = _solve(study, works, catalog, store, jobs=jobs or os.cpu_count() or 1, progress=progress,
+        with Crew(jobs or os.cpu_count() or 1, progress) as crew:
+            result = _solve(study, works, catalog, store, crew=crew, progress=progress,
                         notices=notices, inputs_hash=hash_inputs(inputs), path=str(path))  # fmt: skip
         return run.finish(result)
 
@@ -118,7 +121,8 @@ def job_of(work: Workload, study: Study, calibration: str = "") -> Job:
         slo={str(key): value for key, value in work.slo.items()},
         limits=limits, simulate=search.simulate, most_requests=search.trace_requests,
         accept=work.spec_accept, prefix=requests.hash_ids is not None, seed=study.study.seed, as_of=study.study.as_of,
-        calibration=calibration, trace_key=requests_key(requests), trace_notes=trace.notes if work.trace else (),
+        calibration=calibration, parameters=load_parameters(calibration) if calibration else None,
+        trace_key=requests_key(requests), trace_notes=trace.notes if work.trace else (),
         demand=Demand(mean=mean, peak=mean * ratio, spares=work.availability.spare_replicas,
                       least=work.availability.min_replicas),
     )  # fmt: skip
@@ -145,12 +149,12 @@ def chips_of(study: Study, catalog: Catalog) -> list[str]:
 
 
 def _solve(
-    study: Study, works: list[tuple[Workload, Job]], catalog: Catalog, store: RunStore, *, jobs: int,
+    study: Study, works: list[tuple[Workload, Job]], catalog: Catalog, store: RunStore, *, crew: Crew,
     progress: Progress | None, notices: list[Notice], inputs_hash: str, path: str,
 ) -> Result:  # fmt: skip
     chips = chips_of(study, catalog)
     wanted = [(job, chip) for _, job in works for chip in chips]
-    cells = run_cells(wanted, store, jobs=jobs, progress=progress)
+    cells = run_cells(wanted, store, crew=crew, progress=progress)
     log = FigureLog()
     ledger = Ledger(study=study, catalog=catalog, log=log, notices=notices)
     site = study.site_of(study.fleet[0].site if study.fleet else "")
@@ -171,7 +175,7 @@ def _solve(
         all_splits.append((job, rows))
         notices += _notices(job, rows, work)
     if study.search.disaggregate:
-        _add_splits(parts, all_splits, ledger, store, jobs=jobs, progress=progress, permits=permits)
+        _add_splits(parts, all_splits, ledger, store, crew=crew, progress=progress, permits=permits)
     for cell in cells:
         log.merge(cell.figures, cell.horizon)
     training = training_part(ledger, permits, path, progress)
@@ -179,12 +183,12 @@ def _solve(
 
 
 def _add_splits(
-    parts: list[dict[str, Any]], works: list[tuple[Job, list[Row]]], ledger: Ledger, store: RunStore, *, jobs: int,
+    parts: list[dict[str, Any]], works: list[tuple[Job, list[Row]]], ledger: Ledger, store: RunStore, *, crew: Crew,
     progress: Progress | None, permits: dict[str, Permit],
 ) -> None:  # fmt: skip
     """Adds split pools to each workload's answer, in place."""
     wanted = [(job, *pair) for job, rows in works for pair in pairs_of(rows)]
-    cells = run_splits(wanted, store, jobs=jobs, progress=progress)
+    cells = run_splits(wanted, store, crew=crew, progress=progress)
     at = 0
     for part, (job, rows) in zip(parts, works, strict=True):
         mine = cells[at : at + len(pairs_of(rows))]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, cast
 
 import msgspec
 import numpy as np
 
 from offramp import catalog as facts
+from offramp.app.crew import Crew
 from offramp.app.runs import RunStore
 from offramp.arch.record import Model
 from offramp.catalog import Catalog, Chip
@@ -35,16 +35,16 @@ from offramp.search import (
     find,
     fleet_for,
 )
-from offramp.search.candidate import binding, stacks_of
-from offramp.search.tune import unserved
+from offramp.search.candidate import binding
+from offramp.search.tune import Points, unserved
 from offramp.search.uncertain import at_quantile
 from offramp.serve import Requests
-from offramp.serve.events import warm_up
 
 QUANTILES: Final = (0.1, 0.5, 0.9)
-Done = TypeVar("Done")
 Case = Literal["sourced", "low", "mid", "high"]
 LOAD_REQUESTS: Final = 3000
+MOST_POINTS: Final = 2000
+"""Simulated points kept of one workload on one chip."""
 
 
 class Demand(Record):
@@ -67,7 +67,8 @@ class Job:
         demand: that heads the answer.
         seed: of the study.
         as_of: facts known later are not used.
-        calibration: parameter file; "" is the shipped one.
+        calibration: name of the parameter file; "" is the shipped one.
+        parameters: its content, where it is not the shipped one: it goes where the job goes.
         trace_key: hash of the requests.
         trace_notes: what was dropped or reordered on reading them.
     """
@@ -88,14 +89,19 @@ class Job:
     calibration: str
     trace_key: str
     trace_notes: tuple[str, ...] = ()
+    parameters: Calibration | None = None
 
-    def question(self) -> Question:
-        """What is asked of every chip."""
+    def fitted(self) -> Calibration:
+        """The parameters of the cost model."""
+        return self.parameters or load_parameters("")
+
+    def question(self, points: Points | None = None) -> Question:
+        """What is asked of every chip, and what was simulated before."""
         return Question(
             model=self.model, mix=self.mix, slo=self.slo,
             stream=Stream(requests=self.requests, seed=self.seed, demand=self.demand.peak),
             limits=self.limits, simulate=self.simulate, most_requests=self.most_requests, prefix=self.prefix,
-            accept=self.accept,
+            accept=self.accept, points=points or Points(),
         )  # fmt: skip
 
 
@@ -126,22 +132,6 @@ class CaseAnswer(Record):
     candidate: Candidate
     loaded: Loaded | None
     values: dict[str, float] = {}
-
-
-class BreakEven(Record):
-    """The value of a missing figure at which one chip replaces one baseline chip.
-
-    Attributes:
-        figure: name.
-        value: SI, per package; None where no value is enough.
-        others: what the other missing figures were taken as, in words.
-        per_chip: requests per second of one chip, over a range of values: pairs (value, rate).
-    """
-
-    figure: str
-    value: float | None
-    others: str
-    per_chip: tuple[tuple[float, float], ...] = ()
 
 
 class Cell(Record):
@@ -190,7 +180,7 @@ def cell_key(store: RunStore, job: Job, chip: Chip, catalog: Catalog) -> str:
             "model": job.model, "trace": job.trace_key, "slo": dict(job.slo), "limits": job.limits,
             "simulate": job.simulate, "most": job.most_requests, "accept": job.accept, "prefix": job.prefix,
             "demand": job.demand, "seed": job.seed, "as_of": str(job.as_of), "chip": chip, "system": system,
-            "engines": engines, "calibration": _calibration_key(job.calibration),
+            "engines": engines, "calibration": _calibration_key(job.calibration) if job.parameters is None else job.parameters,
         },
     )  # fmt: skip
 
@@ -202,17 +192,27 @@ def _calibration_key(path: str) -> str:
     return hash_inputs({"calibration": msgspec.json.encode(load_parameters(path), order="sorted")})
 
 
-def run_cell(job: Job, chip_id: str) -> Cell:
-    """Computes one cell; a chip that cannot be computed at all becomes a refusal with its reason."""
+def run_cell(job: Job, chip_id: str, known: Mapping[str, Mapping[int, Felt | None]] | None = None) -> Worked:
+    """Computes one cell; a chip that cannot be computed at all becomes a refusal with its reason.
+
+    Args:
+        job, chip_id: the cell.
+        known: points that were simulated before.
+    """
+    points = Points(known={key: dict(curve) for key, curve in (known or {}).items()})
+    return Worked(_cell(job, chip_id, points), points.seen)
+
+
+def _cell(job: Job, chip_id: str, points: Points) -> Cell:
     catalog = facts.load(job.as_of)
     chip = catalog.chip(chip_id)
     log = FigureLog()
-    calibration = load_parameters(job.calibration)
+    one = _Work(job=job, question=job.question(points), chip=chip, catalog=catalog, log=log)
     try:
         if chip.computable:
-            cases, missing = (_case(job, chip, catalog, calibration, log, "sourced", {}),), ()
+            cases, missing = (_case(one, "sourced", {}),), ()
         else:
-            cases, missing = _bounded(job, chip, catalog, calibration, log)
+            cases, missing = _bounded(one)
     except OfframpError as error:
         return Cell(
             workload=job.workload, chip=chip.id, mode="refused", missing=chip.missing, why=str(error),
@@ -224,16 +224,25 @@ def run_cell(job: Job, chip_id: str) -> Cell:
     )  # fmt: skip
 
 
-def _bounded(
-    job: Job, chip: Chip, catalog: Catalog, calibration: Calibration, log: FigureLog
-) -> tuple[tuple[CaseAnswer, ...], tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """A cell in progress."""
+
+    job: Job
+    question: Question
+    chip: Chip
+    catalog: Catalog
+    log: FigureLog
+
+
+def _bounded(one: _Work) -> tuple[tuple[CaseAnswer, ...], tuple[str, ...]]:
     """Worst, middle and best values of what is missing."""
-    values = bound_values(chip, log)
+    values = bound_values(one.chip, one.log)
     cases = tuple(
-        _case(job, chip, catalog, calibration, log, name, {key: three[i] for key, three in values.items()})
+        _case(one, name, {key: three[i] for key, three in values.items()})
         for i, name in enumerate(("low", "mid", "high"))
     )
-    return cases, chip.missing
+    return cases, one.chip.missing
 
 
 WEAK: Final = ("analyst-estimate", "press", "assumed")
@@ -262,23 +271,17 @@ def bound_values(chip: Chip, log: FigureLog) -> dict[str, tuple[float, float, fl
     return values
 
 
-def _case(
-    job: Job, chip: Chip, catalog: Catalog, calibration: Calibration, log: FigureLog, name: Any,
-    values: Mapping[str, float],
-) -> CaseAnswer:  # fmt: skip
-    question = job.question()
+def _case(one: _Work, name: Any, values: Mapping[str, float]) -> CaseAnswer:
     found = find(
-        question, chip.id, catalog=catalog, calibration=calibration, as_of=job.as_of, log=log, overrides=values
-    )
-    loaded = _load(job, question, found, chip, catalog, calibration, values)
-    return CaseAnswer(case=name, candidate=found, loaded=loaded, values=dict(values))
+        one.question, one.chip.id, catalog=one.catalog, calibration=one.job.fitted(), as_of=one.job.as_of, log=one.log,
+        overrides=values,
+    )  # fmt: skip
+    return CaseAnswer(case=name, candidate=found, loaded=_load(one, found, values), values=dict(values))
 
 
-def _load(
-    job: Job, question: Question, found: Candidate, chip: Chip, catalog: Catalog, calibration: Calibration,
-    values: Mapping[str, float],
-) -> Loaded | None:  # fmt: skip
+def _load(work: _Work, found: Candidate, values: Mapping[str, float]) -> Loaded | None:
     """The fleet of the median draw at peak and mean demand."""
+    job, question, chip, catalog = work.job, work.question, work.chip, work.catalog
     system = system_of(catalog, chip)
     order = np.array(found.slow_to_fast)
     fleet = fleet_for(
@@ -289,7 +292,7 @@ def _load(
     if fleet is None or found.pool is None:
         return None
     setting = build_setting(
-        question.model, found.pool, catalog=catalog, calibration=calibration, as_of=job.as_of,
+        question.model, found.pool, catalog=catalog, calibration=job.fitted(), as_of=job.as_of,
         overrides=dict(values) or None,
     )  # fmt: skip
     common: dict[str, Any] = {"pool": found.pool, "mix": job.mix, "context_limit": job.model.max_context_tokens,
@@ -311,64 +314,20 @@ def _load(
     return Loaded(fleet=fleet, peak=peak, mean=mean, mean_shares=binding(one, found.pool, question, mean))
 
 
-def closed_per_chip(job: Job, chip_id: str, values: Mapping[str, float], *, slo: Mapping[str, float]) -> float:
-    """Closed-form requests per second of one chip over all layouts, at the middle parameters."""
-    catalog = facts.load(job.as_of)
-    chip = catalog.chip(chip_id)
-    question = job.question()
-    best = 0.0
-    for stack in stacks_of(
-        question, catalog, load_parameters(job.calibration), chip.id, overrides=values, as_of=job.as_of
-    ):
-        rates = stack.grid.best_rates(slo, len(stack.pools))[0]
-        devices = np.array([pool.devices for pool in stack.pools], dtype=float)
-        best = max(best, float((rates / devices).max()) * chip.devices)
-    return best
-
-
-def break_even(job: Job, cell: Cell, figure: str, target: float) -> BreakEven:
-    """The value of a missing figure at which the chip carries ``target`` requests per second within the SLO.
-
-    The closed form is scaled to what was simulated in the middle case; the other missing figures stay at their
-    middle.
-    """
-    main = cell.case("mid")
-    if main is None:
-        return BreakEven(figure=figure, value=None, others="")
-    own = facts.load(job.as_of).chip(cell.chip)
-    sourced = {figure: own.require(figure).si} if figure in own.figures else {}
-    values = {**sourced, **main.values}
-    base = closed_per_chip(job, cell.chip, values, slo=job.slo)
-    simulated = main.candidate.per_chip
-    scale = simulated / base if base > 0 and simulated > 0 else 1.0
-
-    def per_chip(value: float) -> float:
-        return scale * closed_per_chip(job, cell.chip, {**values, figure: value}, slo=job.slo)
-
-    centre = values[figure]
-    grid = [centre * factor for factor in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)]
-    curve = tuple((value, per_chip(value)) for value in grid)
-    others = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != figure)
-    above = [value for value, rate in curve if rate >= target]
-    if not above or target <= 0:
-        return BreakEven(figure=figure, value=None, others=others, per_chip=curve)
-    high = above[0]
-    low = max((value for value, rate in curve if rate < target and value < high), default=high / 16.0)
-    for _ in range(10):
-        middle_value = (low * high) ** 0.5
-        if per_chip(middle_value) >= target:
-            high = middle_value
-        else:
-            low = middle_value
-    return BreakEven(figure=figure, value=high, others=others, per_chip=curve)
-
-
 def run_cells(
-    wanted: Sequence[tuple[Job, str]], store: RunStore, *, jobs: int, progress: Callable[[str], None] | None = None
-) -> list[Cell]:
-    """All cells, kept ones from the store, the others on ``jobs`` processes; in the order asked.
+    wanted: Sequence[tuple[Job, str]], store: RunStore, *, jobs: int = 1,
+    progress: Callable[[str], None] | None = None, crew: Crew | None = None,
+) -> list[Cell]:  # fmt: skip
+    """All cells, kept ones from the store, the others done by a crew; in the order asked.
 
     A killed run loses at most the cells in progress: each is kept as soon as it is finished.
+
+    Args:
+        wanted: workloads and chips.
+        store: of finished cells.
+        jobs: processes, where there is no crew.
+        progress: told what happens.
+        crew: who computes.
     """
     done: dict[int, Cell] = {}
     keys: list[str] = []
@@ -382,44 +341,78 @@ def run_cells(
     if progress and missing:
         progress(f"{len(wanted)} questions: {len(done)} answered before, {len(missing)} to compute")
 
-    if missing:
-        warm_up(progress)  # before the processes start, so that only one of them compiles
-
-    def keep(i: int, cell: Cell) -> None:
+    def keep(i: int, value: Worked, where: str) -> None:
+        cell = cast("Cell", value.answer)
         done[i] = cell
+        keep_points(store, wanted[i], value)
         store.keep(keys[i], cell)
         if progress:
-            progress(f"[{len(done)}/{len(wanted)}] {cell.workload} on {cell.chip}: {_outcome(cell)}")
+            at = f" ({where})" if where else ""
+            progress(f"[{len(done)}/{len(wanted)}] {cell.workload} on {cell.chip}: {_outcome(cell)}{at}")
 
-    if jobs <= 1 or len(missing) <= 1:
-        for i in missing:
-            keep(i, run_cell(*wanted[i]))
-    else:
-        in_processes(run_cell, wanted, missing, jobs=jobs, keep=keep)
+    work(run_cell, wanted, missing, store, keep=keep, crew=crew or Crew(jobs, progress), progress=progress)
     return [done[i] for i in range(len(wanted))]
 
 
-def in_processes(
-    task: Callable[..., Done],
-    wanted: Sequence[tuple[Any, ...]],
-    missing: Sequence[int],
-    *,
-    jobs: int,
-    keep: Callable[[int, Done], None],
-) -> None:
-    """Does the missing ones among the wanted in that many processes; each is kept as soon as it is done."""
-    import multiprocessing
+@dataclass(frozen=True)
+class Worked:
+    """What a worker hands back: the answer, and every point that it looked at."""
 
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(missing)), mp_context=context) as workers:
-        futures = {workers.submit(task, *wanted[i]): i for i in missing}
-        try:
-            for future in as_completed(futures):
-                keep(futures[future], future.result())
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+    answer: object
+    points: dict[str, dict[int, Felt | None]]
+
+
+class Curves(Record):
+    """Simulated points of one stream on one chip or pair of chips, as kept in the store."""
+
+    known: dict[str, dict[int, Felt | None]] = {}
+
+
+def work(
+    task: Callable[..., Any], wanted: Sequence[tuple[Any, ...]], missing: Sequence[int], store: RunStore, *,
+    keep: Callable[[int, Worked, str], None], crew: Crew, progress: Callable[[str], None] | None = None,
+) -> None:  # fmt: skip
+    """Lets a crew do the missing units, each with the points that were simulated before for its traffic."""
+    if not missing:
+        return
+    if not crew.address:
+        from offramp.serve.events import warm_up
+
+        warm_up(progress)  # before processes start, so that only one of them compiles
+        for i in missing:
+            wanted[i][0].fitted()
+    # long ones first, so that no process is left alone with one at the end
+    order = sorted(missing, key=lambda i: _effort(wanted[i]))
+    units = {i: (*wanted[i], _points(store, wanted[i])) for i in missing}
+    crew.do(task, [units.get(i, ()) for i in range(len(wanted))], order, keep)
+
+
+def _effort(unit: tuple[Any, ...]) -> int:
+    job, *chips = unit
+    catalog = facts.load(job.as_of)
+    return -sum(1 if catalog.chip(chip).computable else 3 for chip in chips)
+
+
+def _points_key(store: RunStore, unit: tuple[Any, ...]) -> str:
+    """The address of points: what decides the stream of requests; tables are part of each point."""
+    job, *chips = unit
+    parts = {"trace": job.trace_key, "seed": job.seed, "peak": job.demand.peak, "model": job.model.id, "chips": chips}
+    return store.key("points", parts)
+
+
+def _points(store: RunStore, unit: tuple[Any, ...]) -> dict[str, dict[int, Felt | None]]:
+    found = store.find(_points_key(store, unit), Curves)
+    return found.known if found is not None else {}
+
+
+def keep_points(store: RunStore, unit: tuple[Any, ...], value: Worked) -> None:
+    """Adds the points of a finished unit to those kept; when they are too many, only the latest stay."""
+    known = {key: dict(curve) for key, curve in _points(store, unit).items()}
+    for key, curve in value.points.items():
+        known.setdefault(key, {}).update(curve)
+    if sum(len(curve) for curve in known.values()) > MOST_POINTS:
+        known = value.points
+    store.keep(_points_key(store, unit), Curves(known=known))
 
 
 def _outcome(cell: Cell) -> str:

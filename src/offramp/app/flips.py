@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import msgspec
 
-from offramp.app.cells import Job, closed_per_chip
+from offramp.app.breakeven import closed_per_chip
+from offramp.app.cells import Job
 from offramp.app.economics import Ledger
 from offramp.app.rollup import Numbers, Row, short_name
 from offramp.app.study import Site

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
 
 from offramp import catalog as facts
-from offramp.app.cells import Job, cell_key, in_processes, load_parameters
+from offramp.app.cells import Job, Worked, cell_key, keep_points, work
+from offramp.app.crew import Crew
 from offramp.app.economics import Ledger
 from offramp.app.rollup import Row, short_name
 from offramp.app.runs import RunStore
 from offramp.core.record import Record
 from offramp.cost import per_million_tokens
 from offramp.cost.hardware import system_of
-from offramp.search import Side, Split, find_split
+from offramp.search import Felt, Side, Split, find_split
+from offramp.search.tune import Points
 
 
 class SplitCell(Record):
@@ -43,17 +47,21 @@ def pairs_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return same + (mixed if base in known else [])
 
 
-def run_split(job: Job, prefill_chip: str, decode_chip: str) -> SplitCell:
-    """Computes one split."""
+def run_split(
+    job: Job, prefill_chip: str, decode_chip: str, known: Mapping[str, Mapping[int, Felt | None]] | None = None
+) -> Worked:
+    """Computes one split; ``known`` are points that were simulated before."""
+    points = Points(known={key: dict(curve) for key, curve in (known or {}).items()})
     found = find_split(
-        job.question(), prefill_chip, decode_chip, catalog=facts.load(job.as_of),
-        calibration=load_parameters(job.calibration), as_of=job.as_of,
+        job.question(points), prefill_chip, decode_chip, catalog=facts.load(job.as_of), calibration=job.fitted(),
+        as_of=job.as_of,
     )  # fmt: skip
-    return SplitCell(workload=job.workload, prefill_chip=prefill_chip, decode_chip=decode_chip, split=found)
+    cell = SplitCell(workload=job.workload, prefill_chip=prefill_chip, decode_chip=decode_chip, split=found)
+    return Worked(cell, points.seen)
 
 
 def run_splits(
-    wanted: Sequence[Wanted], store: RunStore, *, jobs: int, progress: Callable[[str], None] | None = None
+    wanted: Sequence[Wanted], store: RunStore, *, crew: Crew, progress: Callable[[str], None] | None = None
 ) -> list[SplitCell]:
     """All splits, kept ones from the store; in the order asked."""
     done: dict[int, SplitCell] = {}
@@ -65,21 +73,26 @@ def run_splits(
         keys.append(store.key("split", parts))
         found = store.find(keys[i], SplitCell)
         if found is not None:
-            done[i] = found
+            done[i] = msgspec.structs.replace(found, workload=job.workload)
     missing = [i for i in range(len(wanted)) if i not in done]
     if progress and missing:
         progress(f"{len(missing)} ways to split prefill and decode")
 
-    def keep(i: int, cell: SplitCell) -> None:
+    def keep(i: int, value: Worked, where: str) -> None:
+        cell = cast("SplitCell", value.answer)
         done[i] = cell
+        keep_points(store, wanted[i], value)
         store.keep(keys[i], cell)
+        if progress and where:
+            progress(f"[{len(done)}/{len(wanted)}] {first_and_second(cell)} ({where})")
 
-    if jobs <= 1 or len(missing) <= 2:
-        for i in missing:
-            keep(i, run_split(*wanted[i]))
-    else:
-        in_processes(run_split, wanted, missing, jobs=jobs, keep=keep)
+    work(run_split, wanted, missing, store, keep=keep, crew=crew, progress=progress)
     return [done[i] for i in range(len(wanted))]
+
+
+def first_and_second(cell: SplitCell) -> str:
+    """A split in words."""
+    return f"{cell.workload}: prefill on {cell.prefill_chip}, decode on {cell.decode_chip}"
 
 
 def split_answers(job: Job, cells: Sequence[SplitCell], rows: Sequence[Row], ledger: Ledger) -> list[dict[str, Any]]:

@@ -147,9 +147,11 @@ class Points:
 
     Attributes:
         known: by :meth:`key` and rung; None where the deployment serves nothing.
+        seen: those that were asked for.
     """
 
     known: dict[str, dict[int, Felt | None]] = field(default_factory=dict)
+    seen: dict[str, dict[int, Felt | None]] = field(default_factory=dict)
 
     @staticmethod
     def key(table: Served, *, most: int, prefix: bool, copies: int) -> str:
@@ -163,6 +165,7 @@ class Points:
         curve = self.known.setdefault(key, {})
         if rung not in curve:
             curve[rung] = compute()
+        self.seen.setdefault(key, {})[rung] = curve[rung]
         return curve[rung]
 
 

@@ -1,0 +1,78 @@
+"""Break-even: from which value of a figure on one chip replaces one chip in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from offramp import catalog as facts
+from offramp.app.cells import Cell, Job
+from offramp.core.record import Record
+from offramp.search.candidate import stacks_of
+
+
+class BreakEven(Record):
+    """The value of a missing figure at which one chip replaces one baseline chip.
+
+    Attributes:
+        figure: name.
+        value: SI, per package; None where no value is enough.
+        others: what the other missing figures were taken as, in words.
+        per_chip: requests per second of one chip, over a range of values: pairs (value, rate).
+    """
+
+    figure: str
+    value: float | None
+    others: str
+    per_chip: tuple[tuple[float, float], ...] = ()
+
+
+def closed_per_chip(job: Job, chip_id: str, values: Mapping[str, float], *, slo: Mapping[str, float]) -> float:
+    """Closed-form requests per second of one chip over all layouts, at the middle parameters."""
+    catalog = facts.load(job.as_of)
+    chip = catalog.chip(chip_id)
+    question = job.question()
+    best = 0.0
+    for stack in stacks_of(question, catalog, job.fitted(), chip.id, overrides=values, as_of=job.as_of):
+        rates = stack.grid.best_rates(slo, len(stack.pools))[0]
+        devices = np.array([pool.devices for pool in stack.pools], dtype=float)
+        best = max(best, float((rates / devices).max()) * chip.devices)
+    return best
+
+
+def break_even(job: Job, cell: Cell, figure: str, target: float) -> BreakEven:
+    """The value of a missing figure at which the chip carries ``target`` requests per second within the SLO.
+
+    The closed form is scaled to what was simulated in the middle case; the other missing figures stay at their
+    middle.
+    """
+    main = cell.case("mid")
+    if main is None:
+        return BreakEven(figure=figure, value=None, others="")
+    own = facts.load(job.as_of).chip(cell.chip)
+    sourced = {figure: own.require(figure).si} if figure in own.figures else {}
+    values = {**sourced, **main.values}
+    base = closed_per_chip(job, cell.chip, values, slo=job.slo)
+    simulated = main.candidate.per_chip
+    scale = simulated / base if base > 0 and simulated > 0 else 1.0
+
+    def per_chip(value: float) -> float:
+        return scale * closed_per_chip(job, cell.chip, {**values, figure: value}, slo=job.slo)
+
+    centre = values[figure]
+    grid = [centre * factor for factor in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)]
+    curve = tuple((value, per_chip(value)) for value in grid)
+    others = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != figure)
+    above = [value for value, rate in curve if rate >= target]
+    if not above or target <= 0:
+        return BreakEven(figure=figure, value=None, others=others, per_chip=curve)
+    high = above[0]
+    low = max((value for value, rate in curve if rate < target and value < high), default=high / 16.0)
+    for _ in range(10):
+        middle_value = (low * high) ** 0.5
+        if per_chip(middle_value) >= target:
+            high = middle_value
+        else:
+            low = middle_value
+    return BreakEven(figure=figure, value=high, others=others, per_chip=curve)
