@@ -11,6 +11,7 @@ import msgspec
 from offramp.scan.finding import FileScan, Hit, Role
 from offramp.scan.pyfile import line_starts
 from offramp.scan.pyscan import merge_lines, snippets
+from offramp.scan.spoken import GPU_NAMES, lines_of, spoken_names, spoken_text
 from offramp.scan.symbols import needed
 from offramp.scan.target import Target
 from offramp.scan.words import ALL_WORDS, CUDA_WORDS, PEERS, words_of
@@ -104,7 +105,7 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
     census = _census(source, is_cuda=is_cuda)
     hits, guards = _preprocessor(source, target)
     if is_cuda:
-        hits = []
+        hits = []  # the file as a whole is written anew
     else:
         hits += _includes(source, guards)
     hits += _kernels(source, guards, is_cuda=is_cuda)
@@ -113,11 +114,35 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
         hits += _choices(source, target)
         hits += _strings(source, guards)
         hits += _members(source, target)
-    hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target)]
+        hits += _mentions(source, hits, guards)
+    hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
     return FileScan(
         path=path, kind="cuda" if is_cuda else "cpp", role=role, lines=lines, hits=tuple(hits),
         snippets=snippets(text, hits), census=census,
     )  # fmt: skip
+
+
+def _mentions(source: Source, hits: list[Hit], guards: list[tuple[int, int]]) -> list[Hit]:
+    """Names after CUDA; where a file has other findings also names after GPUs, messages and comments."""
+    taken = lines_of((hit.line, hit.end_line) for hit in hits)
+    raw, code = source.text.split("\n"), source.masked.split("\n")
+    found: list[Hit] = []
+    others: list[Hit] = []
+    for number, (line, bare) in enumerate(zip(raw, code, strict=True), start=1):
+        if number in taken or not _SAID.search(line):
+            continue
+        named = spoken_names(bare)
+        said = named or spoken_text(line)
+        if said:
+            hit = _hit(number, said.kind, said.symbol, guards)
+            hit = msgspec.structs.replace(hit, also=said.also)
+            (found if named and named.symbol != GPU_NAMES else others).append(hit)
+    return found + others if hits or found or len(others) >= SPEAKS else []
+
+
+_SAID: Final = re.compile(r"cuda|nccl|gpu|nvidia", re.IGNORECASE)
+SPEAKS: Final = 3
+"""Lines on GPUs from which a C or C++ file without a CUDA call counts as written for them."""
 
 
 def _census(source: Source, *, is_cuda: bool) -> dict[str, int]:
@@ -210,7 +235,6 @@ def _kernels(source: Source, guards: list[tuple[int, int]], *, is_cuda: bool) ->
     labels = [label for _, label in features]
     uses = ", ".join(f"{labels.count(label)} {_USES[label]}" for label in dict.fromkeys(labels))
     if is_cuda:
-        first = source.line(starts[0] if starts else features[0][0] if features else 0)
         what = (
             f"{len(starts)} kernels ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
             if starts
@@ -219,7 +243,8 @@ def _kernels(source: Source, guards: list[tuple[int, int]], *, is_cuda: bool) ->
         lines = source.text.count("\n") + 1
         hint = "L4" if "ptx" in labels else "L3" if starts or labels else "L2"
         note = f"{lines} lines" + (f", {uses}" if uses else "")
-        return [_hit(first, "cuda.source", what, guards, note=note, hint=hint)]
+        whole = _hit(1, "cuda.source", what, [], note=note, hint=hint)
+        return [msgspec.structs.replace(whole, end_line=lines)]
     hits = [
         _hit(source.line(at), "cuda.source", f"kernel {name}", guards) for at, name in zip(starts, names, strict=True)
     ]

@@ -172,21 +172,9 @@ def scan_item(
             scan = scan_lines(item.path, text, kind=item.kind, role=role, target=target)
     except Exception as error:
         return _failed(item, f"could not be analysed: {type(error).__name__}: {error}")
-    busy = sum(not hit.guarded for hit in scan.hits) > BUSY
-    hits = [hit for hit in scan.hits if symbols.needed(hit.kind, target) and _belongs(hit.kind, scan.role, busy=busy)]
+    python = item.kind in ("python", "notebook")
+    hits = [hit for hit in scan.hits if symbols.needed(hit.kind, target, python=python)]
     return drop_suppressed(msgspec.structs.replace(scan, hits=tuple(hits), snippets=_kept(scan, hits)), text)
-
-
-def _belongs(kind: str, role: str, *, busy: bool) -> bool:
-    """Wording matters in product code only; the place of an import also in tests that are full of device calls."""
-    product = role in ("source", "build", "infra")
-    if kind == "text.mention":
-        return product
-    return kind != "import.site" or product or (role == "test" and busy)
-
-
-BUSY: Final = 3
-"""Unguarded places from which a test file counts as full of device calls."""
 
 
 def _kept(scan: FileScan, hits: list) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from offramp.scan.cpp import TRANSPORTS, merge_near
 from offramp.scan.finding import FileScan, Hit, Role
 from offramp.scan.pyscan import merge_lines, snippets
+from offramp.scan.spoken import SPOKEN, lines_of, spoken_names, spoken_text
 from offramp.scan.symbols import distributions, needed, normal
 from offramp.scan.target import DATA, Target
 from offramp.scan.words import ALL_WORDS, words_of
@@ -70,7 +71,10 @@ def scan_lines(path: str, text: str, *, kind: str, role: Role, target: Target) -
         hits += _packages(line, number, kind=kind, path=path)
     if kind == "cmake":
         hits += _cmake_blocks(text, target)
-    hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target)]
+    hits += _vendors(text, target)
+    if hits:
+        hits += _mentions(text, hits)
+    hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
     return FileScan(path=path, kind=kind, role=role, lines=total, hits=tuple(hits), snippets=snippets(text, hits))
 
 
@@ -95,6 +99,74 @@ def _line_hits(line: str, number: int, *, rules: tuple[Rule, ...], target: Targe
             )
         )
     return hits
+
+
+_VENDOR: Final = re.compile(
+    r"(?<![a-z])(nvidia|cuda|intel|xpu|gaudi|hpu|habana|amd(?!64)|rocm|google|tpu|npu|ascend|mlu|musa|neuron|mps)(?![a-z])",
+    re.IGNORECASE,
+)
+_SAME: Final = {"cuda": "nvidia", "xpu": "intel", "gaudi": "hpu", "habana": "hpu", "rocm": "amd", "google": "tpu"}
+_KEY: Final = re.compile(r"^\s*[\"']?([A-Za-z][\w.-]*)[\"']?\s*:")
+
+
+def _named(text: str) -> frozenset[str]:
+    """The vendors that a line names, one word each."""
+    low = (word.lower() for word in _VENDOR.findall(text))
+    return frozenset(_SAME.get(word, word) for word in low)
+
+
+def _vendors(text: str, target: Target) -> list[Hit]:
+    """Lists of vendors without the target: several on a line ("nvidia, amd, cpu"), or keys one below the other."""
+    hits: list[Hit] = []
+    keys: list[tuple[int, frozenset[str]]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > 20000 or not _VENDOR.search(line):
+            continue
+        words = _named(line)
+        if len(words) >= 2 and "nvidia" in words and not words & (target.words | {target.device}):
+            symbol = "list of " + ", ".join(sorted(words))
+            hits.append(Hit(line=number, end_line=number, column=0, kind="branch.list", symbol=symbol))
+        key = _KEY.match(line)
+        named = _named(key.group(1)) if key else frozenset[str]()
+        if named:
+            keys.append((number, named))
+    return hits + _key_lists(keys, target)
+
+
+def _key_lists(keys: list[tuple[int, frozenset[str]]], target: Target) -> list[Hit]:
+    hits: list[Hit] = []
+    group: list[tuple[int, frozenset[str]]] = []
+    for item in [*keys, (10**9, frozenset[str]())]:
+        if group and item[0] - group[-1][0] > KEY_GAP:
+            words = frozenset[str]().union(*(found for _, found in group))
+            if len(words) >= 2 and "nvidia" in words and not words & (target.words | {target.device}):
+                symbol = "keys of " + ", ".join(sorted(words))
+                hits.append(
+                    Hit(line=group[0][0], end_line=group[-1][0], column=0, kind="branch.list", symbol=symbol)
+                )
+            group = []
+        group.append(item)
+    return hits
+
+
+KEY_GAP: Final = 6
+"""Keys of one table stand at most this many lines apart."""
+
+
+def _mentions(text: str, hits: list[Hit]) -> list[Hit]:
+    """Names, values and comments that speak of CUDA or GPUs, in files that are tied to it elsewhere."""
+    taken = lines_of((hit.line, hit.end_line) for hit in hits)
+    found: list[Hit] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if number in taken or len(line) > 20000 or not _SAID.search(line):
+            continue
+        said = spoken_names(_COMMENT.sub("", line)) or (spoken_text(line) if SPOKEN.search(line) else None)
+        if said:
+            found.append(Hit(line=number, end_line=number, column=0, kind=said.kind, symbol=said.symbol, also=said.also))
+    return found
+
+
+_SAID: Final = re.compile(r"cuda|nccl|gpu|nvidia", re.IGNORECASE)
 
 
 def _packages(line: str, number: int, *, kind: str, path: str) -> list[Hit]:

@@ -93,6 +93,10 @@ def on_import_from(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
             if _imported(file, node, f"{module}.{alias.name}", ctx=ctx):
                 break
     if not pybranch.check_import(file, node, ctx) and not module.startswith("torch"):
+        leaf = module.rsplit(".", 1)[-1]
+        if is_cuda_name(leaf) and not symbols.package_of(module) and not ctx.covered:
+            file.add(node, "name.cuda", module, ctx=ctx)
+            return True
         for alias in node.names:
             if is_cuda_name(alias.name):
                 file.add(alias, "name.cuda", alias.name, ctx=ctx)
@@ -181,11 +185,39 @@ def on_call(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
         file.add(func, "numerics", ".double()", ctx=ctx)
     if name == "compile" and isinstance(func, ast.Attribute) and resolve(file, func) == "torch.compile":
         file.add(func, "compile", "torch.compile", ctx=ctx)
+    if file.has_word("torch"):
+        _index(file, node, name, ctx=ctx)
     if file.has_word("ray"):
         for keyword in node.keywords:
             if keyword.arg in ("num_gpus", "use_gpu"):
                 file.add(keyword, "infra.ray", keyword.arg, ctx=ctx)
     return False
+
+
+def _index(file: PyFile, node: ast.Call, name: str, *, ctx: Ctx) -> None:
+    """A bare number or rank where a device belongs: ``.to(rank)``, ``torch.device(0)``, ``device_map={"": 0}``."""
+    goals: list[ast.expr] = []
+    if node.args and (name == "to" or resolve(file, node.func) == "torch.device"):
+        goals.append(node.args[0])
+    for keyword in node.keywords:
+        if keyword.arg in ("device", "map_location", "device_ids", "output_device"):
+            goals.append(keyword.value)
+        elif keyword.arg == "device_map" and isinstance(keyword.value, ast.Dict):
+            goals += keyword.value.values
+    for goal in goals:
+        if isinstance(goal, (ast.List, ast.Tuple)) and goal.elts:
+            goal = goal.elts[0]
+        number = isinstance(goal, ast.Constant) and type(goal.value) is int
+        if isinstance(goal, ast.Call):
+            goal = goal.func
+        if number or dotted(goal).rsplit(".", 1)[-1].lower() in _RANKS:
+            file.add(goal, "device.index", "a number as device", ctx=ctx)
+            return
+
+
+_RANKS: Final = frozenset(
+    {"rank", "local_rank", "gpu", "gpu_id", "device_id", "local_process_index", "get_local_rank", "get_rank", "gpu_rank"}
+)
 
 
 def on_constant(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:

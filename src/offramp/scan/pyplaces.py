@@ -6,48 +6,59 @@ import ast
 import re
 from typing import Final
 
+from offramp.scan.finding import Hit
 from offramp.scan.pyfile import Ctx, PyFile, token_lines
+from offramp.scan.spoken import TOKENS, Spoken, lines_of, spoken_names, spoken_text
 
 
 def import_site(file: PyFile) -> None:
     """The last import of a module whose device calls need a helper: a port adds its import there."""
     if not file.last_import or file.target.torch_cuda_api:
         return
-    needs = (
-        "branch.missing",
-        "torch.cuda",
-        "torch.memory",
-        "torch.stream",
-        "device.string",
-        "device.method",
-        "torch.amp",
-        "dist.backend",
-    )
-    if any(hit.kind in needs and not hit.guarded for hit in file.hits):
+    if any(hit.kind in _NEEDS for hit in file.hits):
         first, line = _local_imports(file)
         if not any(hit.line <= line <= hit.end_line or hit.kind == "branch.import" for hit in file.hits):
             file.add(ast.Pass(), "import.site", "import of the device helper", ctx=Ctx(), span=(first, line))
 
 
+_NEEDS: Final = frozenset(
+    {
+        "branch.missing", "torch.cuda", "torch.memory", "torch.stream", "device.string", "device.method", "torch.amp",
+        "dist.backend", "device.compare", "device.mark", "device.index", "branch.list",
+    }
+)  # fmt: skip
+"""Classes whose replacement needs a device helper."""
+
+
 def mentions(file: PyFile) -> None:
-    """Comments and docstrings that speak of CUDA or NCCL, in modules that have other findings."""
+    """Names, messages, comments and docstrings that speak of CUDA or GPUs, in modules that have other findings."""
     if not file.hits or file.target.torch_cuda_api:
         return
-    taken = {line for hit in file.hits if hit.end_line - hit.line < 12 for line in range(hit.line, hit.end_line + 1)}
+    taken = lines_of((hit.line, hit.end_line) for hit in file.hits)
     lines = file.text.split("\n")
-    inside = {line for first, last in file.docstrings for line in range(first, last + 1)}
-    for line in token_lines(file.text, (b"cuda", b"nccl")):
-        text = lines[line - 1]
-        if line not in inside:
-            _, mark, text = text.partition("#")
-            if not mark:
-                continue
-        found = _SPOKEN.search(text)
-        if found and line not in taken:
-            file.add(ast.Pass(), "text.mention", found.group(), ctx=Ctx(), span=(line, line))
+    inside = lines_of(file.docstrings, longest=len(lines) + 1)
+    for line in token_lines(file.text, TOKENS):
+        if line in taken:
+            continue
+        found = _spoken(lines[line - 1], is_text=line in inside)
+        if found:
+            file.hits.append(
+                Hit(line=line, end_line=line, column=0, kind=found.kind, symbol=found.symbol, also=found.also)
+            )
 
 
-_SPOKEN: Final = re.compile(r"\b(?:CUDA|NCCL)\b", re.IGNORECASE)
+def _spoken(text: str, *, is_text: bool) -> Spoken | None:
+    if is_text:
+        return spoken_text(text)
+    code, _, comment = _STRINGS.sub(_blank, text).partition("#")
+    return spoken_names(code) or spoken_text(text[: len(code)]) or (spoken_text(comment) if comment else None)
+
+
+def _blank(match: re.Match[str]) -> str:
+    return match.group()[0] + " " * (len(match.group()) - 2) + match.group()[-1]
+
+
+_STRINGS: Final = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
 
 
 def _local_imports(file: PyFile) -> tuple[int, int]:

@@ -192,11 +192,16 @@ def package_of(path: str) -> str:
     return ""
 
 
-def needed(kind: str, target: Target) -> bool:
-    """False for classes that are no obstacle on this target (torch.cuda names on a CUDA-compatible stack)."""
+def needed(kind: str, target: Target, *, python: bool = True) -> bool:
+    """False for classes that are no obstacle on this target (torch.cuda names on a CUDA-compatible stack).
+
+    C++, build files and the like have no torch that answers to CUDA's names: there only device strings are dropped.
+    """
     if not target.torch_cuda_api:
         return True
+    if not python:
+        return kind not in ("device.string", "dist.backend", "device.option")
     return kind not in (
         "torch.cuda", "torch.memory", "torch.stream", "torch.amp", "device.string", "device.method", "device.compare",
-        "dist.backend", "import.site", "name.cuda", "device.option",
+        "dist.backend", "import.site", "name.cuda", "device.option", "device.index", "text.mention",
     )  # fmt: skip

@@ -24,10 +24,10 @@ SKIPPED: Final = frozenset(
 _SUFFIX_KIND: Final = {
     ".py": "python", ".pyi": "python", ".pyw": "python", ".ipynb": "notebook",
     ".c": "cpp", ".cc": "cpp", ".cpp": "cpp", ".cxx": "cpp", ".h": "cpp", ".hh": "cpp", ".hpp": "cpp", ".cu": "cpp",
-    ".cuh": "cpp", ".inl": "cpp",
+    ".cuh": "cpp", ".inl": "cpp", ".hxx": "cpp", ".cuinc": "cpp", ".ipp": "cpp",
     ".sh": "shell", ".bash": "shell", ".zsh": "shell", ".slurm": "slurm", ".sbatch": "slurm", ".sub": "slurm",
     ".yaml": "yaml", ".yml": "yaml", ".tpl": "template", ".j2": "template", ".jinja": "template",
-    ".cmake": "cmake", ".toml": "toml", ".cfg": "ini", ".ini": "ini", ".json": "json", ".mk": "make",
+    ".cmake": "cmake", ".toml": "toml", ".cfg": "ini", ".ini": "ini", ".json": "json", ".mk": "make", ".am": "make", ".m4": "make", ".ac": "make", ".bzl": "make", ".bazel": "make",
 }  # fmt: skip
 _VENDORED: Final = re.compile(
     r"(?:^|/)(?:third_?party|3rdparty|vendor(?:ed)?|external|_vendor|extern|submodules|deps)(?:/|$)", re.IGNORECASE
@@ -66,7 +66,7 @@ def kind_of_path(path: str) -> str:
     low = name.lower()
     if low.startswith(("dockerfile", "containerfile")) or low.endswith((".dockerfile", ".containerfile")):
         return "docker"
-    if low in ("makefile", "gnumakefile", "justfile"):
+    if low in ("makefile", "gnumakefile", "justfile", "configure.ac", "meson.build", "meson_options.txt", "build.bazel"):
         return "make"
     if low == "cmakelists.txt":
         return "cmake"
