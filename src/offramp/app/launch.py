@@ -161,7 +161,7 @@ def result_of(source: str | Path, root: str | Path | None, *, command: str = "")
         return assess(path, root=root)
     if path.is_file():
         try:
-            found = result_from_json(path.read_bytes())
+            found = result_from_json(_whole(path.read_bytes()))
         except (msgspec.DecodeError, OSError) as error:
             raise InputError(
                 f"is no Result: {error}", where=str(source), mend="Give a study, a run or what --json printed."
@@ -171,6 +171,16 @@ def result_of(source: str | Path, root: str | Path | None, *, command: str = "")
     if command and found.command != command:
         raise InputError(f'is a Result of "{found.command}"', where=str(source), mend=f'Give one of "{command}".')
     return found
+
+
+def _whole(raw: bytes) -> bytes:
+    """A Result as JSON; a scan's form, which holds its lists beside the answer, is put together again."""
+    read = msgspec.json.decode(raw)
+    if not isinstance(read, dict) or read.get("command") != "scan" or not isinstance(read.get("answer"), dict):
+        return raw
+    beside = {name: read.pop(name) for name in ("findings", "groups", "entry_points", "files_noted") if name in read}
+    read.pop("target", None)
+    return msgspec.json.encode({**read, "answer": {**read["answer"], **beside}})
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:

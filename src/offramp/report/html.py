@@ -274,9 +274,13 @@ def sources(figures: Sequence[UsedFigure]) -> Html:
 def _source_row(figure: UsedFigure) -> list[Cell]:
     range_text = "" if figure.low is None or figure.high is None else f"{digits(figure.low)} – {digits(figure.high)}"
     link = figure.url.startswith(("https://", "http://"))
-    title = Html('<a href="{}" rel="noreferrer">{}</a>').format(figure.url, figure.source) if link else figure.source
-    address = Html("") if link or not figure.url else Html(' <span class="where">{}</span>').format(figure.url)
-    note = Html('<div class="where">{}</div>').format(figure.note) if figure.note else Html("")
+    # titles and remarks of a source stay in the language in which they were recorded; what we assume is our own sentence
+    own = figure.confidence == "assumed"
+    said = escape(figure.source) if own else Html("<cite>{}</cite>").format(figure.source)
+    title = Html('<a href="{}" rel="noreferrer">{}</a>').format(figure.url, said) if link else said
+    address = Html("") if link or not figure.url else Html(' <cite class="where">{}</cite>').format(figure.url)
+    mark = Html("{}") if own else Html("<cite>{}</cite>")
+    note = Html('<div class="where">{}</div>').format(mark.format(figure.note)) if figure.note else Html("")
     kind = "warn" if figure.confidence in _ORDER[:3] else "plain"
     return [
         Html('<span id="{}" class="id">{}</span>').format(figure_anchor(figure.id), figure.id),

@@ -1,19 +1,24 @@
 """Languages of documents: words of the short documents, and translation of a finished page text by text.
 
 A page is translated after it is made: every text between tags (and every title, label and alternative text) that the
-phrase book knows is replaced, whole or by pattern; what it does not know stays in English, marked so. Numbers, ids and
-names are left alone.
+phrase book knows is replaced: whole, by a template with slots, sentence by sentence, or item by item of a list. Numbers,
+ids, layouts, names and titles of sources (``<cite>``) are left alone; a sentence that the book does not know stays in
+English.
+
+A phrase book is a folder of TOML files. ``[phrase]`` holds whole texts, ``[term]`` words that also stand inside others,
+``[template]`` texts with slots: ``{n}`` a number, ``{w}`` one word, ``{x}`` any text that is kept, ``{t}`` any text that is
+translated again; the translation names them in order as ``{1}``, ``{2}`` ...
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import lru_cache
 from html import escape, unescape
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from offramp.core.errors import InputError
 
@@ -26,6 +31,15 @@ _TOKEN: Final = re.compile(r"(<script\b.*?</script>|<style\b.*?</style>|<!--.*?-
 _ATTRIBUTE: Final = re.compile(r'\b(title|aria-label|alt)="([^"]*)"')
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _HAN: Final = re.compile(r"[\u4e00-\u9fff]")
+_NUMBER: Final = r"[+−–-]?[\d.,\u202f]+(?:e[+-]?\d+)?(?: ?%)?"
+_SLOTS: Final = {"n": rf"({_NUMBER})", "w": r"([^\s,;]+)", "x": r"(.+?)", "t": r"(.+?)"}
+_OPAQUE: Final = re.compile(
+    r"(?:[a-z][a-z-]*(?: (?:TP|PP|DP|EP|CP|VPP|ZeRO)-?\d+)+)|(?:(?:TP|PP|VP|DP|EP|CP|VPP|ZeRO)-?\d+ ?)+"
+    r"|(?:= )?[+−–-]?[\d.,\u202f ]+ (?:[TGMkP]?(?:FLOP/s|OPS|B/s|B|bit/s|b/s|W|Wh|iB)|[GMT]iB|CNY|USD|EUR|CNY/\w+|min|ms|h|s|d|m)"
+    r"|(?:from |import )?[\w-]+(?:\.[\w*()\[\]-]+)+|[\w.~%+@:-]*[/#][^\s]*|[A-Z]{2}-[A-Z0-9-]+"
+)
+MOST_ITEMS: Final = 24
+"""Longest list that is translated item by item."""
 
 
 def check_language(lang: str) -> str:
@@ -45,60 +59,144 @@ def words(lang: str) -> dict[str, Any]:
     return tomllib.loads((DATA / "words.toml").read_text("utf-8"))[check_language(lang)]
 
 
+class Template(NamedTuple):
+    """A text with slots: what it looks like, its translation, and the kind of each slot."""
+
+    match: re.Pattern[str]
+    to: str
+    kinds: str
+
+
+class Book(NamedTuple):
+    """Phrases, words and templates of one language."""
+
+    phrases: dict[str, str]
+    templates: list[Template]
+
+
 @lru_cache(maxsize=2)
-def _book(lang: str) -> tuple[dict[str, str], list[tuple[re.Pattern[str], str]], dict[str, str]]:
-    """Phrases, patterns with their translation, and terms that may stand inside patterns."""
-    data = tomllib.loads((DATA / f"{lang}.toml").read_text("utf-8"))
-    patterns = [(re.compile(entry["match"], re.DOTALL), entry["to"]) for entry in data.get("pattern", [])]
-    return {_squeeze(key): value for key, value in data["phrase"].items()}, patterns, data["term"]
+def _book(lang: str) -> Book:
+    phrases: dict[str, str] = {}
+    templates: list[Template] = []
+    for file in sorted((DATA / lang).glob("*.toml")):
+        data = tomllib.loads(file.read_text("utf-8"))
+        for name in ("term", "phrase"):
+            phrases |= {_squeeze(key): value for key, value in data.get(name, {}).items()}
+        templates += [_template(_squeeze(key), to) for key, to in data.get("template", {}).items()]
+    # the most literal text first: "{x} on {x}, chips" before "{x} on {x}"
+    return Book(phrases, sorted(templates, key=lambda item: -len(re.sub(r"\(.*?\)", "", item.match.pattern))))
+
+
+def _template(text: str, to: str) -> Template:
+    kinds = "".join(re.findall(r"\{([nwxt])\}", text))
+    parts = [_SLOTS[part[1]] if re.fullmatch(r"\{[nwxt]\}", part) else re.escape(part)
+             for part in re.split(r"(\{[nwxt]\})", text)]  # fmt: skip
+    return Template(re.compile("".join(parts), re.DOTALL), to, kinds)
 
 
 def _squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
+@lru_cache(maxsize=20_000)
 def phrase(text: str, lang: str) -> str | None:
     """The translation of one text; None where the phrase book does not know it."""
     if lang == "en":
         return text
-    phrases, patterns, terms = _book(lang)
     plain = _squeeze(text)
-    if plain in phrases:
-        return phrases[plain]
-    if plain in terms:
-        return terms[plain]
-    for pattern, to in patterns:
-        match = pattern.fullmatch(plain)
+    if not _WORD.search(plain) or is_opaque(plain):
+        return plain
+    return _known(plain, lang) or _sentences(plain, lang) or _listed(plain, lang)
+
+
+def _known(plain: str, lang: str) -> str | None:
+    """A whole text of the book, or one of its templates; the full stop may be there or not."""
+    book = _book(lang)
+    for said in (plain, plain.removesuffix("."), plain + ".", plain[:1].lower() + plain[1:]):
+        if said in book.phrases:
+            return _stop(book.phrases[said], plain)
+    for template in book.templates:
+        match = template.match.fullmatch(plain) or template.match.fullmatch(plain.removesuffix("."))
         if match:
-            return _fill(to, match, lambda part: phrase(part, lang) or part)
+            filled = _fill(template, match, lang)
+            if filled is not None:
+                return _stop(filled, plain)
     return None
 
 
-def _fill(to: str, match: re.Match[str], inner: Callable[[str], str]) -> str:
-    """The template with the groups of a match; "{1}" translates the group, "{=1}" takes it as it is."""
+def _stop(said: str, plain: str) -> str:
+    """The translation with a full stop exactly where the original has one (or ends a sentence of its own)."""
+    body = said.removesuffix("。")
+    return body + "。" if plain.endswith(".") and not body.endswith(("？", "！", "：")) else body
 
-    def put(slot: re.Match[str]) -> str:
-        value = match.group(int(slot.group(2))) or ""
-        return value if slot.group(1) else inner(value)
 
-    return re.sub(r"\{(=?)(\d)\}", put, to)
+def _fill(template: Template, match: re.Match[str], lang: str) -> str | None:
+    """The translation with the groups of a match put in; None where a group that needs translation is not known."""
+    said: list[str] = []
+    for kind, value in zip(template.kinds, match.groups(), strict=True):
+        inner = phrase(value, lang) if kind == "t" else value
+        if inner is None:
+            return None
+        said.append(inner.removesuffix("。"))
+    return re.sub(r"\{(\d+)\}", lambda slot: said[int(slot.group(1)) - 1], template.to)
+
+
+def _sentences(plain: str, lang: str) -> str | None:
+    """Sentence by sentence, where the book knows each of them."""
+    parts = re.split(r"(?<=[a-z0-9%)\]][.?!]) +(?=[A-Z0-9])", plain)
+    if len(parts) < 2:
+        return None
+    said = [phrase(part, lang) for part in parts]
+    return None if any(part is None for part in said) else "".join(str(part) for part in said)
+
+
+def _listed(plain: str, lang: str) -> str | None:
+    """Item by item, where the book knows each item of a list."""
+    for mark, joint in (("; ", "；"), (", ", "，")):
+        parts = plain.removesuffix(".").split(mark)
+        if len(parts) < 2 or len(parts) > MOST_ITEMS:
+            continue
+        said = [phrase(part, lang) for part in parts]
+        if all(part is not None for part in said):
+            return _stop(joint.join(str(part).removesuffix("。") for part in said), plain)
+    return None
+
+
+def is_opaque(text: str) -> bool:
+    """Whether a text is an id, a layout, a file, a version or a value with its unit, which no language changes."""
+    return _OPAQUE.fullmatch(text) is not None or all(
+        _OPAQUE.fullmatch(part) or not _WORD.search(part)
+        for part in re.split(r"[;,]? +x +|[;,] |(?<=\d) (?=[a-z])", text)
+    )
 
 
 def translate(page: str, lang: str) -> str:
     """A finished HTML page in another language."""
     if check_language(lang) == "en":
         return page
-    out: list[str] = []
+    return "".join(
+        _text(token, lang) if kind == "text" else _tag(token, lang) if kind == "tag" else _raw(token, lang)
+        for kind, token in _tokens(page)
+    )
+
+
+def _tokens(page: str) -> Iterator[tuple[str, str]]:
+    """Tags, texts, and parts that are left alone (scripts, styles, code, titles of sources)."""
+    cited = False
     for token in _TOKEN.split(page):
         if not token:
             continue
         if token.startswith(("<script", "<style", "<!--", "<!DOCTYPE")):
-            out.append(token.replace("</style>", _style(lang) + "</style>") if token.startswith("<style") else token)
+            yield "raw", token
         elif token.startswith("<"):
-            out.append(_tag(token, lang))
+            cited = token.startswith(("<cite", "<code")) or (cited and token not in ("</cite>", "</code>"))
+            yield "tag", token
         else:
-            out.append(_text(token, lang))
-    return "".join(out)
+            yield ("raw" if cited else "text"), token
+
+
+def _raw(token: str, lang: str) -> str:
+    return token.replace("</style>", _style(lang) + "</style>") if token.startswith("<style") else token
 
 
 def _style(lang: str) -> str:
@@ -126,13 +224,10 @@ def _text(token: str, lang: str) -> str:
     return f"{lead}{escape(said, quote=False)}{tail}"
 
 
-def untranslated(page: str, lang: str) -> list[str]:
-    """Texts of an English page with at least three words that the phrase book does not know, each once."""
-    found: list[str] = []
-    for token in _TOKEN.split(page):
-        if token.startswith("<") or not token.strip():
-            continue
-        body = _squeeze(unescape(token))
-        if len(_WORD.findall(body)) >= 3 and not _HAN.search(body) and phrase(body, lang) is None:
-            found.append(body)
-    return list(dict.fromkeys(found))
+def untranslated(page: str, lang: str, *, least: int = 3) -> list[str]:
+    """Texts of an English page with at least so many words that the phrase book does not know, each once."""
+    found = [_squeeze(unescape(token)) for kind, token in _tokens(page) if kind == "text"]
+    return [
+        text for text in dict.fromkeys(found)
+        if len(_WORD.findall(text)) >= least and not _HAN.search(text) and phrase(text, lang) is None
+    ]  # fmt: skip
