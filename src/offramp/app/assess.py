@@ -13,7 +13,7 @@ from offramp import __version__
 from offramp import catalog as facts
 from offramp.app import answer as answers
 from offramp.app.assess_training import joined, training_part
-from offramp.app.breakeven import BreakEven, break_even
+from offramp.app.breakeven import BreakEven, run_break_evens
 from offramp.app.cells import Cell, Demand, Job, load_parameters, run_cells
 from offramp.app.check import require_sound
 from offramp.app.crew import Crew
@@ -163,11 +163,12 @@ def _solve(
     rolled: list[tuple[Workload, Job, list[Row]]] = []
     flips: list[Flip] = []
     permits = permits_of(study, chips, _day(study, cells), log)
-    for number, (work, job) in enumerate(works):
-        mine = cells[number * len(chips) : (number + 1) * len(chips)]
-        rows = _rows(mine, job, ledger, site)
+    rows_of = [
+        _rows(cells[i * len(chips) : (i + 1) * len(chips)], job, ledger, site) for i, (_, job) in enumerate(works)
+    ]
+    all_breaks = _break_evens([job for _, job in works], rows_of, store, crew)
+    for (work, job), rows, breaks in zip(works, rows_of, all_breaks, strict=True):
         best = answers.recommend(rows, permits)
-        breaks = {cell.chip: _break_evens(job, cell, rows[0]) for cell in mine if cell.mode == "bounds"}
         quarter = demand_point(work, study).quarter
         parts.append(answers.workload_answer(work, job, rows, breaks, quarter, permits))
         flips += flips_for(job, best, rows[0], rows, ledger, site)
@@ -211,14 +212,25 @@ def _rows(cells: list[Cell], job: Job, ledger: Ledger, site: Any) -> list[Row]:
     return [replace(base_row, is_baseline=True), *(replace(row, is_baseline=False) for row in others)]
 
 
-def _break_evens(job: Job, cell: Cell, baseline: Row) -> list[BreakEven]:
-    """Values of missing figures at which one chip replaces one baseline chip."""
-    main = cell.case("mid")
-    if main is None or baseline.per_chip.mid is None:
-        return []
-    chip = facts.load(job.as_of).chip(cell.chip)
-    names = [name for name in BREAK_EVEN_FIGURES if name in main.values or name in chip.figures]
-    return [break_even(job, cell, name, baseline.per_chip.mid) for name in names]
+def _break_evens(
+    jobs: list[Job], rows_of: list[list[Row]], store: RunStore, crew: Crew
+) -> list[dict[str, list[BreakEven]]]:
+    """Values of missing figures at which one chip replaces one baseline chip, by chip, for each workload."""
+    wanted: list[tuple[Job, Cell, str, float]] = []
+    whose: list[int] = []
+    for number, (job, rows) in enumerate(zip(jobs, rows_of, strict=True)):
+        for cell in [row.cell for row in rows if row.cell.mode == "bounds"]:
+            main, target = cell.case("mid"), rows[0].per_chip.mid
+            if main is None or target is None:
+                continue
+            chip = facts.load(job.as_of).chip(cell.chip)
+            names = [name for name in BREAK_EVEN_FIGURES if name in main.values or name in chip.figures]
+            wanted += [(job, cell, name, target) for name in names]
+            whose += [number] * len(names)
+    found: list[dict[str, list[BreakEven]]] = [{} for _ in jobs]
+    for number, (_, cell, _, _), value in zip(whose, wanted, run_break_evens(wanted, store, crew=crew), strict=True):
+        found[number].setdefault(cell.chip, []).append(value)
+    return found
 
 
 def _notices(job: Job, rows: list[Row], work: Workload) -> list[Notice]:

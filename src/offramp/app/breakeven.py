@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from offramp import catalog as facts
-from offramp.app.cells import Cell, Job
+from offramp.app.cells import Cell, Job, cell_key
+from offramp.app.crew import Crew
+from offramp.app.runs import RunStore
 from offramp.core.record import Record
 from offramp.search.candidate import stacks_of
+
+NEAR: Final = 1.01
+"""A break-even is good to one percent."""
 
 
 class BreakEven(Record):
@@ -69,10 +75,36 @@ def break_even(job: Job, cell: Cell, figure: str, target: float) -> BreakEven:
         return BreakEven(figure=figure, value=None, others=others, per_chip=curve)
     high = above[0]
     low = max((value for value, rate in curve if rate < target and value < high), default=high / 16.0)
-    for _ in range(10):
+    while high / low > NEAR:
         middle_value = (low * high) ** 0.5
         if per_chip(middle_value) >= target:
             high = middle_value
         else:
             low = middle_value
     return BreakEven(figure=figure, value=high, others=others, per_chip=curve)
+
+
+def run_break_evens(wanted: Sequence[tuple[Job, Cell, str, float]], store: RunStore, *, crew: Crew) -> list[BreakEven]:
+    """All break-evens, kept ones from the store; in the order asked.
+
+    Args:
+        wanted: workload, cell, figure, and the requests per second to reach with one chip.
+        store: of finished ones.
+        crew: who computes.
+    """
+    done: dict[int, BreakEven] = {}
+    keys: list[str] = []
+    for i, (job, cell, figure, target) in enumerate(wanted):
+        catalog = facts.load(job.as_of)
+        base = cell_key(store, job, catalog.chip(cell.chip), catalog)
+        keys.append(store.key("break-even", {"cell": base, "figure": figure, "target": target}))
+        found = store.find(keys[i], BreakEven)
+        if found is not None:
+            done[i] = found
+
+    def keep(i: int, value: BreakEven, _: str) -> None:
+        done[i] = value
+        store.keep(keys[i], value)
+
+    crew.do(break_even, wanted, [i for i in range(len(wanted)) if i not in done], keep)
+    return [done[i] for i in range(len(wanted))]

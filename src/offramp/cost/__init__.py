@@ -14,7 +14,7 @@ from offramp.cost.memory import Memory, kv_bytes_per_sequence, memory_table, wei
 from offramp.cost.money import CapitalTerms, cost_per_second, per_million_tokens, yearly_cost
 from offramp.cost.operators import Shard, Steps, Traffic
 from offramp.cost.parameters import PARAMETER_NAMES, Parameters
-from offramp.cost.step import Setting, shared_time, step_features, step_time
+from offramp.cost.step import Setting, split_time, step_features, step_time
 from offramp.cost.table import StepTable
 from offramp.cost.tabulate import shard_of, step_table
 
@@ -49,8 +49,8 @@ __all__ = [
     "per_million_tokens",
     "seconds",
     "shard_of",
-    "shared_time",
     "site_power_w",
+    "split_time",
     "step_features",
     "step_table",
     "step_time",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
@@ -76,10 +77,29 @@ def build_setting(
         chip=chip.id, family=chip.family, vendor=chip.vendor, engine=engine,
         release=calibration.current_release(engine, pool.engine_version), path=path_of(model, precision),
     )  # fmt: skip
-    parameters = _with_residual(calibration, stack, model.id)
+    parameters = _drawn(_Same(calibration), stack, model.id)
     if log is not None:
         log.note_date(calibration.created)
     return Setting(model=model, device=device, precision=precision, parameters=parameters, routing=Traffic())
+
+
+class _Same:
+    """A key that is equal to itself only: a calibration is too large to compare."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.calibration is self.calibration
+
+    def __hash__(self) -> int:
+        return id(self.calibration)
+
+
+@lru_cache(maxsize=512)
+def _drawn(same: _Same, stack: Stack, model_id: str) -> Parameters:
+    """Kept, because a search asks for the same deployment again and again."""
+    return _with_residual(same.calibration, stack, model_id)
 
 
 def _with_residual(calibration: Calibration, stack: Stack, model_id: str) -> Parameters:

@@ -55,8 +55,8 @@ def step_features(
 _SHARED: Final = np.array([name.startswith("grouped") for name in CURVES])
 
 
-def shared_time(setting: Setting, shard: Shard, steps: Steps) -> F8:
-    """The part of each step that expert-parallel ranks work off together: routed experts and their exchange.
+def split_time(setting: Setting, shard: Shard, steps: Steps) -> tuple[F8, F8]:
+    """Time of each step, and the part of it that expert-parallel ranks work off together: experts and their exchange.
 
     A rank's prefill goes to the experts of all ranks, so this part depends on the mean tokens of the ranks.
 
@@ -66,11 +66,12 @@ def shared_time(setting: Setting, shard: Shard, steps: Steps) -> F8:
         steps: what each rank schedules. [n]
 
     Returns:
-        Seconds, ``[draws, n]``.
+        Seconds, ``[draws, n]`` each.
     """
     full = step_features(
         setting.model, setting.device, setting.precision, setting.routing, shard=shard, steps=steps, graph=setting.graph
     )
+    whole = seconds(full, setting.parameters).total
     keep = np.flatnonzero(_SHARED[full.curve])
     zero = np.zeros_like(full.sequences)
     part = replace(
@@ -78,7 +79,7 @@ def shared_time(setting: Setting, shard: Shard, steps: Steps) -> F8:
         curve=full.curve[keep], reduce_near_s=zero, reduce_far_s=zero, reduce_hops=zero, reduce_far_hops=zero,
         sequences=zero, eager_layers=zero,
     )  # fmt: skip
-    return seconds(part, setting.parameters).total
+    return whole, seconds(part, setting.parameters).total
 
 
 def step_time(setting: Setting, shard: Shard, steps: Steps) -> StepTime:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from offramp.cost.layout import Pool
 from offramp.cost.memory import kv_bytes_per_sequence, memory_table
 from offramp.cost.operators import Shard, Steps
-from offramp.cost.step import Setting, shared_time, step_time
+from offramp.cost.step import Setting, split_time
 from offramp.cost.table import StepTable
 
 F8 = npt.NDArray[np.float64]
@@ -29,22 +31,44 @@ def _grid(top: float) -> F8:
     return np.concatenate([GRAPH_GRID[GRAPH_GRID <= top], beyond])
 
 
-def _seconds(
-    setting: Setting, pool: Pool, draw: int, *, tokens: F8, chunks: float = 0.0, prefill_pairs: float = 0.0
-) -> F8:
-    zero = np.zeros_like(tokens)
+@dataclass(frozen=True)
+class _Priced:
+    """What the table is made of, priced together because one call costs little more for many steps.
+
+    Attributes:
+        near, far: decode steps at half and one and a half times the mean context. [h]
+        base, shared: steps without attention; the part that expert-parallel ranks share. [g]
+        chunk, more: a step with one chunk and some attention pairs, and with twice as many.
+    """
+
+    near: F8
+    far: F8
+    base: F8
+    shared: F8
+    chunk: float
+    more: float
+
+
+def _priced(
+    setting: Setting, pool: Pool, *, seqs: F8, tokens: F8, contexts: tuple[float, float], q: float, pairs: float
+) -> _Priced:
+    """Prices all steps of a table; ``setting`` has one draw."""
+    h, g = seqs.size, tokens.size
+    probe = np.full(2, min(512.0, float(tokens[-1])))
+    many = np.concatenate([seqs, seqs, np.zeros(g + 2)])
+    empty, chunks = np.zeros(2 * h + g), np.ones(2)
     steps = Steps(
-        tokens=tokens, decode_seqs=zero, decode_context=zero, prefill_pairs=zero + prefill_pairs, chunks=zero + chunks
+        tokens=np.concatenate([seqs * q, seqs * q, tokens, probe]), decode_seqs=many,
+        decode_context=np.concatenate([seqs * contexts[0], seqs * contexts[1], np.zeros(g + 2)]),
+        prefill_pairs=np.concatenate([empty, [pairs, 2.0 * pairs]]), chunks=np.concatenate([empty, chunks]),
+        decode_tokens=q,
     )  # fmt: skip
-    total: F8 = step_time(setting, shard_of(pool, tokens.shape[0]), steps).total[draw]
-    return total
-
-
-def _shared(setting: Setting, pool: Pool, tokens: F8) -> F8:
-    zero = np.zeros_like(tokens)
-    steps = Steps(tokens=tokens, decode_seqs=zero, decode_context=zero, prefill_pairs=zero, chunks=zero)
-    found: F8 = shared_time(setting, shard_of(pool, tokens.shape[0]), steps)[0]
-    return found
+    whole, shared = (part[0] for part in split_time(setting, shard_of(pool, 2 * h + g + 2), steps))
+    cut = 2 * h + g
+    return _Priced(
+        near=whole[:h], far=whole[h : 2 * h], base=whole[2 * h : cut], shared=shared[2 * h : cut],
+        chunk=float(whole[cut]), more=float(whole[cut + 1]),
+    )  # fmt: skip
 
 
 def step_table(
@@ -71,31 +95,18 @@ def step_table(
     seqs = _grid(float(max(pool.max_seqs, 2)))
     q = float(decode_tokens)
     low, high = 0.5 * mean_context, 1.5 * mean_context
-    shard = shard_of(pool, seqs.size)
-
-    def decode(context: float, tokens: F8) -> F8:
-        steps = Steps(
-            tokens=tokens, decode_seqs=seqs, decode_context=seqs * context, prefill_pairs=np.zeros_like(seqs),
-            chunks=np.zeros_like(seqs), decode_tokens=q,
-        )  # fmt: skip
-        total: F8 = step_time(one_draw, shard, steps).total[0]
-        return total
-
-    near, far = decode(low, seqs * q), decode(high, seqs * q)
+    tokens = _grid(float(max(pool.max_batch_tokens, 2)))
+    pairs = 1e6
+    priced = _priced(one_draw, pool, seqs=seqs, tokens=tokens, contexts=(low, high), q=q, pairs=pairs)
+    near, far, base = priced.near, priced.far, priced.base
     slope = np.maximum((far - near) / (seqs * (high - low)), 0.0)
     p = one_draw.parameters
     seq_s = float(p.seq_host_s[0, 0])
-    tokens = _grid(float(max(pool.max_batch_tokens, 2)))
-    base = _seconds(one_draw, pool, 0, tokens=tokens)
     at_seqs = np.interp(seqs * q, tokens, base)
     decode_base = np.maximum(near - slope * seqs * low - at_seqs - seq_s * seqs, 0.0)
-    pairs = 1e6
-    probe = np.minimum(512.0, tokens[-1:])
-    chunk = _seconds(one_draw, pool, 0, tokens=probe, chunks=1.0, prefill_pairs=pairs)
-    more = _seconds(one_draw, pool, 0, tokens=probe, chunks=1.0, prefill_pairs=2 * pairs)
-    pair_s = float((more - chunk)[0] / pairs)
-    flat = float(np.interp(probe[0], tokens, base))
-    prefill_base = max(float(chunk[0]) - pair_s * pairs - flat - seq_s, 0.0)
+    pair_s = (priced.more - priced.chunk) / pairs
+    flat = float(np.interp(min(512.0, float(tokens[-1])), tokens, base))
+    prefill_base = max(priced.chunk - pair_s * pairs - flat - seq_s, 0.0)
     launch = float(setting.model.layer_count) * float(p.prefill_layer_s[0, 0])
     capacity = memory_table(
         setting.model, setting.precision, shard_of(pool, 1), setting.device, context_tokens=np.array([mean_context]),
@@ -107,7 +118,7 @@ def step_table(
     per_token = kv_bytes_per_sequence(setting.model, setting.precision, shard_of(pool, 1), context) / context
     together = pool.dp > 1 and pool.ep > 1
     return StepTable(
-        shared_s=_shared(one_draw, pool, tokens) if together else None, token_grid=tokens, base_s=base,
+        shared_s=priced.shared if together else None, token_grid=tokens, base_s=base,
         prefill_extra_s=np.full_like(tokens, min(launch, prefill_base)), seq_grid=seqs,
         decode_base_s=decode_base, decode_slope_s=slope, prefill_base_s=max(prefill_base - launch, 0.0), pair_s=pair_s,
         seq_s=seq_s, kv_capacity_tokens=int(min(slot_tokens, 2.0**53)),

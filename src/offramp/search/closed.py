@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from offramp.cost import Pool, Setting, Shard, Steps, memory_table, shared_time, step_time
+from offramp.cost import Pool, Setting, Shard, Steps, memory_table, split_time, step_time
 from offramp.search.mix import Mix
 
 F8 = npt.NDArray[np.float64]
@@ -135,14 +135,15 @@ def evaluate(
         prefill_pairs=mix.pairs * piece / mix.isl, chunks=zero + 1.0, decode_tokens=q,
     )  # fmt: skip
     ranks = np.where((col["dp"] > 1) & (col["ep"] > 1), col["dp"], 1.0)
-    t_decode = step_time(setting, shard, decode).total
-    t_mixed = np.maximum(step_time(setting, shard, mixed).total, t_decode)
-    own = t_mixed - t_decode
-    both = np.zeros_like(own)
     if (ranks > 1).any():
-        more = shared_time(setting, shard, mixed) - shared_time(setting, shard, decode)
-        both = np.where(ranks > 1, np.clip(more, 0.0, own), 0.0)
-        own = own - both
+        t_decode, less = split_time(setting, shard, decode)
+        t_mixed, more = split_time(setting, shard, mixed)
+    else:
+        t_decode, t_mixed = step_time(setting, shard, decode).total, step_time(setting, shard, mixed).total
+        less = more = np.zeros_like(t_decode)
+    t_mixed = np.maximum(t_mixed, t_decode)
+    both = np.where(ranks > 1, np.clip(more - less, 0.0, t_mixed - t_decode), 0.0)
+    own = t_mixed - t_decode - both
     per_request = mix.isl / piece
     decodes = max(mix.osl - 1.0, 1e-6) / accept_tokens
     share = per_request * n / decodes

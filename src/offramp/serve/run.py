@@ -22,6 +22,10 @@ STABILITY_BAND = 0.05
 """Headroom this close to 1 is decided by the queue's trend; the capacity estimate is not better than that."""
 
 
+ONE_SHARD = 20_000
+"""So few requests are run together, because setting up a shard costs as much as running a thousand requests."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """Requests and pools that nothing else in the run touches.
@@ -81,7 +85,7 @@ def shards_of(pools: Sequence[PoolSpec], requests: Requests, config: ServeConfig
         pools=tuple(pools), requests=requests, index=np.arange(len(requests)), measured=measured,
         pool_index=tuple(range(len(pools))),
     )  # fmt: skip
-    if not are_independent(pools, config):
+    if len(requests) <= ONE_SHARD or not are_independent(pools, config):
         return [whole]
     out: list[Shard] = []
     slo = np.zeros(len(requests), np.int64) if requests.slo_class is None else requests.slo_class
