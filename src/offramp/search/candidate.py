@@ -38,7 +38,9 @@ from offramp.search.uncertain import Retune, rates_by_draw
 F8 = npt.NDArray[np.float64]
 Overrides = Mapping[str, float]
 EXPLORE: Final = 3000
-"""Measured requests of one simulation."""
+"""Measured requests of one simulation of a layout."""
+DRAWN: Final = 2000
+"""The same for a draw, whose rate sets only the interval."""
 NEARLY: Final = 0.95
 """A smaller replica is preferred if it carries at least this share of the best per device."""
 CLOSED_GUESS: Final = 0.9
@@ -357,7 +359,7 @@ def _answer(
     assert best.felt is not None
     rates, order = rates_by_draw(
         question, stack.setting, stack.middle, pool, rate=best.rate, felt=best.felt,
-        most=min(question.most_requests, EXPLORE), copies=question.stream.copies(best.closed), retune=retune,
+        most=min(question.most_requests, DRAWN), copies=question.stream.copies(best.closed), retune=retune,
     )  # fmt: skip
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return Candidate(

@@ -8,6 +8,7 @@ transfer of the KV cache between them.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,7 +43,9 @@ TRANSFER_EFFICIENCY: Final = 0.7
 """Share of the network that a KV transfer reaches. Assumed (0.4 to 0.9)."""
 TRANSFER_BASE_S: Final = 0.003
 """Set-up of one transfer. Assumed (1 to 10 ms)."""
-SIMULATED_REQUESTS: Final = 3000
+SIMULATED_REQUESTS: Final = 2000
+RATIOS: Final = 3
+"""Ratios of the two sides that are simulated: the one of their rates, then more of the side that binds while that pays."""
 
 
 class Side(Record):
@@ -113,15 +116,23 @@ def find_split(
     second = _best(question, decode_chip, "decode", catalog, calibration, as_of)
     if first is None or second is None:
         return None
-    x, y = _ratio(first.rate, second.rate)
+    ratio, nearly = _ratio(first.rate, second.rate), 1.0
     best: Split | None = None
-    nearly = 0.8
-    for ratio in ((x, y), (x + 1, y), (x, y + 1)):
+    for _ in range(RATIOS):
         found = _simulated(question, first, second, ratio, nearly)
-        nearly = found.rate / _bound(first, second, ratio) if found is not None else nearly
-        if found is not None and (best is None or found.packages_per_rate < best.packages_per_rate):
-            best = found
+        if found is None or (best is not None and found.packages_per_rate >= best.packages_per_rate):
+            break
+        best, nearly = found, found.rate / _bound(first, second, ratio)
+        x, y = ratio
+        ratio = (x + 1, y) if _waits_most(found.felt, question.slo) else (x, y + 1)
     return best
+
+
+def _waits_most(felt: Felt, slo: Mapping[str, float]) -> bool:
+    """Whether the first token is nearer to its limit than the others: the unit then wants more prefill."""
+    first = {key: limit for key, limit in slo.items() if key.startswith("ttft")}
+    rest = {key: limit for key, limit in slo.items() if key not in first}
+    return felt.strain(first) >= felt.strain(rest)
 
 
 def _bound(first: _Option, second: _Option, ratio: tuple[int, int]) -> float:

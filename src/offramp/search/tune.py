@@ -25,6 +25,8 @@ STRIDE: Final = 4
 """Rungs between the first rates tried, all of them multiples of it; the stride doubles until limits are kept and broken."""
 REFUSED_SHARE: Final = 0.001
 """A layout that must refuse more of the requests than this, for want of cache, does not carry the workload."""
+NEAR: Final = 1.15
+"""Latencies within this factor of their limit are near it: the first stride is a short one."""
 HOPELESS: Final = 1 / 400
 """A layout that does not keep its limits at this share of its closed-form rate counts as one that never does."""
 
@@ -56,9 +58,15 @@ class Felt(Record):
     input_tokens_per_s: float
     prefix_hit: float
 
+    def strain(self, slo: Mapping[str, float]) -> float:
+        """The largest latency over its limit; infinite where the queue grows, 0 without limits."""
+        if not self.stable:
+            return math.inf
+        return max((self.latency.get(key, math.inf) / limit for key, limit in slo.items()), default=0.0)
+
     def meets(self, slo: Mapping[str, float]) -> bool:
         """Whether every limit is kept."""
-        return self.stable and all(self.latency.get(key, math.inf) <= limit for key, limit in slo.items())
+        return self.strain(slo) <= 1.0
 
 
 STATS = ("mean", "p50", "p90", "p95", "p99")
@@ -197,7 +205,7 @@ def highest_rate(
     """The highest rate at which one replica keeps the SLO, and what users feel there; 0 and None where there is none.
 
     Without an SLO the highest stable rate is taken. Rates are rungs of a ladder: from the guess the search strides up or
-    down, doubling, until limits are kept at one rung and broken at another, and halves what lies between.
+    down, doubling, until limits are kept at one rung and broken at another; then it closes in from how far each is off.
 
     Args:
         table, stream, most, prefix, copies: as of :func:`feel`.
@@ -217,44 +225,64 @@ def highest_rate(
         except InfeasibleError:
             return None
 
-    def good(rung: int) -> Felt | None:
+    def strain(rung: int) -> tuple[float, Felt | None]:
         found = seen.at(key, rung, lambda: compute(rung))
-        return found if found is not None and found.refused <= allowed and found.meets(slo) else None
+        if found is None or found.refused > allowed:
+            return math.inf, None
+        return found.strain(slo), found
 
     first = rung_of(max(guess, 1e-6))
     if give_up > 0.0:
         first = math.floor(math.log(give_up) / math.log(RUNG) + 1e-6) + 1
-    low, high, best = _bracket(good, first, least=first + math.log(HOPELESS) / math.log(RUNG), give_up=give_up)
-    if best is None:
+    low, high = _bracket(strain, first, least=first + math.log(HOPELESS) / math.log(RUNG), give_up=give_up)
+    if low is None:
         return 0.0, None
-    while high - low > fine:
-        middle = (low + high) // 2
-        found = good(middle)
-        if found is not None:
-            low, best = middle, found
+    while high.rung - low.rung > fine:
+        middle = _between(low, high)
+        value, felt = strain(middle)
+        if value <= 1.0:
+            low = _Tried(middle, value, felt)
         else:
-            high = middle
-    return RUNG**low, best
+            high = _Tried(middle, value, felt)
+    return RUNG**low.rung, low.felt
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A rung, the largest of its latencies over their limits (infinite where unstable), and what users feel."""
+
+    rung: int
+    strain: float
+    felt: Felt | None
+
+
+def _between(low: _Tried, high: _Tried) -> int:
+    """The rung to try next: where the limit lies if strain grows as a power of the rate, else the middle."""
+    width = high.rung - low.rung
+    if width <= 2 or low.strain <= 0.0 or not math.isfinite(high.strain):
+        return low.rung + width // 2
+    share = -math.log(low.strain) / (math.log(high.strain) - math.log(low.strain))
+    return low.rung + min(max(round(share * width), 1), width - 1)
 
 
 def _bracket(
-    good: Callable[[int], Felt | None], first: int, *, least: float, give_up: float
-) -> tuple[int, int, Felt | None]:
-    """A rung that keeps the limits, a higher one that does not, and what users feel at the first; None: there is none."""
-    rung, stride, best = first, STRIDE, good(first)
-    if best is not None:
+    strain: Callable[[int], tuple[float, Felt | None]], first: int, *, least: float, give_up: float
+) -> tuple[_Tried | None, _Tried]:
+    """A rung that keeps the limits (None: there is none) and a higher one that does not."""
+    here = _Tried(first, *strain(first))
+    stride = STRIDE if 1.0 / NEAR < here.strain < NEAR else 2 * STRIDE
+    if here.strain <= 1.0:
         while True:
-            found = good(rung + stride)
-            if found is None:
-                return rung, rung + stride, best
-            rung, best, stride = rung + stride, found, 2 * stride
-    high = first
-    while RUNG**high > give_up and high - stride >= least:
-        best = good(high - stride)
-        if best is not None:
-            return high - stride, high, best
-        high, stride = high - stride, 2 * stride
-    return high, high, None
+            there = _Tried(here.rung + stride, *strain(here.rung + stride))
+            if there.strain > 1.0:
+                return here, there
+            here, stride = there, 2 * stride
+    while RUNG**here.rung > give_up and here.rung - stride >= least:
+        there = _Tried(here.rung - stride, *strain(here.rung - stride))
+        if there.strain <= 1.0:
+            return there, here
+        here, stride = there, 2 * stride
+    return None, here
 
 
 def with_limits(pool: Pool, batch: float) -> Pool:
