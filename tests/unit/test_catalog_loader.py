@@ -182,3 +182,12 @@ def test_versions_are_ordered_as_releases_are():
         "v1.0",
     ]
     assert sorted(ordered, key=version_key) == ordered
+
+
+@pytest.mark.parametrize("day", [dt.date(2023, 6, 1), dt.date(2025, 8, 20), dt.date(2026, 1, 1)])
+def test_a_chip_names_no_engine_that_was_not_yet_known(day: dt.date) -> None:
+    """A study of a past day failed on the first chip that lists an engine which came later."""
+    known = catalog.load(day)
+    for chip in known.chips.values():
+        for name in chip.engines:
+            known.engine(name)

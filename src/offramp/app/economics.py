@@ -12,7 +12,7 @@ import numpy.typing as npt
 from offramp.app.study import Site, Study
 from offramp.catalog import Catalog, Chip, System
 from offramp.core import units
-from offramp.core.errors import CatalogError
+from offramp.core.errors import CatalogError, InputError
 from offramp.core.figure import Figure
 from offramp.core.result import FigureLog, Notice
 from offramp.core.seeds import derive_seed
@@ -88,6 +88,10 @@ class Ledger:
         """A market figure, noted."""
         return self.log.use(f"market/{name}", self.catalog.prices.market_figure(name))
 
+    def _knows(self, name: str) -> bool:
+        """Whether a market figure was known on the study's date."""
+        return any(entry.id == name for entry in self.catalog.prices.market)
+
     def terms(self) -> CapitalTerms:
         """How a purchase becomes a yearly cost."""
         own = self.study.economics
@@ -104,7 +108,13 @@ class Ledger:
         if site.power_price is not None:
             return self.amount(site.power_price, "money/J")
         home = (site.country or self.study.organisation.headquarters) == "CN"
-        figure = self.market("power/cn-west" if home else "power/us-industrial")
+        name = "power/cn-west" if home else "power/us-industrial"
+        if not self._knows(name):
+            what = f"no power price was known on {self.study.study.as_of}"
+            raise InputError(
+                what, where=f"$.site.{site.id}.power_price", mend='Give one, as power_price = "0.5 CNY/kWh".'
+            )
+        figure = self.market(name)
         return figure.si * self.rate(units.currency_of(figure.unit))
 
     def pue(self, site: Site) -> float:
@@ -132,8 +142,8 @@ class Ledger:
                 if note:
                     self.notices.append(Notice(kind="price-stands-in", text=note, where=chip.id))
                 return self.log.use(f"prices/{chip_id}", found[0])
-        if chip.vendor in _DOMESTIC:
-            figure = self.market("price/cn-domestic-card")
+        if chip.vendor in _DOMESTIC and self._knows(_DOMESTIC_CARD):
+            figure = self.market(_DOMESTIC_CARD)
             text = "no price is sourced; the printed range of domestic inference cards stands in"
             self.notices.append(Notice(kind="price-stands-in", text=text, where=chip.id))
             factor = self.rate(units.currency_of(figure.unit))
@@ -204,6 +214,7 @@ class Ledger:
         return space + (self.amount(staff, "money/s") * chips / fleet if staff else 0.0)
 
 
+_DOMESTIC_CARD: Final = "price/cn-domestic-card"
 _DOMESTIC: Final = frozenset(
     {"Huawei", "Cambricon", "Hygon", "Moore Threads", "MetaX", "Kunlunxin", "Iluvatar", "Enflame", "Biren", "T-Head"}
 )

@@ -131,6 +131,11 @@ def _load(as_of: dt.date | None, root: Path) -> Catalog:
     systems = {key: _known(system, as_of) for key, system in everything.systems.items() if _is_known(system, as_of)}
     engines = {key: _engine_known(engine, as_of) for key, engine in everything.engines.items()}
     engines = {key: engine for key, engine in engines.items() if _is_known(engine, as_of)}
+    unknown = set(everything.engines) - set(engines)
+    for key, chip in chips.items():
+        if unknown.intersection(chip.engines):
+            known = tuple(name for name in chip.engines if name not in unknown)
+            chips[key] = msgspec.structs.replace(chip, engines=known)
     prices = everything.prices.known(as_of)
     return Catalog(chips=chips, systems=systems, engines=engines, prices=prices, as_of=as_of, root=root)
 
