@@ -27,7 +27,7 @@ from offramp.train.goodput import NEVER, Reliability, break_even_rate
 from offramp.train.layout import Schedule, Task
 from offramp.train.outlook import Failing, Outlook, Question, Spread, chips_for, outlook, peak_of
 from offramp.train.parameters import DATA, Posterior, Stack
-from offramp.train.rows import FrameworkName, names
+from offramp.train.rows import FrameworkName, names, routing_of
 from offramp.train.search import Limits
 
 F8 = npt.NDArray[np.float64]
@@ -130,13 +130,14 @@ def dtype_of(work: Workload, dtypes: frozenset[str], chip: str) -> str:
     return "fp8" if "fp8" in dtypes else "bf16"
 
 
-def task_of(work: Workload, framework: FrameworkName, dtype: str) -> Task:
-    """One optimiser step of a workload."""
+def task_of(work: Workload, framework: FrameworkName, dtype: str, model: Model, skew: float) -> Task:
+    """One optimiser step of a workload; experts are as uneven as real data makes them."""
+    groups, most = routing_of(model.model_type)
     sequence = work.sequence_tokens or SEQUENCE_TOKENS
     batch = max(round((work.batch_tokens or BATCH_TOKENS) / sequence), 1)
     return Task(
-        sequence_tokens=sequence, batch_sequences=batch, dtype=dtype, imbalance=max(framework.imbalance, 1.05),
-        node_limit=framework.node_limit, grad_bytes=framework.grad_bytes, mtp=framework.mtp, flash=framework.flash,
+        sequence_tokens=sequence, batch_sequences=batch, dtype=dtype, skew=max(framework.skew, skew),
+        groups=groups, group_limit=most, selective_gemm=framework.selective_gemm, grad_bytes=framework.grad_bytes, mtp=framework.mtp, flash=framework.flash,
     )  # fmt: skip
 
 
@@ -151,11 +152,12 @@ def question_of(setting: Setting, work: Workload, model: Model, chip: Chip) -> Q
     device = chip_device(chip.id, setting.catalog, log=setting.log, as_of=as_of)
     framework = framework_of(setting, chip)
     dtype = dtype_of(work, frozenset(device.peak_flop_per_s), chip.id)
-    task = task_of(work, framework, dtype)
+    skew = prior(setting, "expert_skew").mid if any(g.mlp.kind == "moe" for g in model.layers) else 0.0
+    task = task_of(work, framework, dtype, model, skew)
     releases = setting.posterior.releases.get(framework.id, ())
     stack = Stack(chip=chip.id, family=chip.family, framework=framework.id, release=releases[-1] if releases else "",
                   dtype=dtype, variant="mx" if dtype == "fp8" and chip.family == "nvidia-blackwell" else "",
-                  shape=shape_of(model))  # fmt: skip
+                  shape=shape_of(model), core=framework.core)  # fmt: skip
     system = system_of(setting.catalog, chip)
     schedules: tuple[Schedule, ...] = ("1f1b", *(s.name for s in framework.schedules if not as_of or s.known <= as_of))
     return Question(

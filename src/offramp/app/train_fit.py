@@ -13,9 +13,18 @@ import msgspec
 import numpy as np
 
 from offramp.app.train_rows import load
-from offramp.calibrate.training import Miss, complete, fit_once, left_out, measured_step_s, usable
+from offramp.calibrate.training import (
+    Miss,
+    complete,
+    fit_once,
+    judged,
+    left_out,
+    measured_step_s,
+    residual_for,
+    usable,
+)
 from offramp.train.cases import Case
-from offramp.train.parameters import THIN, Z90, Posterior
+from offramp.train.parameters import Posterior
 from offramp.train.predict import roofline_s
 
 SETS = (
@@ -50,17 +59,24 @@ def main(arguments: list[str]) -> None:
     print(text)
 
 
-def _inside(miss: Miss, posterior: Posterior, thin: bool) -> bool:
-    left = posterior.residual["new" if thin else "known"]
-    return abs(miss.error) <= Z90 * float(np.sqrt(miss.spread**2 + left.group_sd**2 + left.row_sd**2))
+def _by_fold(own: list[Miss], inside: dict[str, bool]) -> float:
+    """Share held within each group, averaged over groups."""
+    folds = {m.fold for m in own}
+    return float(np.mean([np.mean([inside[m.id] for m in own if m.fold == fold]) for fold in folds]))
+
+
+def _extra(miss: Miss, posterior: Posterior) -> float:
+    left = residual_for(miss.framework, posterior.residual)
+    return float(np.hypot(left.group_sd, left.row_sd))
 
 
 def left_out_table(cases: list[Case], posterior: Posterior, misses: list[Miss]) -> str:
     """Errors of rows predicted by fits that never saw their group, as Markdown."""
     by_id = {case.row.id: case for case in cases}
+    inside = judged(misses)
     lines = [
-        "| rows | left out together | n | median error | p90 error | bias | in 80 % interval | target |",
-        "|---|---|---|---|---|---|---|---|",
+        "| rows | left out together | n | median error | p90 error | bias | in 80 % interval | the same by group | target |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for title, framework, model, target in SETS:
         own = [
@@ -70,22 +86,21 @@ def left_out_table(cases: list[Case], posterior: Posterior, misses: list[Miss]) 
         ]
         if not own:
             continue
-        ape = np.array([abs(np.exp(m.error) - 1.0) for m in own])
-        thin = framework == "mindspeed"
-        held = np.mean([_inside(m, posterior, thin) for m in own])
+        error = np.array([m.error(_extra(m, posterior)) for m in own])
+        ape = np.abs(np.expm1(error))
+        held = np.mean([inside[m.id] for m in own])
         wanted = "" if target is None else f"<= {target:.0%}" + ("" if np.median(ape) <= target else " (missed)")
         lines.append(
             f"| {title} | {len({m.fold for m in own})} groups | {len(own)} | {np.median(ape):.1%} | "
             f"{np.quantile(ape, 0.9):.1%} "
-            f"| {np.median([m.error for m in own]):+.3f} | {held:.0%} | {wanted} |"
+            f"| {np.median(error):+.3f} | {held:.0%} | {_by_fold(own, inside):.0%} | {wanted} |"
         )
-    every = misses
-    held = np.mean([_inside(m, posterior, m.fold.startswith(tuple(THIN))) for m in every])
-    ape = np.array([abs(np.exp(m.error) - 1.0) for m in every])
+    error = np.array([m.error(_extra(m, posterior)) for m in misses])
+    ape = np.abs(np.expm1(error))
     lines.append(
-        f"| all | {len({m.fold for m in every})} groups | {len(every)} | {np.median(ape):.1%} | "
+        f"| all | {len({m.fold for m in misses})} groups | {len(misses)} | {np.median(ape):.1%} | "
         f"{np.quantile(ape, 0.9):.1%} | "
-        f"{np.median([m.error for m in every]):+.3f} | {held:.0%} | 75 to 88 % |"
+        f"{np.median(error):+.3f} | {np.mean(list(inside.values())):.0%} | {_by_fold(misses, inside):.0%} | 75 to 88 % |"
     )
     return "\n".join(lines) + "\n"
 
@@ -95,19 +110,28 @@ HEAD = """# Errors of the training model
 Every row was predicted by a fit that never saw its group: a whole release of Megatron-Bridge, else all rows of one
 framework, release, chip and model. Errors are of the step time (of tokens per second or MFU where a row publishes only
 that, turned into a step time). "in 80 % interval" is the share of left-out rows that the interval of an unseen
-deployment holds. This page is written by
+deployment holds; the residual of that interval was set by the other groups alone, so that the share is no fit to
+itself. "by group" averages over groups, because rows of one group err together. This page is written by
 
     python -m offramp.app.train_fit src/offramp/data/train/posterior.json docs/train-validation.md FILE.csv ...
 
 """
 TAIL = """
-- The spread of an unseen deployment is set so that 80 % of all left-out rows of well measured stacks are held; the check is
-  how that share differs between sets: it is too low for MLPerf pre-training and torchtitan, too high for llm-foundry.
-- Repeats of one MLPerf cell by several submitters differ by 4.5 % (median).
+- An unseen deployment carries at least the spread with which repeats of one MLPerf cell by several submitters differ
+  (4.5 % in the median); a framework's own residual is drawn towards that of all by its number of groups.
 - Layouts that a row does not state are those that the model finds best. Rows of MLPerf v5.1 on Blackwell state no
-  precision: FP4 with a weight of 0.7, else FP8; in the fit the one that explains the measurement is taken.
+  precision: FP4 with a weight of 0.7, else FP8, and the interval is that of the mixture; in the fit the one that
+  explains the measurement is taken.
+- The four A100 points are no blind test. Whoever chose the physics of attention without a flash kernel and of sequence
+  parallelism knew the other sizes of that paper (530 B and 1 T) from memory. What they rest on besides: score matrices
+  are priced by their bytes with the same bandwidth efficiency as every other vector kernel, and the interleaved
+  bubble, the tensor-parallel messages and the optimiser are those of all other rows.
 - Ascend rows carry a figure but hardly a layout, chips or batch: their intervals are compared with the published MFU,
-  not their errors.
+  not their errors. Two published MFU of one model on one chip (30 % and, after rework, 41 %) cannot both be met by one
+  centre; the interval must hold both.
+- Known misses: Llama-3.1-405B on H100 by NVIDIA itself is predicted 14 % too slow above 2,000 chips; strong scaling of
+  small models to fewer than one sequence a chip on GB300 is predicted too fast (launch gaps are not graph-captured
+  there as assumed); rows without torch.compile are predicted as if they had it.
 - Not fitted: rows that their own source calls outliers of unknown configuration, one row above the chip's peak
   (rejected), and reinforcement learning, whose time goes into generating.
 - Model FLOP of MFU rows count the whole attention square (Megatron's way) except Meta's.
@@ -122,7 +146,7 @@ def left_out_page(cases: list[Case], posterior: Posterior, misses: list[Miss]) -
         folds.setdefault(miss.fold, []).append(miss)
     worse: list[str] = []
     for name, own in folds.items():
-        ours = float(np.median([abs(m.error) for m in own]))
+        ours = float(np.median([abs(m.error(_extra(m, posterior))) for m in own]))
         plain = float(np.median([abs(np.log(roofline_s(by_id[m.id]) / measured_step_s(by_id[m.id]))) for m in own]))
         if ours > plain:
             worse.append(f"{name} ({len(own)} rows: {np.expm1(ours):.0%} against {np.expm1(plain):.0%})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -17,8 +18,8 @@ from offramp.train.cases import Case
 from offramp.train.features import Features, features, stack
 from offramp.train.parameters import (
     GEMM,
+    GROUPED,
     THIN,
-    Z90,
     Posterior,
     Residual,
     age,
@@ -28,7 +29,7 @@ from offramp.train.parameters import (
     levels_of,
     pack,
 )
-from offramp.train.predict import deployment, settled
+from offramp.train.predict import UNKNOWN_SD, deployment, settled
 from offramp.train.step import step_time
 
 F8 = npt.NDArray[np.float64]
@@ -129,7 +130,8 @@ def prepare(cases: Sequence[Case]) -> Data:
     for name in beliefs():
         lists: list[list[int]] = []
         for case in cases:
-            used = name not in GEMM.values() or GEMM[case.stack.dtype] == name or name == "gemm_16"
+            of_dtype = (GEMM[case.stack.dtype], GROUPED[case.stack.dtype], "gemm_16")
+            used = name in of_dtype or name not in (*GEMM.values(), *GROUPED.values())
             keys = [key for level in levels_of(name) for key in case.stack.keys(level, releases)] if used else []
             lists.append([order.setdefault(f"{name}|{key}", len(order)) for key in keys])
         table = np.full((max(map(len, lists)), len(cases)), -1, dtype=np.intp)
@@ -156,9 +158,11 @@ def _logs(theta: F8, data: Data) -> dict[str, F8]:
 
 def _predict(logs: dict[str, F8], data: Data) -> F8:
     found = {name: cap(name, np.exp(values)) for name, values in logs.items()}
-    kinds = np.array([GEMM[case.stack.dtype] for case in data.cases])
-    names = ("gemm_16", "gemm_8", "gemm_4")
-    found["gemm"] = np.select([kinds == name for name in names], [found[name] for name in names])
+    dtypes = [case.stack.dtype for case in data.cases]
+    for of, by_dtype in (("gemm", GEMM), ("grouped", GROUPED)):
+        kinds = np.array([by_dtype[dtype] for dtype in dtypes])
+        names = tuple(dict.fromkeys(by_dtype.values()))
+        found[of] = np.select([kinds == name for name in names], [found[name] for name in names])
     return np.log(step_time(data.features, found).total)
 
 
@@ -276,18 +280,39 @@ def fold_of(case: Case) -> str:
 
 
 class Miss(NamedTuple):
-    """What a left-out row was predicted to be.
+    """What a left-out row was predicted to be: a mixture where it states no dtype and two are likely.
 
     Attributes:
-        id, fold: of the row.
-        error: log of predicted over measured.
-        spread: standard deviation of the log over the parameter draws alone.
+        id, fold, framework: of the row.
+        parts: for each likely dtype its weight, log of predicted over measured, and standard deviation of the log over
+            the parameter draws alone.
+        unknown: further log spread of rows that state no batch.
     """
 
     id: str
     fold: str
-    error: float
-    spread: float
+    framework: str
+    parts: tuple[tuple[float, float, float], ...]
+    unknown: float = 0.0
+
+    def share_above(self, extra: float, shift: float = 0.0) -> float:
+        """Chance that the prediction lies above the measurement, with an extra spread."""
+        return sum(
+            weight * 0.5 * math.erfc(-(error + shift) / math.sqrt(2.0 * (sd**2 + extra**2 + self.unknown**2)))
+            for weight, error, sd in self.parts
+        )
+
+    def error(self, extra: float) -> float:
+        """Log of the predicted median over the measurement."""
+        low, high = -5.0, 5.0
+        for _ in range(50):
+            middle = (low + high) / 2.0
+            low, high = (middle, high) if self.share_above(extra, -middle) > 0.5 else (low, middle)
+        return (low + high) / 2.0
+
+    def is_inside(self, left: Residual) -> bool:
+        """Whether the 80 % interval of an unseen deployment holds the measurement."""
+        return 0.1 <= self.share_above(math.hypot(left.group_sd, left.row_sd)) <= 0.9
 
 
 def usable(case: Case) -> bool:
@@ -305,35 +330,91 @@ def left_out(cases: Sequence[Case], posterior: Posterior, progress: Progress = s
     for name, members in folds.items():
         inside = {case.row.id for case in members}
         fitted = fit_once([case for case in chosen if case.row.id not in inside], posterior.created, posterior)
-        for case in members:
-            one = settled(case, fitted)
-            f = features(one.work, one.device, one.task, one.grid)
-            center = math.log(float(step_time(f, draw(fitted, one.stack)).total[0]))
-            spread = float(np.std(np.log(step_time(f, draw(fitted, one.stack, draws=DRAWS)).total[:, 0])))
-            found.append(Miss(case.row.id, name, center - math.log(measured_step_s(case)), spread))
-        progress(f"{name}: {len(members)} rows, median {np.median([abs(m.error) for m in found[-len(members) :]]):.3f}")
+        mine = [_miss(case, name, fitted) for case in members]
+        found += mine
+        progress(f"{name}: {len(members)} rows, median {np.median([abs(m.error(0.08)) for m in mine]):.3f}")
     return found
+
+
+def _miss(case: Case, fold: str, fitted: Posterior) -> Miss:
+    kinds = [(case, 1.0)] if case.other is None else [(case, case.weight), (case.other, 1.0 - case.weight)]
+    parts: list[tuple[float, float, float]] = []
+    for kind, weight in kinds:
+        one = settled(kind, fitted)
+        f = features(one.work, one.device, one.task, one.grid)
+        center = math.log(float(step_time(f, draw(fitted, one.stack)).total[0]))
+        spread = float(np.std(np.log(step_time(f, draw(fitted, one.stack, draws=DRAWS)).total[:, 0])))
+        parts.append((weight, center - math.log(measured_step_s(kind)), spread))
+    return Miss(case.row.id, fold, case.stack.framework, tuple(parts), UNKNOWN_SD if "b" in case.unknown else 0.0)
+
+
+def row_spread(misses: Sequence[Miss]) -> float:
+    """Log spread of a row within its fold, robustly."""
+    error = np.array([m.error(0.08) for m in misses])
+    folds = np.array([m.fold for m in misses])
+    within = np.concatenate([error[folds == f] - np.median(error[folds == f]) for f in dict.fromkeys(folds.tolist())])
+    return float(np.clip(1.4826 * np.median(np.abs(within)), 0.02, 0.08))
 
 
 def residuals(misses: Sequence[Miss], *, level: float = 0.8) -> Residual:
     """Row spread from within folds, and the group spread with which ``level`` of the left-out rows lie inside.
 
-    The 80 % interval of a left-out row must hold it in 80 of 100 cases: with the spread of the draws and of rows given,
-    that fixes the group spread.
+    Every fold counts the same, however many rows it has. The 80 % interval of a left-out row must hold it in 80 of 100
+    cases: with the spread of the draws and of rows given, that fixes the group spread.
     """
-    error = np.array([m.error for m in misses])
-    spread = np.array([m.spread for m in misses])
-    folds = np.array([m.fold for m in misses])
-    within = np.concatenate([error[folds == f] - np.median(error[folds == f]) for f in dict.fromkeys(folds.tolist())])
-    row = float(np.clip(1.4826 * np.median(np.abs(within)), 0.02, 0.08))
+    row = row_spread(misses)
+    size = Counter(m.fold for m in misses)
+    weight = np.array([1.0 / math.sqrt(size[m.fold]) for m in misses])
     low, high = 0.0, 1.5
-    for _ in range(40):
+    for _ in range(30):
         middle = (low + high) / 2.0
-        held = np.mean(np.abs(error) <= Z90 * np.sqrt(spread**2 + row**2 + middle**2))
+        left = Residual(group_sd=middle, row_sd=row)
+        held = float(np.average([m.is_inside(left) for m in misses], weights=weight))
         low, high = (low, middle) if held >= level else (middle, high)
-    return Residual(
-        group_sd=round(high, 4), row_sd=round(row, 4), groups=len(set(folds.tolist())), rows=len(misses)
-    )  # fmt: skip
+    group = max(high, LEAST_GROUP_SD)
+    return Residual(group_sd=round(group, 4), row_sd=round(row, 4), groups=len(size), rows=len(misses))
+
+
+LEAST_GROUP_SD: Final = 0.047
+"""Log spread between deployments of one system and software at least: repeats of one MLPerf cell by several submitters
+differ by 4.5 % in the median, which two draws of this spread do."""
+POOLED_FOLDS: Final = 4.0
+"""Folds of a framework at which its own residual counts as much as that of all. Assumed."""
+
+
+def residual_table(misses: Sequence[Miss]) -> dict[str, Residual]:
+    """Residuals from left-out rows: of well measured stacks, of thinly measured ones, and of each framework.
+
+    A framework with few folds is drawn towards the one of its kind: its variance is a mean weighed by folds.
+    """
+    thin = [m for m in misses if m.framework in THIN]
+    known = [m for m in misses if m.framework not in THIN]
+    found = {"known": residuals(known), "new": residuals(thin) if thin else EMPTY_RESIDUAL["new"]}
+    if found["new"].group_sd < found["known"].group_sd:  # little was published, which is no reason to be surer
+        found["new"] = msgspec.structs.replace(found["new"], group_sd=found["known"].group_sd)
+    for name in dict.fromkeys(m.framework for m in known):
+        own = residuals([m for m in known if m.framework == name])
+        share = own.groups / (own.groups + POOLED_FOLDS)
+        sd = math.sqrt(share * own.group_sd**2 + (1.0 - share) * found["known"].group_sd ** 2)
+        found[name] = Residual(group_sd=round(sd, 4), row_sd=found["known"].row_sd, groups=own.groups, rows=own.rows)
+    return found
+
+
+def residual_for(framework: str, table: dict[str, Residual]) -> Residual:
+    """The residual of an unseen deployment of a framework."""
+    return table.get(framework) or table["new" if framework in THIN else "known"]
+
+
+def judged(misses: Sequence[Miss]) -> dict[str, bool]:
+    """Whether the interval of an unseen deployment holds each left-out row, by id.
+
+    The residual that judges a fold is set by the other folds alone, so that the share held is no fit to itself.
+    """
+    found: dict[str, bool] = {}
+    for fold in dict.fromkeys(m.fold for m in misses):
+        table = residual_table([m for m in misses if m.fold != fold])
+        found |= {m.id: m.is_inside(residual_for(m.framework, table)) for m in misses if m.fold == fold}
+    return found
 
 
 def offsets_of(cases: Sequence[Case], posterior: Posterior, left: Residual) -> dict[str, float]:
@@ -353,8 +434,6 @@ def offsets_of(cases: Sequence[Case], posterior: Posterior, left: Residual) -> d
 
 def complete(cases: Sequence[Case], posterior: Posterior, misses: Sequence[Miss]) -> Posterior:
     """The parameter file with residuals from left-out folds and offsets of measured deployments."""
-    thin = [m for m in misses if m.fold.startswith(tuple(THIN))]
-    known = [m for m in misses if not m.fold.startswith(tuple(THIN))]
-    left = {"known": residuals(known), "new": residuals(thin) if thin else EMPTY_RESIDUAL["new"]}
+    left = residual_table(misses)
     offsets = offsets_of(cases, posterior, left["known"])
     return msgspec.structs.replace(posterior, residual=left, offsets=offsets)

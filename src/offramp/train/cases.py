@@ -17,7 +17,7 @@ from offramp.cost.device import Device
 from offramp.cost.hardware import device_of, system_of
 from offramp.train.layout import Grid, Layout, Task, grid_of
 from offramp.train.parameters import Stack, age
-from offramp.train.rows import NewerDtype, Rejected, TrainRow
+from offramp.train.rows import NewerDtype, Rejected, TrainRow, routing_of
 from offramp.train.search import Limits, enumerate_grid
 from offramp.train.work import ModelWork, model_flop, model_work
 
@@ -140,9 +140,11 @@ def _task(row: TrainRow, model: Model, devices: int, assumed: list[str]) -> Task
         batch = _plain_batch(devices, sequence)
         assumed.append(f"a batch of {batch} sequences")
     mtp = style.mtp and "w/o mtp" not in row.model.lower() and row.release != "25.09"
+    groups, most = routing_of(model.model_type)
     return Task(
         sequence_tokens=sequence, batch_sequences=batch, dtype=row.dtype, lora=row.lora, flash=style.flash,
-        grad_bytes=style.grad_bytes, mtp=mtp, imbalance=style.imbalance, node_limit=style.node_limit,
+        grad_bytes=style.grad_bytes, mtp=mtp, skew=style.skew, groups=groups, group_limit=most,
+        selective_gemm=style.selective_gemm, async_tp=row.async_tp,
     )  # fmt: skip
 
 
@@ -247,8 +249,7 @@ def _build(row: TrainRow, book: catalog.Catalog, device: Device) -> Case | Rejec
         raise ModelRangeError(f"no layout divides {devices} devices and {task.batch_sequences} sequences", where=row.id)
     shape = "lora" if row.lora else shape_of(model)
     stack = Stack(chip=device.chip, family=device.family, framework=row.framework.id, release=row.release,
-                  dtype=row.dtype,
-                  variant=row.variant, shape=shape)  # fmt: skip
+                  dtype=row.dtype, variant=row.variant, shape=shape, core=row.framework.core)  # fmt: skip
     return Case(
         row=row, work=work, device=device, task=task, grid=grid, stack=stack, devices=devices,
         devices_per_chip=per_chip,

@@ -42,7 +42,7 @@ class Features:
         stream: weights, activations and weight gradients that GEMMs move.
         attention: attention cores at the 16-bit peak.
         scores: score matrices moved, where attention is no flash kernel.
-        vector: norms, residuals, activations moved.
+        vector: norms, residuals, activations moved. casts: matrix inputs brought to a narrow format.
         dense_passes, moe_passes: layer passes (forward, two backward, recompute) that cost launches.
         far: what expert messages across domains take beyond those inside.
         tp, a2a, cp, gather: collectives of tensor, expert and context parallelism, and of sharded weights.
@@ -54,6 +54,7 @@ class Features:
         bubble: idle passes of the pipeline.
         peak_stage: slowest stage over mean stage.
         hidden: 1 where the schedule hides expert messages behind the other half of the pipeline.
+        async_tp: 1 where tensor-parallel messages run beside their matrices.
         scale: log2 of domains that take part.
         flop: model FLOP per device and step (no recompute), for MFU; ``peak`` FLOP/s in the dtype that MFU is over.
     """
@@ -66,6 +67,7 @@ class Features:
     attention: F8
     scores: F8
     vector: F8
+    casts: F8
     dense_passes: F8
     moe_passes: F8
     tp: F8
@@ -81,6 +83,7 @@ class Features:
     bubble: F8
     peak_stage: F8
     hidden: F8
+    async_tp: F8
     scale: F8
 
     def __len__(self) -> int:
@@ -130,7 +133,7 @@ def _gemm(case: _Case, layer: LayerWork) -> tuple[F8, F8, F8]:
     waves = np.zeros_like(case.rows)
     for g in layer.gemms:
         tp = case.grid.tp if g.split else np.ones_like(case.rows)
-        again = case.grid.selective if g.again and case.task.flash else 0.0
+        again = case.grid.selective * (1.0 if g.again else case.task.selective_gemm) if case.task.flash else 0.0
         flop += (case.gemm_passes + again) * 2.0 * case.rows * g.k * g.n / tp
         k, n = (g.k / tp, g.n) if g.split == "k" else (g.k, g.n / tp)
         once = 2.0 * case.rows * k * n
@@ -143,12 +146,24 @@ def _gemm(case: _Case, layer: LayerWork) -> tuple[F8, F8, F8]:
     return flop / peak, moved / case.bandwidth, waves / peak
 
 
+def imbalance(ranks: F8, experts: float, skew: float) -> F8:
+    """Rows of the busiest expert rank over the mean of all.
+
+    A rank's load is the mean of its experts' loads; the largest of n normal loads lies sqrt(2 ln n) deviations up.
+
+    Source: extreme value of n normal variables; the fewer experts a rank holds, the less they average out.
+    """
+    if not experts or not skew:
+        return np.ones_like(ranks)
+    return 1.0 + skew * np.sqrt(ranks / experts) * np.sqrt(2.0 * np.log(np.maximum(ranks, 1.0)))
+
+
 def _grouped(case: _Case, layer: LayerWork) -> tuple[F8, F8]:
     """The same for routed experts of the busiest rank."""
     if not layer.experts:
         return np.zeros_like(case.rows), np.zeros_like(case.rows)
     ep, size = case.grid.ep, DTYPE_BYTES[case.task.dtype]
-    rows = case.rows / case.grid.tp * layer.picks * case.task.imbalance
+    rows = case.rows / case.grid.tp * layer.picks * imbalance(ep, layer.experts, case.task.skew)
     local = layer.experts / ep
     flop = np.zeros_like(case.rows)
     moved = np.zeros_like(case.rows)
@@ -170,8 +185,11 @@ def _core(case: _Case, layer: LayerWork) -> tuple[F8, F8]:
     return passes * flop / _peak(case.device, "bf16"), passes * scores / case.bandwidth
 
 
-def _vector(case: _Case, layer: LayerWork, hidden: float) -> F8:
-    """Norms, residuals and dropout over the model's width, activations over inner widths; backward costs twice."""
+def _vector(case: _Case, layer: LayerWork, hidden: float) -> tuple[F8, F8]:
+    """Norms, residuals and dropout over the model's width, activations over inner widths; backward costs twice.
+
+    And apart from it: casts of matrix inputs to a narrow format.
+    """
     grid = case.grid
     spread = np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
     across = 12.0 * hidden / spread + 2.0 * layer.inner / grid.tp + 2.0 * layer.routed_inner / grid.tp
@@ -181,7 +199,7 @@ def _vector(case: _Case, layer: LayerWork, hidden: float) -> F8:
         routed = layer.picks * sum(g.k for g in layer.expert_gemms) / grid.tp
         casts = case.gemm_passes * case.rows * (inputs + routed) * 4.0
     again = np.maximum(grid.full, 0.6 * grid.selective if case.task.flash else 0.0)
-    return ((3.0 + again) * case.rows * across * 2.0 + casts) / case.bandwidth
+    return (3.0 + again) * case.rows * across * 2.0 / case.bandwidth, casts / case.bandwidth
 
 
 def _layer_messages(case: _Case, layer: LayerWork, hidden: float) -> tuple[F8, F8, F8, F8]:
@@ -198,9 +216,10 @@ def _layer_messages(case: _Case, layer: LayerWork, hidden: float) -> tuple[F8, F
         tokens = case.rows / grid.tp * (layer.message_width or hidden)
         out_bytes = 1.0 if case.task.dtype in ("fp8", "fp4") else 2.0
         near, across = all_to_all_s(
-            fabric, grid.ep, tokens * (out_bytes + 2.0), picks=layer.picks, node_limit=case.task.node_limit
-        )
-        scale = np.where(grid.ep > 1, rounds * case.task.imbalance, 0.0)
+            fabric, grid.ep, tokens * (out_bytes + 2.0), picks=layer.picks, groups=case.task.groups,
+            group_limit=case.task.group_limit,
+        )  # fmt: skip
+        scale = np.where(grid.ep > 1, rounds * imbalance(grid.ep, layer.experts, case.task.skew), 0.0)
         exchange, far = scale * near, scale * np.maximum(across - near, 0.0)
     ring = gather_s(fabric, grid.cp, grid.tp, case.rows * grid.cp * layer.kv_width / grid.tp * 2.0)
     return wide * rounds * tp, exchange, far, np.where(grid.cp > 1, (2.0 + rounds - 1.0) * ring, 0.0)
@@ -264,6 +283,7 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
             "attention",
             "scores",
             "vector",
+            "casts",
             "tp",
             "a2a",
             "far",
@@ -278,7 +298,7 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
             *zip(("grouped", "stream"), _grouped(case, layer), strict=True),
             *zip(("attention", "scores"), _core(case, layer), strict=True),
             *zip(("tp", "a2a", "far", "cp"), _layer_messages(case, layer, work.hidden), strict=True),
-            ("vector", _vector(case, layer, work.hidden)),
+            *zip(("vector", "casts"), _vector(case, layer, work.hidden), strict=True),
             ("moe" if layer.moe else "dense", 3.0 + grid.full),
         )
         for name, value in parts:
@@ -297,11 +317,12 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
         waves=sums["waves"] / pp, gemm=sums["gemm"] / pp, grouped=sums["grouped"] / pp, gemm_16=head_s / pp,
         stream=sums["stream"] / pp,
         attention=sums["attention"] / pp, scores=sums["scores"] / pp, vector=(sums["vector"] + logits) / pp,
+        casts=sums["casts"] / pp,
         dense_passes=sums["dense"] / pp, moe_passes=sums["moe"] / pp, tp=sums["tp"] / pp,
         tp_calls=np.where(grid.tp > 1, (sums["dense"] + sums["moe"]) * 4.0 / 3.0 / pp, 0.0), a2a=sums["a2a"] / pp,
         far=sums["far"] / pp,
         cp=sums["cp"] / pp, gather=gather, hop=np.where(pp > 1, hop, 0.0), reduce=reduce, adam=adam,
         micro_batches=task.batch_sequences / (grid.dp * grid.micro_batch), bubble=(pp - 1.0) / grid.vp * grid.bubble,
         peak_stage=_stage_peak(work, grid, float(np.mean(head_s / np.maximum(layer_s, 1e-12)))), hidden=grid.hidden,
-        scale=np.log2(domains),
+        async_tp=np.full_like(pp, float(task.async_tp)), scale=np.log2(domains),
     )  # fmt: skip

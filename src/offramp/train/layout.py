@@ -66,8 +66,10 @@ class Task(Record):
         batch_sequences: sequences of the global batch.
         dtype: of the GEMMs: "bf16", "fp16", "fp8" or "fp4".
         lora: base weights are frozen: no weight gradients, no optimiser states for them.
-        imbalance: rows of the busiest expert rank over the mean.
-        node_limit: most nodes that the experts of one token lie on (0 = any).
+        skew: standard deviation of an expert's rows over their mean; 0 is forced balance.
+        groups, group_limit: groups of experts that routing knows, and most of them that one token uses (0 = any).
+        selective_gemm: share of the dense matrices' forward pass that selective recompute repeats.
+        async_tp: tensor-parallel messages are cut up and run beside their matrices.
         flash: attention is one kernel that keeps no score matrix.
         grad_bytes: of one gradient as it is summed over data-parallel ranks.
         mtp: multi-token-prediction layers of the checkpoint are trained too.
@@ -77,8 +79,11 @@ class Task(Record):
     batch_sequences: int
     dtype: str = "bf16"
     lora: bool = False
-    imbalance: float = 1.0
-    node_limit: int = 0
+    skew: float = 0.0
+    groups: int = 0
+    group_limit: int = 0
+    selective_gemm: float = 0.0
+    async_tp: bool = False
     flash: bool = True
     grad_bytes: float = 4.0
     mtp: bool = False

@@ -36,7 +36,9 @@ def reduce_s(fabric: Fabric, ranks: F8, stride: F8, payload_bytes: F8) -> F8:
     return 2.0 * gather_s(fabric, ranks, stride, payload_bytes)
 
 
-def all_to_all_s(fabric: Fabric, ranks: F8, token_bytes: F8, *, picks: float, node_limit: int) -> tuple[F8, F8]:
+def all_to_all_s(
+    fabric: Fabric, ranks: F8, token_bytes: F8, *, picks: float, groups: int = 0, group_limit: int = 0
+) -> tuple[F8, F8]:
     """Seconds of one dispatch (or combine) of expert parallelism, inside domains and across them.
 
     A token goes once to each node that holds one of its experts and is spread inside over the scale-up links.
@@ -46,13 +48,15 @@ def all_to_all_s(fabric: Fabric, ranks: F8, token_bytes: F8, *, picks: float, no
         ranks: EP degree; neighbours are adjacent devices.
         token_bytes: bytes of all tokens of a rank, one copy.
         picks: experts per token.
-        node_limit: most nodes per token; 0 is any.
+        groups, group_limit: routing groups, and most of them that one token uses; 0 is any. A group that lies on
+            several nodes limits nothing among them.
     """
     near = inside(fabric, ranks, np.ones_like(ranks))
     nodes = ranks / near
     touched = nodes * (1.0 - (1.0 - 1.0 / nodes) ** picks)
-    if node_limit:
-        touched = np.minimum(touched, node_limit * (1.0 - (1.0 - 1.0 / node_limit) ** picks))
+    if groups and group_limit:
+        most = group_limit * np.maximum(nodes / groups, 1.0)
+        touched = np.minimum(touched, most * (1.0 - (1.0 - 1.0 / most) ** picks))
     across = np.where(nodes > 1.0, touched * (1.0 - 1.0 / nodes) * token_bytes / fabric.scaleout_bytes_per_s, 0.0)
     copies = ranks * (1.0 - (1.0 - 1.0 / ranks) ** picks)
     within = copies * (near - 1.0) / near * token_bytes / usable_bytes_per_s(fabric, near)

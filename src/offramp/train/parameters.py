@@ -27,11 +27,13 @@ from offramp.core.seeds import derive_seed
 F8 = npt.NDArray[np.float64]
 DATA: Final = Path(__file__).resolve().parents[1] / "data" / "train"
 Z90: Final = 1.2815515594
-CAPS: Final = {"gemm_16": 0.95, "gemm_8": 0.92, "gemm_4": 0.9, "grouped": 1.0, "attention": 0.9, "memory": 0.97,
+CAPS: Final = {"gemm_16": 0.95, "gemm_8": 0.92, "gemm_4": 0.9, "grouped_16": 1.0, "grouped_8": 1.0, "attention": 0.9, "memory": 0.97,
                "link": 0.97,
                "network": 0.97, "expert_exposed": 1.0, "far_exposed": 1.0, "dp_exposed": 1.0,
-               "cp_exposed": 1.0}  # fmt: skip
+               "cp_exposed": 1.0, "async_tp": 1.0}  # fmt: skip
 GEMM: Final = {"bf16": "gemm_16", "fp16": "gemm_16", "fp8": "gemm_8", "fp4": "gemm_4"}
+GROUPED: Final = {"bf16": "grouped_16", "fp16": "grouped_16", "fp8": "grouped_8", "fp4": "grouped_8"}
+"""Parameter of a dtype: of dense matrices, and of grouped ones over them."""
 
 
 class Belief(Record):
@@ -63,6 +65,7 @@ class Stack(NamedTuple):
         framework, release: id and version.
         dtype, variant: of the GEMMs; the variant tells recipes of one dtype apart ("mx").
         shape: kind of model: "dense", "moe" or "hybrid".
+        core: library that the framework is built on, shared with others; "" where it is not.
     """
 
     chip: str
@@ -72,6 +75,7 @@ class Stack(NamedTuple):
     dtype: str = "bf16"
     variant: str = ""
     shape: str = "dense"
+    core: str = ""
 
     def keys(self, level: str, releases: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
         """The effects of a level that apply to this stack.
@@ -88,6 +92,8 @@ class Stack(NamedTuple):
             "population": "population",
             "family": f"family:{self.family}",
             "chip": f"chip:{self.chip}",
+            "core": f"core:{self.core or self.framework}",
+            "corestack": f"corestack:{self.core or self.framework}/{self.family}",
             "framework": f"framework:{self.framework}",
             "stack": f"stack:{self.framework}/{self.family}",
             "release": f"release:{self.framework}/{self.release}" if self.release else "",
@@ -119,7 +125,7 @@ class Posterior(Record):
         names: "parameter|effect" of each entry.
         mean: of the log effects (population entries: log of the parameter).
         draws: deviations from the mean, joint: base64 of little-endian float32 [draws, names].
-        residual: by metric family ("known": the framework on that family was measured; "new": it was not).
+        residual: "known" where the framework on that family was measured, "new" where it was not; and by framework.
         fitted: ids of the rows used.
         releases: of each framework with rows, oldest first.
         offsets: log factor of deployments that were measured (framework, chip, model, dtype), shrunken.
@@ -196,7 +202,7 @@ def draw(posterior: Posterior, stack: Stack, *, draws: int = 0, seed: int = 0) -
                     total = total + sd * rng.standard_normal(draws)
         values = cap(name, np.exp(total))
         found[name] = values[:, None] if draws else values
-    found["gemm"] = found[GEMM[stack.dtype]]
+    found["gemm"], found["grouped"] = found[GEMM[stack.dtype]], found[GROUPED[stack.dtype]]
     return found
 
 
@@ -221,6 +227,7 @@ def residual_of(posterior: Posterior, stack: Stack) -> Residual:
     """The residual that applies: smaller where this framework was well measured on this family of chips."""
     known = not is_thin(stack) and f"stack|stack:{stack.framework}/{stack.family}" in _index(posterior.names)
     found = posterior.residual["known" if known else "new"]
+    found = posterior.residual.get(stack.framework, found) if known else found
     if stack.framework in YOUNG and stack.shape != "dense":
         return msgspec.structs.replace(found, group_sd=math.hypot(found.group_sd, RELEASE_SD))
     return found

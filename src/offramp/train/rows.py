@@ -66,7 +66,9 @@ class FrameworkName(Record):
         flash: attention keeps no scores. lora: base weights frozen. mtp: prediction layers are trained too.
         zero: stage where a row states none. schedule: of the pipeline in published rows.
         schedules: what a run of today may use beside 1F1B.
-        node_limit: most nodes per token. imbalance: busiest expert rank over the mean.
+        skew: standard deviation of an expert's rows over their mean; 0 where benchmarks force balance.
+        selective_gemm: share of the dense matrices that its selective recompute repeats.
+        core: library that several frameworks are built on.
         causal: published model FLOP count half of the attention square.
         newer: dtypes that rows which state none may have.
     """
@@ -81,10 +83,20 @@ class FrameworkName(Record):
     zero: int = 1
     schedule: Schedule = "1f1b"
     schedules: tuple[ScheduleSupport, ...] = ()
-    node_limit: int = 0
-    imbalance: float = 1.0
+    skew: float = 0.0
+    selective_gemm: float = 0.0
+    core: str = ""
     causal: bool = False
     newer: tuple[NewerDtype, ...] = ()
+
+
+class Routing(Record):
+    """Models of a type whose tokens use experts of few groups only."""
+
+    model_type: str
+    groups: int
+    most: int
+    source: str
 
 
 class Names(Record):
@@ -92,6 +104,13 @@ class Names(Record):
 
     chip: tuple[ChipName, ...]
     framework: tuple[FrameworkName, ...]
+    routing: tuple[Routing, ...] = ()
+
+
+def routing_of(model_type: str) -> tuple[int, int]:
+    """Groups of experts of a type of model, and most of them that one token uses; zeros where tokens go anywhere."""
+    found = next((entry for entry in names().routing if entry.model_type == model_type), None)
+    return (found.groups, found.most) if found else (0, 0)
 
 
 @lru_cache(maxsize=1)
@@ -156,6 +175,7 @@ class TrainRow:
     dtype_stated: bool = True
     vp_stated: bool = True
     note: str = ""
+    async_tp: bool = False
 
     @property
     def full_layout(self) -> bool:
@@ -344,6 +364,7 @@ def _read(raw: dict[str, Any], known_chips: frozenset[str]) -> TrainRow | Reject
         dtype_stated=bool((raw.get("dtype") or raw.get("precision", "")).strip()),
         vp_stated=bool((raw.get("vp", "") or raw.get("interleaving", "")).strip()),
         note=f"{raw.get('other', '')} {raw.get('kind', '')}",
+        async_tp=bool(re.search(r"async[ _-]?tp", parallel, re.IGNORECASE)),
     )  # fmt: skip
 
 

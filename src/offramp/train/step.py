@@ -57,11 +57,12 @@ def step_time(f: Features, p: Values) -> StepTime:
         p: parameters by name (see :mod:`offramp.train.parameters`), scalars, [cases] or [draws, cases].
     """
     matrix = (f.gemm + f.waves * p["wave_elements"] + f.grouped / p["grouped"]) / p["gemm"] + f.gemm_16 / p["gemm_16"]
-    moved = (f.stream * p["stream"] + f.vector + f.scores) / p["memory"]
+    moved = (f.stream * p["stream"] + f.vector + f.casts * p["cast"] + f.scores) / p["memory"]
     launches = f.dense_passes * p["floor_dense_s"] + f.moe_passes * p["floor_moe_s"]
     compute = (matrix + f.attention / p["attention"] + moved) * p["stack"]
     compute = compute + launches
     tp = (f.tp / p["link"] + f.tp_calls * p["call_s"]) * p["tp_exposed"]
+    tp = tp * np.where(f.async_tp > 0, p["async_tp"], 1.0)
     share = np.where(f.hidden > 0, 0.3, 1.0) * p["expert_exposed"]
     cover = np.where(f.hidden > 0, compute, 0.0)
     expert = _exposed(f.a2a / p["link"], np.minimum(share, 1.0), cover)
