@@ -30,7 +30,7 @@ ATTEMPTS: Final = 3
 """How often in a row a worker may be lost before anything is finished."""
 CONNECT_S: Final = 5.0
 """A Ray address that does not accept a connection within this time does not answer."""
-JOIN_S: Final = 45.0
+JOIN_S: Final = 20.0
 """A Ray address that accepts connections must let us join within this time."""
 WATCH_S: Final = 2.0
 
@@ -57,11 +57,13 @@ class Crew:
         self._pool: ProcessPoolExecutor | None = None
         self._ray: Any = None
         self._shared: dict[int, tuple[Any, Any]] = {}
+        self._stdout = contextlib.ExitStack()
 
     def __enter__(self) -> Crew:
         """The crew; workers start with the first work. A Ray cluster is joined at once, so that it fails early."""
         if self.address:
             self._ray = join(self.address)
+            self._stdout.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray prints its remarks there
             nodes = [node for node in self._ray.nodes() if node["Alive"]]
             cpus = int(self._ray.cluster_resources().get("CPU", 0))
             self._say(f"Ray cluster: {len(nodes)} node{'s' * (len(nodes) != 1)}, {cpus} processors")
@@ -74,6 +76,7 @@ class Crew:
             self._shared.clear()
             self._ray.shutdown()
             self._ray = None
+            self._stdout.close()
 
     def do(self, task: Task, wanted: Wanted, missing: Sequence[int], keep: Keep) -> None:
         """Does the missing ones among the wanted; each is kept as soon as it is done, in any order.
@@ -98,7 +101,7 @@ class Crew:
             try:
                 self._round(task, wanted, left, keep)
             except BrokenProcessPool:
-                self._end_pool()
+                self._end_pool(wait=True)  # the others have been ended as well
                 losses = losses + 1 if len(left) == before else 1
                 if losses >= ATTEMPTS:
                     raise BackendError(
@@ -123,9 +126,9 @@ class Crew:
                 future.cancel()
             raise
 
-    def _end_pool(self) -> None:
+    def _end_pool(self, *, wait: bool = False) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=wait, cancel_futures=True)
             self._pool = None
 
     # -- Ray
@@ -226,6 +229,7 @@ def join(address: str) -> Any:
     if address != "auto":
         _answers(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its remarks come back as errors
     try:
         import ray
     except ImportError:

@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a setting; repeatable.")
 @click.option("--calibration", type=click.Path(path_type=str), default="", metavar="FILE", help="Parameter file.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes (all processors).")
+@click.option("--ray", metavar="ADDRESS", help='Compute on a Ray cluster instead: "auto", or its address.')
 @click.option("--root", type=click.Path(path_type=str), help="Folder of runs (else $OFFRAMP_RUNS, else ./runs).")
 @click.option("--no-keep", is_flag=True, help="Keep nothing, compute everything.")
 @json_option
 def command(
-    study: str, out: str | None, overrides: tuple[str, ...], calibration: str, jobs: int | None, root: str | None,
-    no_keep: bool, as_json: bool,
+    study: str, out: str | None, overrides: tuple[str, ...], calibration: str, jobs: int | None, ray: str | None,
+    root: str | None, no_keep: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """For each workload of STUDY.toml and each chip: does it fit, how many, at what cost, how sure; what blocks it."""
     from offramp.app.assess import assess
 
+    if ray is not None and jobs is not None:
+        raise click.UsageError("--jobs is for this machine, --ray for a cluster: give one of them.")
     result = assess(
-        study, overrides=overrides, jobs=jobs, root=root, calibration=calibration, progress=say, keep=not no_keep
+        study, overrides=overrides, jobs=ray or jobs, root=root, calibration=calibration, progress=say, keep=not no_keep
     )
     where = None
     if out is not None:
