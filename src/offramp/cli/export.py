@@ -45,14 +45,13 @@ def _documents(result: object, names: list[str], lang: str) -> dict[str, str]:
     """The documents that were asked for, by file name."""
     from offramp.core.result import Result
     from offramp.report import decision, exitplan, render
-    from offramp.report.lang import translate
 
     assert isinstance(result, Result)
     suffix = "" if lang == "en" else f".{lang}"
     out: dict[str, str] = {}
     for name in names:
         if name == "report":
-            out[f"report{suffix}.html"] = translate(render(result), lang)
+            out[f"report{suffix}.html"] = render(result, lang=lang)
         else:
             out[f"{name}{suffix}.html"] = (decision if name == "decision" else exitplan).page(result, lang=lang)
     return out

@@ -40,21 +40,28 @@ if TYPE_CHECKING:
 __all__ = ["render", "write"]
 
 
-def render(result: Result) -> str:
+def render(result: Result, *, lang: str = "en") -> str:
     """The whole HTML text of a Result.
 
+    Args:
+        result: of any command.
+        lang: "en" or "zh".
+
     Raises:
+        InputError: unknown language.
         BackendError: the [report] extra is not installed.
     """
     for needed in ("jinja2", "vl_convert"):
         if importlib.util.find_spec(needed) is None:
             raise BackendError(f"reports need {needed}", where="report", mend='Install "offramp[report]".')
     from offramp.report.html import Page, assemble, plain_page
+    from offramp.report.lang import speaking, translate
 
     name = f"offramp.report.{result.command}"
     own = importlib.util.find_spec(name)
-    page: Page = importlib.import_module(name).page(result) if own is not None else plain_page(result)
-    return assemble(page, result)
+    with speaking(lang):
+        page: Page = importlib.import_module(name).page(result) if own is not None else plain_page(result)
+    return translate(assemble(page, result), lang)
 
 
 def write(result: Result, folder: str | Path, *, name: str = "report.html") -> Path:

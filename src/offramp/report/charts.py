@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from markupsafe import Markup as Html
 
+from offramp.report.lang import said
+
 INK: Final = "#1c2126"
 SOFT: Final = "#5c6670"
 LINE: Final = "#dde2e6"
@@ -48,9 +50,22 @@ def svg(spec: Mapping[str, Any]) -> Html:
     """The inline SVG of a Vega-Lite spec; the page's fonts and colours are added."""
     import vl_convert
 
-    whole = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", **spec, "config": _config()}
+    whole = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", **_spoken(spec), "config": _config()}
     text: str = vl_convert.vegalite_to_svg(_finite(whole), vl_version=_VL_VERSION)
     return Html(text[text.index("<svg") :])
+
+
+_TEXTS: Final = ("title", "values", "sort", "text")
+"""Keys of a spec below which texts are for readers."""
+
+
+def _spoken(value: Any, *, text: bool = False, key: str = "") -> Any:
+    """The spec with its titles, names and legends in the language that is spoken."""
+    if isinstance(value, Mapping):
+        return {str(k): _spoken(v, text=(text and k != "field") or k in _TEXTS, key=str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spoken(item, text=text, key=key) for item in value]
+    return said(value) if text and isinstance(value, str) and key not in ("type", "field") else value
 
 
 def _finite(value: Any) -> Any:

@@ -10,10 +10,16 @@ from markupsafe import Markup as Html
 from offramp.core.errors import InputError
 from offramp.core.result import Result
 from offramp.report.html import digits, join
-from offramp.report.lang import FONTS, TAGS, words
+from offramp.report.lang import FONTS, TAGS, phrase, words
 
-MOST_FLIPS: Final = 4
+MOST_FLIPS: Final = 3
 MOST_RISKS: Final = 5
+LARGE: Final = 100.0
+MOST_ROOMY: Final = 2
+"""Workloads that fit one page in the larger type."""
+MOST_QUARTERS: Final = 8
+FREE: Final = ("allowed", "discouraged", "notification", "conditional", "quota", "unknown", "indeterminate")
+"""Verdicts of the rules that do not keep a buyer from buying."""
 _STYLE: Final = """
 @page{size:A4;margin:14mm}
 *{box-sizing:border-box}
@@ -23,13 +29,17 @@ p,ul{margin:1mm 0}ul{padding-left:5mm}.soft{color:#5c6670;font-size:9pt}
 .finding{font-size:13pt;font-weight:bold;margin:3mm 0;padding:3mm;background:#eef5f8;border-left:1.2mm solid #0b6e99}
 table{border-collapse:collapse;width:100%;font-size:9.5pt}th,td{text-align:left;padding:1mm 1.5mm;
 border-bottom:.2mm solid #dde2e6;vertical-align:top}th{color:#5c6670;font-weight:normal}.r{text-align:right}
+:lang(zh) td,:lang(zh) th{word-break:keep-all;overflow-wrap:break-word}
 .sign{display:flex;gap:6mm;margin-top:6mm}.sign div{flex:1;border-top:.2mm solid #1c2126;padding-top:1mm;font-size:9pt}
-section{break-inside:avoid-page}
+h2{break-after:avoid}tr,li{break-inside:avoid}@media print{body{padding:0}}
+.dense{font-size:9.5pt;line-height:1.35}.dense table{font-size:9pt}.dense h2{margin-top:3mm}.dense .finding{font-size:11.5pt}
+.tiny{font-size:8.5pt;line-height:1.3}.tiny table{font-size:8pt}.tiny th,.tiny td{padding:.5mm 1.5mm}.tiny h2{margin-top:2.5mm}
+.tiny .finding{font-size:10.5pt;padding:2mm}.tiny .sign{margin-top:4mm}
 """.replace("FONTS", FONTS).strip()
 
 
-def document(title: str, body: Html, *, lang: str) -> str:
-    """A whole HTML text for printing; it loads nothing."""
+def document(title: str, body: Html, *, lang: str, size: str = "") -> str:
+    """A whole HTML text for printing; it loads nothing. ``size`` is a class of the style."""
     return Html(
         '<!DOCTYPE html>\n<html lang="{}"><head><meta charset="utf-8"><title>{}</title>'
         '<meta http-equiv="Content-Security-Policy" '
@@ -52,18 +62,24 @@ def page(result: Result, *, lang: str = "en") -> str:
     moves = [work["id"] for work in answer["workloads"] if work["recommended"]]
     stays = [work["id"] for work in answer["workloads"] if not work["recommended"]]
     finding = word["finding_all"] if not stays else word["finding_some"] if moves else word["finding_none"]
+    finding = finding.format(moves=", ".join(moves), stays=", ".join(stays))
+    headline = answer["decision"]["headline"] + "." if answer.get("decision") else ""
+    finding = phrase(headline, lang) or finding if headline else finding
     parts = [
-        Html("<h1>{}</h1><p class='soft'>{}: {} {} · {} {}</p>").format(
+        Html("<h1>{}</h1><p class='soft'>{}{}{} {} · {} {}</p>").format(
             answer["study"],
             word["decision"],
+            word["colon"],
             word["as_of"],
             answer["as_of"] or word["today"],
             word["newest"],
             result.knowledge_horizon or "–",
         ),
-        Html("<p class='finding'>{}</p>").format(finding.format(moves=", ".join(moves), stays=", ".join(stays))),
+        Html("<p class='finding'>{}</p>").format(finding),
         _table(answer, word),
-        _flips(answer, word),
+        _when(result, answer, word),
+        _others(answer, word, lang),
+        _flips(answer, word, lang),
         _risks(answer, word, lang),
         _evidence(result, word),
         Html("<div class='sign'><div>{}</div><div>{}</div><div>{}</div></div>").format(
@@ -78,17 +94,26 @@ def page(result: Result, *, lang: str = "en") -> str:
             )
         ),
     ]
-    return document(f"{answer['study']}: {word['decision']}", join(parts), lang=lang)
+    count = len(answer["workloads"])
+    size = "" if count <= MOST_ROOMY else "dense" if count <= 2 * MOST_ROOMY else "dense tiny"
+    return document(f"{answer['study']}: {word['decision']}", join(parts), lang=lang, size=size)
 
 
-def span(value: dict[str, float | None]) -> str:
-    """A value with its interval, or the interval alone."""
+def span(value: dict[str, float | None], *, whole: bool = False) -> str:
+    """A value with its interval, or the interval alone; ``whole`` for things that are counted."""
+    show = counted if whole else digits
     low, mid, high = value["low"], value["mid"], value["high"]
     if low is None and mid is None and high is None:
         return "–"
+    end = show(high) if high is not None else "∞"
     if mid is None:
-        return f"{digits(low)} – {digits(high)}"
-    return digits(mid) if digits(low) == digits(high) else f"{digits(mid)} ({digits(low)} – {digits(high)})"
+        return f"{show(low)} – {end}"
+    return show(mid) if show(low) == end else f"{show(mid)} ({show(low)} – {end})"
+
+
+def counted(value: float | None) -> str:
+    """A number of things: never a fraction of one."""
+    return "–" if value is None else digits(value) if value >= LARGE else f"{value:.0f}"
 
 
 def chip_of(work: dict[str, Any], name: str | None) -> dict[str, Any] | None:
@@ -108,9 +133,9 @@ def _table(answer: dict[str, Any], word: dict[str, Any]) -> Html:
 def _row(work: dict[str, Any], word: dict[str, Any]) -> Html:
     base, best = chip_of(work, work["baseline"]), chip_of(work, work["recommended"])
     now = (
-        f"{digits(base['chips']['mid'])} {base['name']}"
+        f"{counted(base['chips']['mid'])} {_short(base)}"
         if base and base["chips"]["mid"]
-        else (base["name"] if base else "–")
+        else (_short(base) if base else "–")
     )
     if best is None:
         cells: list[str] = [word["stays"], "–", "–", "–", "–"]
@@ -119,7 +144,7 @@ def _row(work: dict[str, Any], word: dict[str, Any]) -> Html:
         own = base["cost_per_million_output_tokens"]["mid"] if base else None
         change = f"{cost['mid'] / own - 1:+.0%}".replace("-", "−") if cost["mid"] and own else "–"
         cells = [
-            f"{span(best['chips'])} {best['name']}",
+            f"{span(best['chips'], whole=True)} {_short(best)}",
             span(best["exchange_rate"]),
             span(cost),
             change,
@@ -137,24 +162,104 @@ def verdict(item: dict[str, Any], word: dict[str, Any]) -> str:
     return str(word["verdicts"].get(said, said.replace("-", " ")))
 
 
-def _flips(answer: dict[str, Any], word: dict[str, Any]) -> Html:
-    lines: list[str] = []
-    for flip in answer["flips"][:MOST_FLIPS]:
-        assumption = word["assumptions"].get(flip["assumption"], flip["assumption"])
-        work = next((w for w in answer["workloads"] if w["id"] == flip["workload"]), None)
-        item = chip_of(work, flip["chip"]) if work else None
-        unit = flip["unit"] if flip["unit"] not in ("chips",) else word["chips"]
-        lines.append(
-            word["flip"].format(
-                workload=flip["workload"],
-                chip=item["name"] if item else flip["chip"],
-                assumption=assumption,
-                now=digits(flip["now"]),
-                at=digits(flip["flips_at"]),
-                unit=unit,
-            )
+def _flips(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Html:
+    """What would turn the recommendations around, the nearest first."""
+    chosen = {(work["id"], work["recommended"]) for work in answer["workloads"]}
+    mine = [flip for flip in answer["flips"] if (flip["workload"], flip["chip"]) in chosen]
+    near = sorted(mine or answer["flips"], key=distance)[:MOST_FLIPS]
+    return _list(word["flips"], [_flip(flip, answer, word, lang) for flip in near] or [word["none"]])
+
+
+def distance(flip: dict[str, Any]) -> float:
+    """How far a flip is from where things stand, as a ratio less one; large where it is not a matter of degree."""
+    now, at = flip["now"], flip["flips_at"]
+    ratio = at / now if now and at else 0.0
+    return max(ratio, 1.0 / ratio) - 1.0 if ratio > 0 else 9.0
+
+
+def _flip(flip: dict[str, Any], answer: dict[str, Any], word: dict[str, Any], lang: str) -> str:
+    """The flip's own sentence, or one made of its numbers where the language lacks it."""
+    own = phrase(flip["text"], lang) if flip.get("text") else None
+    if own is not None:
+        return own
+    work = next((w for w in answer["workloads"] if w["id"] == flip["workload"]), None)
+    item = chip_of(work, flip["chip"]) if work else None
+    return str(word["flip"]).format(
+        workload=flip["workload"], chip=item["name"] if item else flip["chip"],
+        assumption=word["assumptions"].get(flip["assumption"], flip["assumption"]), now=digits(flip["now"]),
+        at=digits(flip["flips_at"]), unit=word["chips"] if flip["unit"] == "chips" else flip["unit"],
+    )  # fmt: skip
+
+
+def _others(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Html:
+    """Chips that were assessed and not chosen, with the reason, a line each workload."""
+    said: list[tuple[str, str]] = []
+    for work in answer["workloads"]:
+        best = chip_of(work, work["recommended"])
+        parts = [
+            f"{_short(item)} ({_why_not(item, best, word, lang)})"
+            for item in work["chips"] if not item["is_baseline"] and item is not best
+        ]  # fmt: skip
+        if parts:
+            said.append((work["id"], word["comma"].join(parts)))
+    return _list(word["others"], _together(said, word)) if said else Html("")
+
+
+def _short(item: dict[str, Any]) -> str:
+    return str(item.get("short_name") or item["name"])
+
+
+def _together(said: list[tuple[str, str]], word: dict[str, Any]) -> list[str]:
+    """One line for all workloads of which the same is said."""
+    by_text: dict[str, list[str]] = {}
+    for name, text in said:
+        by_text.setdefault(text, [])
+        if name not in by_text[text]:
+            by_text[text].append(name)
+    return [f"{word['comma'].join(names)}{word['colon']}{text}" for text, names in by_text.items()]
+
+
+def _why_not(item: dict[str, Any], best: dict[str, Any] | None, word: dict[str, Any], lang: str) -> str:
+    cost = item["cost_per_million_output_tokens"]
+    own = best["cost_per_million_output_tokens"]["mid"] if best else None
+    stops = [blocker["text"].partition(":")[0] for blocker in item["blockers"] if blocker["stops"]]
+    if stops:
+        return phrase(stops[0], lang) or stops[0]
+    if item["status"] == "range":
+        return str(word["other_range"])
+    if item["rules"]["verdict"] not in FREE:
+        return f"{word['rules']}{word['colon']}{verdict(item, word)}"
+    if cost["mid"] and own and cost["mid"] > own:
+        return str(word["other_dearer"]).format(times=f"{cost['mid'] / own:.2g}")
+    if cost["mid"] is None:
+        return str(word["other_unpriced"])
+    return str(word["statuses"].get(item["status"], item["status"]))
+
+
+def _when(result: Result, answer: dict[str, Any], word: dict[str, Any]) -> Html:
+    """Chips of the recommendation by quarter."""
+    if "quarters" not in result.tables:
+        return Html("")
+    best = {work["id"]: work["recommended"] for work in answer["workloads"] if work["recommended"]}
+    held: dict[str, dict[str, str]] = {name: {} for name in best}
+    for row in result.tables["quarters"].dicts():
+        name = str(row["workload"])
+        if row["chip"] == best.get(name) and isinstance(row["chips_mid"], (int, float)):
+            held[name][str(row["quarter"])] = counted(row["chips_mid"])
+    quarters = sorted({quarter for row in held.values() for quarter in row})[:MOST_QUARTERS]
+    if len(quarters) < 2:
+        return Html("")
+    heads = join(Html("<th class='r'>{}</th>").format(quarter) for quarter in quarters)
+    rows = join(
+        Html("<tr><td>{}</td>{}</tr>").format(
+            name, join(Html("<td class='r'>{}</td>").format(row.get(quarter, "–")) for quarter in quarters)
         )
-    return _list(word["flips"], lines or [word["none"]])
+        for name, row in held.items()
+        if len(row) > 1
+    )
+    return Html("<section><h2>{}</h2><table><tr><th>{}</th>{}</tr>{}</table></section>").format(
+        word["when"], word["workload"], heads, rows
+    )
 
 
 def _list(title: str, lines: list[str]) -> Html:
@@ -165,18 +270,15 @@ def _list(title: str, lines: list[str]) -> Html:
 
 def _risks(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Html:
     """Obstacles of the recommended chips that do not stop them, and rules that are not plainly in favour."""
-    from offramp.report.lang import phrase
-
-    lines: list[str] = []
+    said: list[tuple[str, str]] = []
     for work in answer["workloads"]:
         best = chip_of(work, work["recommended"])
         if best is None:
             continue
         if best["rules"]["verdict"] != "allowed":
-            lines.append(f"{work['id']}: {word['rules']}: {verdict(best, word)}")
-        lines += [f"{work['id']}: {phrase(blocker['text'], lang) or blocker['text']}" for blocker in best["blockers"]]
-    lines = list(dict.fromkeys(lines))
-    return _list(word["risks"], lines[:MOST_RISKS] or [word["none"]])
+            said.append((work["id"], f"{word['rules']}{word['colon']}{verdict(best, word)}"))
+        said += [(work["id"], phrase(blocker["text"], lang) or blocker["text"]) for blocker in best["blockers"]]
+    return _list(word["risks"], _together(said, word)[:MOST_RISKS] or [word["none"]])
 
 
 def kinds(result: Result, word: dict[str, Any]) -> list[tuple[str, int]]:
@@ -186,7 +288,7 @@ def kinds(result: Result, word: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def _evidence(result: Result, word: dict[str, Any]) -> Html:
-    listed = ", ".join(f"{count} {kind}" for kind, count in kinds(result, word))
+    listed = word["comma"].join(f"{count} {kind}" for kind, count in kinds(result, word))
     assumed = sum(figure.confidence == "assumed" for figure in result.figures)
     lines = [word["figures"].format(count=len(result.figures), kinds=listed)]
     lines += [word["assumed"].format(count=assumed)] if assumed else []

@@ -8,7 +8,7 @@ from markupsafe import Markup as Html
 
 from offramp.core.errors import InputError
 from offramp.core.result import Result
-from offramp.report.decision import document, kinds, span, verdict
+from offramp.report.decision import counted, document, kinds, span, verdict
 from offramp.report.html import digits, join
 from offramp.report.lang import phrase, words
 
@@ -26,9 +26,10 @@ def page(result: Result, *, lang: str = "en") -> str:
     word = words(lang)
     answer = result.answer
     parts = [
-        Html("<h1>{}</h1><p class='soft'>{}: {} {} · {} {}</p>").format(
+        Html("<h1>{}</h1><p class='soft'>{}{}{} {} · {} {}</p>").format(
             answer["study"],
             word["exit_plan"],
+            word["colon"],
             word["as_of"],
             answer["as_of"] or word["today"],
             word["newest"],
@@ -81,7 +82,7 @@ def _concentration(answer: dict[str, Any], word: dict[str, Any]) -> Html:
     found = shares(answer["fleet"])
     if not found:
         return _section(word["concentration"], word["no_fleet"])
-    rows = [[vendor, digits(count), f"{share:.0%}"] for vendor, count, share in found]
+    rows = [[vendor, counted(count), f"{share:.0%}"] for vendor, count, share in found]
     index = Html("<p>{}</p>").format(word["herfindahl"].format(value=f"{sum(s * s for _, _, s in found):.2f}"))
     return _section(
         word["concentration"],
@@ -104,10 +105,10 @@ def _alternatives(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Ht
                     work["id"],
                     item["name"],
                     status,
-                    span(item["chips"]),
+                    span(item["chips"], whole=True),
                     span(item["exchange_rate"]),
                     verdict(item, word),
-                    "; ".join(dict.fromkeys(texts)) or word["none"],
+                    word["semicolon"].join(dict.fromkeys(texts)) or word["none"],
                 ]
             )
     heads = [
@@ -123,15 +124,16 @@ def _alternatives(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Ht
 
 
 def _tested(result: Result, word: dict[str, Any]) -> Html:
-    rows = [[kind, digits(count)] for kind, count in kinds(result, word)]
+    rows = [[kind, counted(count)] for kind, count in kinds(result, word)]
     return _section(word["tested"], word["tested_text"], _table([word["kind"], word["count"]], rows))
 
 
 def _timetable(result: Result, word: dict[str, Any]) -> Html:
     best = {work["id"]: work["recommended"] for work in result.answer["workloads"]}
+    names = {item["chip"]: str(item["name"]) for work in result.answer["workloads"] for item in work["chips"]}
     rows = [
-        [str(row["workload"]), str(row["quarter"]), digits(_number(row["mean_requests_per_s"])), str(row["chip"]),
-         span({"low": _number(row["chips_low"]), "mid": _number(row["chips_mid"]), "high": _number(row["chips_high"])})]
+        [str(row["workload"]), str(row["quarter"]), digits(_number(row["mean_requests_per_s"])), names[str(row["chip"])],
+         span({key: _number(row[f"chips_{key}"]) for key in ("low", "mid", "high")}, whole=True)]
         for row in result.tables["quarters"].dicts() if row["chip"] == best.get(str(row["workload"]))
     ]  # fmt: skip
     if not rows:

@@ -6,15 +6,17 @@ ids, layouts, names and titles of sources (``<cite>``) are left alone; a sentenc
 English.
 
 A phrase book is a folder of TOML files. ``[phrase]`` holds whole texts, ``[term]`` words that also stand inside others,
-``[template]`` texts with slots: ``{n}`` a number, ``{w}`` one word, ``{x}`` any text that is kept, ``{t}`` any text that is
-translated again; the translation names them in order as ``{1}``, ``{2}`` ...
+``[template]`` texts with slots: ``{n}`` a number, ``{w}`` one word, ``{x}`` a text without semicolons that is kept, ``{z}`` any
+text that is kept, ``{t}`` any text that is translated again; the translation names them in order as ``{1}``, ``{2}`` ...
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from html import escape, unescape
 from pathlib import Path
@@ -31,8 +33,8 @@ _TOKEN: Final = re.compile(r"(<script\b.*?</script>|<style\b.*?</style>|<!--.*?-
 _ATTRIBUTE: Final = re.compile(r'\b(title|aria-label|alt)="([^"]*)"')
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _HAN: Final = re.compile(r"[\u4e00-\u9fff]")
-_NUMBER: Final = r"[+−–-]?[\d.,\u202f]+(?:e[+-]?\d+)?(?: ?%)?"
-_SLOTS: Final = {"n": rf"({_NUMBER})", "w": r"([^\s,;]+)", "x": r"(.+?)", "t": r"(.+?)"}
+_NUMBER: Final = r"[+−–-]?(?:\d(?:[\d., ]*\d)?(?:e[+-]?\d+)?(?: ?%)?|∞)"
+_SLOTS: Final = {"n": rf"({_NUMBER})", "w": r"([^\s,;]+)", "x": r"([^;]+?)", "t": r"(.+?)", "z": r"(.+?)"}
 _OPAQUE: Final = re.compile(
     r"(?:[a-z][a-z-]*(?: (?:TP|PP|DP|EP|CP|VPP|ZeRO)-?\d+)+)|(?:(?:TP|PP|VP|DP|EP|CP|VPP|ZeRO)-?\d+ ?)+"
     r"|(?:= )?[+−–-]?[\d.,\u202f ]+ (?:[TGMkP]?(?:FLOP/s|OPS|B/s|B|bit/s|b/s|W|Wh|iB)|[GMT]iB|CNY|USD|EUR|CNY/\w+|min|ms|h|s|d|m)"
@@ -40,6 +42,24 @@ _OPAQUE: Final = re.compile(
 )
 MOST_ITEMS: Final = 24
 """Longest list that is translated item by item."""
+
+
+_language: ContextVar[str] = ContextVar("language", default="en")
+
+
+@contextmanager
+def speaking(lang: str) -> Generator[None]:
+    """Charts that are drawn inside carry their texts in that language, so that legends have room for them."""
+    token = _language.set(check_language(lang))
+    try:
+        yield
+    finally:
+        _language.reset(token)
+
+
+def said(text: str) -> str:
+    """The text in the language that is spoken; itself where the phrase book does not know it."""
+    return phrase(text, _language.get()) or text
 
 
 def check_language(lang: str) -> str:
@@ -88,9 +108,9 @@ def _book(lang: str) -> Book:
 
 
 def _template(text: str, to: str) -> Template:
-    kinds = "".join(re.findall(r"\{([nwxt])\}", text))
-    parts = [_SLOTS[part[1]] if re.fullmatch(r"\{[nwxt]\}", part) else re.escape(part)
-             for part in re.split(r"(\{[nwxt]\})", text)]  # fmt: skip
+    kinds = "".join(re.findall(r"\{([nwxtz])\}", text))
+    parts = [_SLOTS[part[1]] if re.fullmatch(r"\{[nwxtz]\}", part) else re.escape(part)
+             for part in re.split(r"(\{[nwxtz]\})", text)]  # fmt: skip
     return Template(re.compile("".join(parts), re.DOTALL), to, kinds)
 
 
@@ -104,19 +124,22 @@ def phrase(text: str, lang: str) -> str | None:
     if lang == "en":
         return text
     plain = _squeeze(text)
-    if not _WORD.search(plain) or is_opaque(plain):
+    if not _WORD.search(plain):
         return plain
+    exact = _book(lang).phrases.get(plain)
+    if exact is not None or is_opaque(plain):
+        return exact or plain
     return _known(plain, lang) or _sentences(plain, lang) or _listed(plain, lang)
 
 
 def _known(plain: str, lang: str) -> str | None:
     """A whole text of the book, or one of its templates; the full stop may be there or not."""
     book = _book(lang)
-    for said in (plain, plain.removesuffix("."), plain + ".", plain[:1].lower() + plain[1:]):
-        if said in book.phrases:
-            return _stop(book.phrases[said], plain)
+    for form in (plain, plain.removesuffix("."), plain + ".", plain[:1].lower() + plain[1:]):
+        if form in book.phrases:
+            return _stop(book.phrases[form], plain)
     for template in book.templates:
-        match = template.match.fullmatch(plain) or template.match.fullmatch(plain.removesuffix("."))
+        match = template.match.fullmatch(plain.removesuffix(".")) or template.match.fullmatch(plain)
         if match:
             filled = _fill(template, match, lang)
             if filled is not None:
@@ -124,21 +147,21 @@ def _known(plain: str, lang: str) -> str | None:
     return None
 
 
-def _stop(said: str, plain: str) -> str:
+def _stop(made: str, plain: str) -> str:
     """The translation with a full stop exactly where the original has one (or ends a sentence of its own)."""
-    body = said.removesuffix("。")
+    body = made.removesuffix("。")
     return body + "。" if plain.endswith(".") and not body.endswith(("？", "！", "：")) else body
 
 
 def _fill(template: Template, match: re.Match[str], lang: str) -> str | None:
     """The translation with the groups of a match put in; None where a group that needs translation is not known."""
-    said: list[str] = []
+    parts: list[str] = []
     for kind, value in zip(template.kinds, match.groups(), strict=True):
         inner = phrase(value, lang) if kind == "t" else value
         if inner is None:
             return None
-        said.append(inner.removesuffix("。"))
-    return re.sub(r"\{(\d+)\}", lambda slot: said[int(slot.group(1)) - 1], template.to)
+        parts.append(inner.removesuffix("。"))
+    return _squeeze(re.sub(r"\{(\d+)\}", lambda slot: parts[int(slot.group(1)) - 1], template.to))
 
 
 def _sentences(plain: str, lang: str) -> str | None:
@@ -146,8 +169,8 @@ def _sentences(plain: str, lang: str) -> str | None:
     parts = re.split(r"(?<=[a-z0-9%)\]][.?!]) +(?=[A-Z0-9])", plain)
     if len(parts) < 2:
         return None
-    said = [phrase(part, lang) for part in parts]
-    return None if any(part is None for part in said) else "".join(str(part) for part in said)
+    made = [phrase(part, lang) for part in parts]
+    return None if any(part is None for part in made) else "".join(str(part) for part in made)
 
 
 def _listed(plain: str, lang: str) -> str | None:
@@ -156,9 +179,9 @@ def _listed(plain: str, lang: str) -> str | None:
         parts = plain.removesuffix(".").split(mark)
         if len(parts) < 2 or len(parts) > MOST_ITEMS:
             continue
-        said = [phrase(part, lang) for part in parts]
-        if all(part is not None for part in said):
-            return _stop(joint.join(str(part).removesuffix("。") for part in said), plain)
+        made = [phrase(part, lang) for part in parts]
+        if all(part is not None for part in made):
+            return _stop(joint.join(str(part).removesuffix("。") for part in made), plain)
     return None
 
 
