@@ -85,6 +85,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ray_command("start", f"--address=127.0.0.1:{port}", *common[:-1])
     mine = set(raylets()) - before
     yield f"127.0.0.1:{port}"
+    mine |= {pid for pid, (_, words) in processes().items() if str(temp) in words}
     for pid in mine:
         for one in [*descendants(pid), pid]:
             kill(one)
