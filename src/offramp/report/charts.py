@@ -162,26 +162,21 @@ def bars(
 
 
 def lines(
-    rows: Sequence[Row], *, title: str, x_title: str, y_title: str, note: str = "", ordinal: bool = True,
-    log_x: bool = False, log_y: bool = False, height: int = 260, reference: float | None = None,
+    rows: Sequence[Row], *, title: str, x_title: str, y_title: str, note: str = "", log_y: bool = False
 ) -> Html:  # fmt: skip
-    """Lines with optional bands: dicts with x, y, and optionally series, low, high; x in the order given.
+    """Lines with optional bands: dicts with x (a name, as of a quarter), y, and optionally series, low, high.
 
     Args:
-        rows: the points.
+        rows: the points, x in the order given.
         title, note: as of :func:`figure`.
         x_title, y_title: of the axes, with units.
-        ordinal: x are names (quarters), not numbers.
-        log_x, log_y: logarithmic axes.
-        height: in pixels.
-        reference: a horizontal line to compare with.
+        log_y: logarithmic axis.
     """
     data = [{"series": "", **row} for row in rows]
     xs = list(dict.fromkeys(row["x"] for row in data))
     series = list(dict.fromkeys(str(row["series"]) for row in data))
-    x: dict[str, Any] = {"field": "x", "title": x_title, "type": "ordinal" if ordinal else "quantitative"}
-    x |= {"sort": xs, "axis": {"labelAngle": 0, "labelOverlap": True}} if ordinal else {}
-    x |= {"scale": {"type": "log"}} if log_x and not ordinal else {}
+    x: dict[str, Any] = {"field": "x", "title": x_title, "type": "ordinal", "sort": xs}
+    x |= {"axis": {"labelAngle": 0, "labelOverlap": True}}
     y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": y_title}
     y |= {"scale": {"type": "log"}} if log_y else {}
     colour: dict[str, Any] = {"value": PALETTE[0]}
@@ -196,34 +191,34 @@ def lines(
         {"mark": {"type": "line", "strokeWidth": 2}, "encoding": drawn},
         {"mark": {"type": "point", "size": 36}, "encoding": drawn},
     ]
-    if reference is not None:
-        layers.append({"mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"y": {"datum": reference}}})
-    spec = {"data": {"values": data}, "width": WIDTH - 90, "height": height, "layer": layers}
+    spec = {"data": {"values": data}, "width": WIDTH - 90, "height": 260, "layer": layers}
     return figure(spec, title=title, note=note)
 
 
 def heatmap(
     rows: Sequence[Row], *, title: str, x_title: str, y_title: str, value_title: str, note: str = "",
-    text: bool = True, domain: tuple[float, float] | None = None, scheme: str = "teals",
+    shares: bool = False,
 ) -> Html:  # fmt: skip
-    """A grid: dicts with x, y, value and optionally label (shown in the cell); x and y in the order given."""
+    """A grid: dicts with x, y, value and optionally label (shown in the cell); x and y in the order given.
+
+    ``shares`` are values from 0 to 1, coloured from red to green.
+    """
     xs = list(dict.fromkeys(str(row["x"]) for row in rows))
     ys = list(dict.fromkeys(str(row["y"]) for row in rows))
     values = [float(row["value"]) for row in rows if row["value"] is not None]
-    low, high = domain or (min(values, default=0.0), max(values, default=1.0))
+    low, high = (0.0, 1.0) if shares else (min(values, default=0.0), max(values, default=1.0))
     middle = low + 0.6 * (high - low)
     data = [{"label": row.get("label") or _short(row["value"]), **row} for row in rows]
     place: dict[str, Any] = {
         "x": {"field": "x", "type": "ordinal", "sort": xs, "title": x_title, "axis": {"labelAngle": 0}},
         "y": {"field": "y", "type": "ordinal", "sort": ys, "title": y_title},
     }
-    scale = {"scheme": scheme, "domain": [low, high]}
+    scale = {"scheme": "redyellowgreen" if shares else "teals", "domain": [low, high]}
     colour = {"field": "value", "type": "quantitative", "scale": scale, "legend": {"title": value_title}}
     layers: list[dict[str, Any]] = [{"mark": {"type": "rect"}, "encoding": {**place, "color": colour}}]
-    if text:
-        # fixed inks: the cell's own colour decides what can be read on it, in light and in dark mode
-        ink = {"condition": {"test": f"datum.value > {middle}", "value": "#fefefe"}, "value": "#111417"}
-        layers.append({"mark": {"type": "text"}, "encoding": {**place, "text": {"field": "label"}, "color": ink}})
+    # fixed inks: the cell's own colour decides what can be read on it, in light and in dark mode
+    ink = {"condition": {"test": f"datum.value > {middle}", "value": "#fefefe"}, "value": "#111417"}
+    layers.append({"mark": {"type": "text"}, "encoding": {**place, "text": {"field": "label"}, "color": ink}})
     spec = {"data": {"values": data}, "width": {"step": 62}, "height": {"step": 30}, "layer": layers}
     return figure(spec, title=title, note=note)
 

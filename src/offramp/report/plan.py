@@ -83,7 +83,7 @@ def _frontier(result: Result) -> Section:
         if rows:
             parts.append(charts.heatmap(
                 rows, title=_frontier_title(part["summary"], kind, word), x_title="ban from", y_title="",
-                value_title="probability that it is met", domain=(0.0, 1.0), scheme="redyellowgreen",
+                value_title="probability that it is met", shares=True,
                 note="colour: share of futures in which the ban costs no work; figure: share of all work wanted that "
                      "is done from then on, reached with 90 % probability",
             ))  # fmt: skip
