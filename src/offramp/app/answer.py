@@ -77,6 +77,7 @@ def _chip_answer(row: Row, job: Job, breaks: list[BreakEven]) -> dict[str, Any]:
         "missing_facts": list(row.cell.missing),
         "break_even": [msgspec.to_builtins(item) for item in breaks],
         "alternatives": _alternatives(row),
+        "pareto": _pareto(row, job),
         "figures": [figure.id for figure in row.cell.figures],
     }  # fmt: skip
     if row.cell.mode == "bounds":
@@ -137,6 +138,21 @@ def _alternatives(row: Row) -> list[dict[str, Any]]:
          "requests_per_s_per_chip": (tried.rate or 0.0) / tried.pool.devices * row.chip.devices,
          "closed_form_requests_per_s": tried.closed_rate}
         for tried in case.candidate.tried
+    ]  # fmt: skip
+
+
+def _pareto(row: Row, job: Job) -> list[dict[str, Any]]:
+    """Throughput of a chip against time per output token, over all layouts and batches; closed form."""
+    case = row.cell.main
+    if case is None:
+        return []
+    return [
+        {"layout": layout_words(choice.pool), "max_batch_tokens": choice.pool.max_batch_tokens,
+         "devices": choice.pool.devices, "batch": choice.batch,
+         "requests_per_s_per_chip": choice.per_device * row.chip.devices,
+         "output_tokens_per_s_per_chip": choice.per_device * row.chip.devices * job.mix.osl,
+         "tpot_s": choice.tpot_s, "ttft_s": choice.ttft_s}
+        for choice in case.candidate.front
     ]  # fmt: skip
 
 
@@ -304,3 +320,17 @@ def layout_table(answers: list[dict[str, Any]]) -> Table:
         for work in answers for item in work["chips"] for alternative in item["alternatives"]
     ]  # fmt: skip
     return table_of(rows, columns=names, title="Layouts simulated")
+
+
+def pareto_table(answers: list[dict[str, Any]]) -> Table:
+    """The front of every workload and chip."""
+    columns = (
+        Column(name="workload"), Column(name="chip"), Column(name="layout"), Column(name="max_batch_tokens"),
+        Column(name="devices"), Column(name="batch"), Column(name="requests_per_s_per_chip"),
+        Column(name="output_tokens_per_s_per_chip"), Column(name="tpot_s", unit="s"), Column(name="ttft_s", unit="s"),
+    )  # fmt: skip
+    rows = [
+        {"workload": work["id"], "chip": item["chip"], **point}
+        for work in answers for item in work["chips"] for point in item["pareto"]
+    ]  # fmt: skip
+    return table_of(rows, columns=columns, title="Throughput against time per output token, closed form")

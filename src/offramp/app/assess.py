@@ -290,6 +290,6 @@ def _result(
         disclaimer=DISCLAIMER,
         tables={
             "assess": answers.main_table(parts, currency), "quarters": answers.quarter_table(rolled, catalog),
-            "layouts": answers.layout_table(parts), "flips": answers.flip_table(flips), **trained,
+            "layouts": answers.layout_table(parts), "pareto": answers.pareto_table(parts), "flips": answers.flip_table(flips), **trained,
         },
     )  # fmt: skip

@@ -82,6 +82,8 @@ def _show_workload(work: dict[str, Any], currency: str) -> None:
     )
     out.print(title, style="bold", markup=False)
     out.print(_table(work, currency))
+    if line := _front(work):
+        out.print(f"  {line}", markup=False)
     for item in work["splits"][:3]:
         cost = item["cost_per_million_output_tokens"]
         price = f", {_short(cost)} {currency}/Mtok" if cost else ""
@@ -90,6 +92,18 @@ def _show_workload(work: dict[str, Any], currency: str) -> None:
         out.print(f"  {work['first_step']}", markup=False)
     for line in _remarks(work["chips"]):
         out.print(f"  {line}", markup=False)
+
+
+def _front(work: dict[str, Any]) -> str:
+    """What a tighter or looser time per output token does to the recommended chip (else the first), in a line."""
+    chips = [item for item in work["chips"] if item["pareto"]]
+    item = next((one for one in chips if one["chip"] == work["recommended"]), chips[0] if chips else None)
+    if item is None:
+        return ""
+    points = item["pareto"]
+    some = [points[round(i * (len(points) - 1) / 4)] for i in range(5)] if len(points) > 5 else points
+    words = ", ".join(f"{_short(one['output_tokens_per_s_per_chip'])} at {_time(one['tpot_s'])}" for one in some)
+    return f"{item['short_name']}, output tokens/s per chip by TPOT (closed form): {words}."
 
 
 def _table(work: dict[str, Any], currency: str) -> Table:

@@ -8,13 +8,14 @@ the answer with joint draws, so that the ratio of two candidates is their exchan
 from offramp.search.candidate import Binding, Candidate, Question, Tried, binding, find, middle
 from offramp.search.closed import Grid, evaluate
 from offramp.search.fleet import Fleet, fleet_for
+from offramp.search.front import Choice, front_of, pareto
 from offramp.search.grid import Limits
 from offramp.search.mix import Mix, Stream, mix_of, peak_to_mean
 from offramp.search.split import Side, Split, find_split
 from offramp.search.tune import Felt, Replica, feel, highest_rate
 
 __all__ = [
-    "Binding", "Candidate", "Felt", "Fleet", "Grid", "Limits", "Mix", "Question", "Replica", "Side", "Split", "Stream",
-    "Tried", "binding", "evaluate", "feel", "find", "find_split", "fleet_for", "highest_rate", "middle", "mix_of",
-    "peak_to_mean",
+    "Binding", "Candidate", "Choice", "Felt", "Fleet", "Grid", "Limits", "Mix", "Question", "Replica", "Side", "Split",
+    "Stream", "Tried", "binding", "evaluate", "feel", "find", "find_split", "fleet_for", "front_of", "highest_rate",
+    "middle", "mix_of", "pareto", "peak_to_mean",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ from offramp.cost import (
     step_time,
 )
 from offramp.search.closed import Grid, Slo, evaluate
+from offramp.search.front import Choice, front_of
 from offramp.search.grid import Limits, candidate_engines, pools, weight_dtypes
 from offramp.search.mix import Mix, Stream
 from offramp.search.tune import Felt, Points, Replica, highest_rate, with_limits
@@ -131,6 +132,7 @@ class Candidate(Record):
         devices_per_package: torch devices in one chip as sold.
         layouts: how many (layout, batch) pairs were priced.
         slow_to_fast: the draws in order of speed.
+        front: throughput against time per output token, closed form.
     """
 
     chip: str
@@ -148,6 +150,7 @@ class Candidate(Record):
     devices_per_package: int = 1
     layouts: int = 0
     slow_to_fast: tuple[int, ...] = ()
+    front: tuple[Choice, ...] = ()
 
     @property
     def per_chip(self) -> float:
@@ -266,7 +269,8 @@ def find(
         return _retuned(question, own, draw, behind)
 
     rows = sorted({row.pool: row for row in [*good, best]}.values(), key=lambda row: -row.per_device)
-    return _answer(question, catalog, best, rows, priced, retune)
+    front = front_of([(stack.grid, stack.pools) for stack in stacks], question.slo)
+    return _with(_answer(question, catalog, best, rows, priced, retune), front=front)
 
 
 @dataclass(frozen=True, kw_only=True)
