@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: demo test check bench validate scan-recall drill-recall docs lock clean
+.PHONY: demo test check bench validate exchange scan-recall drill-recall docs lock clean
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,9 @@ drill-recall: $(STAMP)  ## drill every planted class and build ten times; writes
 scan-recall: $(STAMP)  ## recall of the scan on real ports into docs/recall.md; CLONES=<folder with clones>
 	@test -n "$(CLONES)" || { echo 'Say where the clones are: make scan-recall CLONES=<folder>'; exit 2; }
 	$(BIN)/python bench/scan_recall.py $(CLONES)
+
+exchange: $(STAMP)  ## exchange rates of the national study, again from the present parameter file (minutes)
+	$(BIN)/python tools/make_exchange.py
 
 docs: $(STAMP)  ## the reference pages that come from the code: docs/study.md, docs/commands.md
 	$(BIN)/python tools/make_reference.py

@@ -170,6 +170,12 @@ def test_the_national_question(name: str, tmp_path: Path):
         if ("use", scope, start) in cells and ("buy", scope, start) in cells:
             assert cells["use", scope, start]["met_p50"] <= cells["buy", scope, start]["met_p50"] + 1e-6
     assert {row["lifted"] for row in answer["bottlenecks"]} >= {"HBM", "yield", "training suitability", "software"}
+    for row in answer["coverage"]:
+        assert row["even"]["p50"] <= row["all"]["p50"] + 1e-9
+    assert {row["year"] for row in answer["years"]} == {2025, 2026, 2027, 2028}
+    generated = [figure for figure in result.figures if "by the cost model" in figure.source]
+    assert {figure.id.rsplit(".", 1)[1] for figure in generated} == {"chat-dense", "reasoning-dense", "chat-moe"}
+    assert "computed on" in " ".join(answer["bridge"])
     known = {row["who"] + str(row["year"]): row["known"] for row in answer["views"]}
     assert known["Bernstein2028"] == (name == "study-2026-11")
     assert result_from_json(result.to_json()).answer == json.loads(result.to_json())["answer"]
@@ -190,6 +196,7 @@ def test_a_broken_national_study_is_refused(change: str, message: str, tmp_path:
     lines = [line for line in text.splitlines() if not line.startswith(f"{key} =")]
     path = tmp_path / "study.toml"
     path.write_text("\n".join([*lines, change]) + "\n", "utf-8")
-    (tmp_path / "china.toml").write_text((EXAMPLES / "china-2025" / "china.toml").read_text("utf-8"), "utf-8")
+    for name in ("china.toml", "exchange.toml"):
+        (tmp_path / name).write_text((EXAMPLES / "china-2025" / name).read_text("utf-8"), "utf-8")
     with pytest.raises(InputError, match=message):
         plan(path, keep=False)

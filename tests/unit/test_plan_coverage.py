@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offramp.plan.coverage import coverage
+from offramp.plan.coverage import coverage, most_work
 
 
 def _one(capacity: list[float], rate: list[list[float]], demand: list[float], **options: object):
@@ -52,3 +52,19 @@ def test_forbidden_chips_do_nothing():
     usable = np.array([[[[False, True]]]])
     theta, place = _one([10], [[1.0, 1.0]], [10, 10], usable=usable, scope=np.array([True, False]))
     assert theta == pytest.approx(0.0) and place[0, 0] == 0.0
+
+
+def test_most_work_does_what_pays_and_even_work_what_is_fair():
+    """Ten cards that infer and train alike, ten that only infer. 20 units of each kind are wanted."""
+    capacity, rate = np.full((1, 1, 2), 10.0), np.ones((1, 2, 2))
+    wanted = np.array([[[20.0, 20.0]]])
+    usable = np.array([[[[True, True], [True, False]]]])
+    assert most_work(capacity, rate, wanted, usable=usable) == pytest.approx(0.5)
+    assert coverage(capacity, rate, wanted, usable=usable)[0] == pytest.approx(0.5)
+    none_trains = np.array([[[[True, False], [True, False]]]])
+    assert most_work(capacity, rate, wanted, usable=none_trains) == pytest.approx(0.5)
+    assert coverage(capacity, rate, wanted, usable=none_trains)[0] == pytest.approx(0.0, abs=1e-9)
+    assert most_work(5 * capacity, rate, wanted, usable=none_trains) == pytest.approx(
+        0.5
+    )  # a surplus helps no other kind
+    assert most_work(5 * capacity, rate, wanted, usable=usable) == pytest.approx(1.0)

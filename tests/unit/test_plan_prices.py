@@ -61,8 +61,8 @@ def test_prices_of_a_kind_move_together_up_in_some_futures_and_down_in_others():
 
 def test_the_910b_keeps_the_street_price_and_the_line_that_reads_like_a_cost():
     setting = _setting()
-    assert len(bare_prices(setting, setting.chips[0])) >= 3
-    assert all("grey" not in figure.note for figure in bare_prices(setting, setting.chips[1]))
+    assert len(bare_prices(setting.ledger.catalog, setting.ids[0], "CNY")) >= 3
+    assert all("grey" not in figure.note for figure in bare_prices(setting.ledger.catalog, setting.ids[1], "CNY"))
     bare = prices(setting, [8, 8])[:, 0, 0] - setting.ledger.host_share(8)
     assert 0.2 < (bare < 75_000).mean() < 0.5 < (bare > 95_000).mean() + 0.1
 

@@ -17,15 +17,21 @@ from offramp.app.national_model import National
 from offramp.app.plan_answer import frontier_part
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.core.result import Column, FigureLog, Notice, Result, hash_inputs, table_of
+from offramp.cost import load_calibration
 from offramp.plan.analysis import MET, Cell
-from offramp.plan.coverage import coverage
+from offramp.plan.coverage import coverage, most_work
 from offramp.supply import facts as supply_facts
 from offramp.supply.buyer import buyer_figures
+from offramp.supply.sample import rank_correlation
 
 F8 = npt.NDArray[np.floating[Any]]
 Bool = npt.NDArray[np.bool_]
 STEP: Final = 2
-LIFTED: Final = ("HBM", "yield", "wafers", "packaging", "training suitability", "software")
+FRONTIER_DRAWS: Final = 100
+"""Draws that the ban frontier uses: the first of the study's."""
+SOFTWARE: Final = "software"
+"""Every domestic chip does as much as the better tenth of the cost model's draws, as with mature kernels and engines."""
+LIFTED: Final = ("HBM", "yield", "wafers", "packaging", "training suitability", SOFTWARE)
 
 
 def national(
@@ -61,20 +67,21 @@ def _solve(question: Question, inputs_hash: str) -> Result:
     log = FigureLog()
     run = model.draw_all(question, log=log)
     shares = domestic_share(run)
-    part, table = frontier_part(frontier(run, log), "USD")
-    years, views, limits = year_rows(run), view_rows(run), bottlenecks(question, run)
-    rows = coverage_rows(run, shares)
+    part, table = frontier_part(frontier(model.thinned(run, FRONTIER_DRAWS), log), "USD")
+    years = year_rows(run)
+    views, limits = view_rows(run, years), bottlenecks(question, run)
+    rows, drivers = coverage_rows(run, shares), driver_rows(run, shares["all"])
     answer: dict[str, Any] = {
         "national": question.header.country, "study": question.header.name, "as_of": question.header.as_of.isoformat(),
-        "headline": _headline(run, shares, part), "findings": _findings(rows, years, limits, part),
-        "quarters": run.quarters, "scopes": ["all", *(work.id for work in question.facts.workload)],
-        "coverage": rows, "years": years, "views": views, "bottlenecks": limits, "frontier": part,
+        "headline": _headline(run, shares, part), "findings": _findings(rows, years, limits),
+        "quarters": run.quarters, "scopes": ["all", "even", *(work.id for work in question.facts.workload)],
+        "coverage": rows, "years": years, "views": views, "bottlenecks": limits, "drivers": drivers, "frontier": part,
         "bridge": _bridge(run), "charts": {"coverage": _chart(rows), "frontier": part["chart"]}, "currency": "USD",
     }  # fmt: skip
     return Result(
         command="plan", answer=answer, inputs_hash=inputs_hash, data_version=supply_facts.DATA_VERSION,
-        tables=_tables(rows, years, limits, views) | {"frontier": table}, knowledge_horizon=log.horizon,
-        seed=question.header.seed, figures=log.figures, warnings=_warnings(log), offramp_version=__version__,
+        tables=_tables(rows, years, limits, views) | {"frontier": table, "drivers": _drivers_table(drivers)}, knowledge_horizon=log.horizon,
+        seed=question.header.seed, figures=log.figures, warnings=_warnings(run, log), offramp_version=__version__,
     )  # fmt: skip
 
 
@@ -89,10 +96,16 @@ def _scopes(run: National) -> dict[str, Bool]:
 
 
 def domestic_share(run: National, *, step: int = 1) -> dict[str, F8]:
-    """Share that domestic chips alone can do: of all work evenly, and of each workload served first. [S, Q]"""
+    """Share that domestic chips alone can do. [S, Q] each
+
+    "all": of all work together, doing what they do best. "even": the same share of every kind of work. By workload: if
+    that one were served first.
+    """
     chips = model.capacity(run, step=step) * run.domestic
     rate, can, wanted = model.rates(run), model.usable(run, step=step), model.demand(run, step=step)
-    found = {"all": coverage(chips, rate, wanted, usable=can)[0]}
+    found = {
+        "all": most_work(chips, rate, wanted, usable=can), "even": coverage(chips, rate, wanted, usable=can)[0],
+    }  # fmt: skip
     for column, work in enumerate(run.question.facts.workload):
         one = np.zeros(len(run.question.facts.workload), dtype=np.bool_)
         one[column] = True
@@ -166,7 +179,8 @@ def _cell(
     mean, before = done.mean(axis=1), base.mean(axis=1)
     lost = np.maximum(base - done, 0.0).mean(axis=1)
     equivalents = (run.wanted[:, -1] * run.shares[:, mask].sum(axis=1)) * lost
-    own = (run.price[:, run.domestic] * run.rate[:, run.domestic] ** -1.0).min(axis=1)
+    price = run.span_price[:, -1]
+    own = (price[:, run.domestic] / np.maximum(run.rate[:, run.domestic], 1e-12)).min(axis=1)
     return Cell(
         kind=kind, scope=scope, quarter=run.quarters[start], probability_met=float(met.mean()),
         met_p10=float(np.quantile(mean, 0.1)), met_p50=float(np.quantile(mean, 0.5)),
@@ -177,30 +191,26 @@ def _cell(
 def year_rows(run: National) -> list[dict[str, Any]]:
     """Domestic supply over new demand by year, in money and in work: the two ratios that published views mix."""
     rows: list[dict[str, Any]] = []
-    for year in sorted({name[:4] for name in run.quarters}):
-        at = [i for i, name in enumerate(run.supply.quarters) if name.startswith(year)]
-        mine = [i for i, name in enumerate(run.quarters) if name.startswith(year)]
-        if len(mine) < 4:
+    value, work = run.span_cards * run.span_price, run.span_cards * run.rate[:, None]
+    for year in sorted({name[:4] for name in run.span}):
+        at = [i for i, name in enumerate(run.span) if name.startswith(year)]
+        if len(at) < 4:
             continue
-        money = work = 0.0
-        for column, chip in enumerate(run.chips):
-            if run.domestic[column]:
-                cards = run.cards[chip][:, mine].sum(axis=1)
-                money = money + cards * run.price[:, column]
-                work = work + cards * run.rate[:, column]
+        money, done = (part[:, at][:, :, run.domestic].sum(axis=(1, 2)) for part in (value, work))
+        bought, wanted = run.span_money[:, at].sum(axis=1), run.span_new[:, at].sum(axis=1)
         rows.append({
-            "year": int(year), "quarters": len(at), "money_ratio": _band(money / run.money[:, mine].sum(axis=1)),
-            "work_ratio": _band(work / run.new[:, mine].sum(axis=1)),
-            "domestic_price": _band(money / np.maximum(work, 1e-9)),
-            "wanted_price": _band(run.money[:, mine].sum(axis=1) / run.new[:, mine].sum(axis=1)),
-            "domestic_equivalents": _band(np.asarray(work)), "wanted_equivalents": _band(run.new[:, mine].sum(axis=1)),
+            "year": int(year), "quarters": 4, "finished": run.span[at[-1]] < run.quarters[0],
+            "money_ratio": _band(money / bought), "work_ratio": _band(done / wanted),
+            "domestic_price": _band(money / np.maximum(done, 1e-9)), "wanted_price": _band(bought / wanted),
+            "domestic_equivalents": _band(done), "wanted_equivalents": _band(wanted),
+            "domestic_money": _band(money), "wanted_money": _band(bought),
         })  # fmt: skip
     return rows
 
 
-def view_rows(run: National) -> list[dict[str, Any]]:
+def view_rows(run: National, years: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Published views beside ours for the same year, and why they differ."""
-    ours = {row["year"]: row for row in year_rows(run)}
+    ours = {row["year"]: row for row in years}
     rows: list[dict[str, Any]] = []
     for view in run.question.facts.view:
         known = view.known_since <= run.question.header.as_of
@@ -212,11 +222,27 @@ def view_rows(run: National) -> list[dict[str, Any]]:
             text += (f"; here {money['p50']:.0%} in money ({money['p10']:.0%} to {money['p90']:.0%}) and "
                      f"{work['p50']:.0%} in work ({work['p10']:.0%} to {work['p90']:.0%}).")  # fmt: skip
         else:
-            text += "; outside this study's whole years."
+            text += "; outside the years of this study."
         rows.append({"who": view.who, "year": view.year, "view": view.value, "known": known, "text": text,
                      "money_p50": mine["money_ratio"]["p50"] if mine else None,
+                     "money_p10": mine["money_ratio"]["p10"] if mine else None,
+                     "money_p90": mine["money_ratio"]["p90"] if mine else None,
                      "work_p50": mine["work_ratio"]["p50"] if mine else None})  # fmt: skip
     return rows
+
+
+def driver_rows(run: National, share: F8, *, most: int = 8) -> list[dict[str, Any]]:
+    """The inputs whose ranks move the share of all work at the end most, with that share at their low and high fifth."""
+    end = np.asarray(share[:, -1], dtype=np.float64)
+    rows: list[dict[str, Any]] = []
+    for name, values in model.inputs_of(run).items():
+        low, high = np.quantile(values, (0.2, 0.8))
+        if high > low:
+            rows.append({
+                "input": name, "rank_correlation": rank_correlation(np.asarray(values, np.float64), end),
+                "share_at_low": float(np.median(end[values <= low])), "share_at_high": float(np.median(end[values >= high])),
+            })  # fmt: skip
+    return sorted(rows, key=lambda row: -abs(row["rank_correlation"]))[:most]
 
 
 def bottlenecks(question: Question, run: National) -> list[dict[str, Any]]:
@@ -238,31 +264,33 @@ def _lifted(question: Question, bare: National, name: str, data: Any) -> Nationa
 
     if name == "training suitability":
         return replace(bare, ready=np.ones_like(bare.ready))
-    if name == "software":
-        best = np.asarray([chip.exchange.value / chip.exchange.si_range[0] for chip in question.facts.chip])
-        return replace(bare, rate=np.where(bare.domestic, bare.rate * best, bare.rate))
+    if name == SOFTWARE:
+        return replace(bare, rate=np.where(bare.domestic, bare.best, bare.rate))
     return model.draw_all(question, data=model.relieved(model.structure_only(data), name))
 
 
 def _end_share(run: National, column: int) -> float:
     chips = (model.capacity(run) * run.domestic)[:, [column]]
     wanted = model.demand(run)[:, [column]]
-    done, _ = coverage(chips, model.rates(run), wanted, usable=model.usable(run)[:, [column]])
+    done = most_work(chips, model.rates(run), wanted, usable=model.usable(run)[:, [column]])
     return float(np.median(done))
 
 
 def _headline(run: National, shares: dict[str, F8], part: dict[str, Any]) -> str:
     last = _band(shares["all"][:, -1])
-    text = f"Domestic chips alone can do {last['p50']:.0%} ({last['p10']:.0%} to {last['p90']:.0%}) of the work wanted "
-    return f"{text}in {run.quarters[-1]}. {part['headline']}"
+    first = _band(shares["all"][:, 0])
+    return (
+        f"Domestic chips alone can do {first['p50']:.0%} ({first['p10']:.0%} to {first['p90']:.0%}) of the work wanted in "
+        f"{run.quarters[0]} and {last['p50']:.0%} ({last['p10']:.0%} to {last['p90']:.0%}) in {run.quarters[-1]}. "
+        f"{part['headline']}"
+    )
 
 
-def _findings(
-    rows: list[dict[str, Any]], years: list[dict[str, Any]], limits: list[dict[str, Any]], part: dict[str, Any]
-) -> list[str]:
+def _findings(rows: list[dict[str, Any]], years: list[dict[str, Any]], limits: list[dict[str, Any]]) -> list[str]:
     best = max((row for row in limits if row["lifted"] != "none"), key=lambda row: row["gain"])
     found = [
-        f"In {rows[0]['quarter']} domestic chips alone could do {rows[0]['all']['p50']:.0%} of all work evenly.",
+        f"If every kind of work must get the same share, it is {rows[0]['even']['p50']:.0%} in {rows[0]['quarter']} and "
+        f"{rows[-1]['even']['p50']:.0%} in {rows[-1]['quarter']}: pre-training is what few domestic chips carry.",
         f"What holds domestic chips back most is {best['lifted']}: lifting it would raise the share of work that they "
         f"can do at the end from {best['share_p50'] - best['gain']:.0%} to {best['share_p50']:.0%} (structure alone).",
     ]
@@ -272,19 +300,33 @@ def _findings(
         f"{row['domestic_price']['p50']:,.0f} USD, of foreign {row['wanted_price']['p50']:,.0f}."
         for row in years
     ]
-    return found + [item["text"] for item in part["summary"]]
+    return found
 
 
 def _bridge(run: National) -> list[str]:
-    price = run.money.sum(axis=1) / np.maximum(run.new.sum(axis=1), 1e-9)
+    price = run.span_money.sum(axis=1) / np.maximum(run.span_new.sum(axis=1), 1e-9)
     return [
         "wanted work = money wanted / price of an H20's worth of work "
         f"(median {np.median(price):,.0f} USD over the plan, falling by a drawn rate)",
-        "supplied work = cards x H20-equivalents of a card, for inference from measured and scaled exchange rates, for "
-        "training from peaks x utilisation x goodput",
-        "a kind of work counts as covered in the same share as every other kind (max-min), in every draw and quarter",
+        "supplied work = cards x H20-equivalents of a card: for inference the cost model's exchange rates over the mix "
+        f"({_mix_words(run)}), for training peaks x utilisation x goodput",
+        _rates_words(run),
+        "a ban is judged by the share that every kind of work it touches gets alike, in every draw and quarter",
         f"work in use when the plan starts: {np.median(run.wanted[:, 0] - run.new[:, 0]):,.0f} H20-equivalents",
     ]
+
+
+def _mix_words(run: National) -> str:
+    return ", ".join(f"{item.workload} {item.share.value:.0%}" for item in run.question.facts.mix)
+
+
+def _rates_words(run: National) -> str:
+    made = run.question.exchange
+    dated = made.on(run.question.header.as_of) if made else None
+    if made is None or dated is None:
+        return "exchange rates are stated in the facts file; none was computed"
+    return (f"exchange rates were computed on {made.made} by {made.tool} with parameters {made.parameters}, from facts "
+            f"known on {dated.as_of}; the parameters were fitted to all measurements, later ones too")  # fmt: skip
 
 
 def _chart(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -322,17 +364,29 @@ def _tables(rows: Any, years: Any, limits: Any, views: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_PRIOR: Final = (
-    "exchange rates are ranges stated in the study's facts, set around the cost model's answers for three workloads "
-    "and the measurements; most domestic chips have neither"
-)
+def _drivers_table(rows: list[dict[str, Any]]) -> Any:
+    shares = [Column(name=name, unit="share") for name in ("share_at_low", "share_at_high")]
+    columns = ["input", "rank_correlation", *shares]
+    return table_of(rows, columns=columns, title="What drives the share of all work at the end")
 
 
-def _warnings(log: FigureLog) -> tuple[Notice, ...]:
+_PRIOR: Final = "the cost model was fitted to few domestic rows, and most domestic chips lack published figures: their rates are ranges"
+
+
+def _warnings(run: National, log: FigureLog) -> tuple[Notice, ...]:
+    stale: tuple[Notice, ...] = ()
+    made, present = run.question.exchange, load_calibration().version
+    if made is not None and made.parameters != present:
+        text = f"exchange rates were computed with parameters {made.parameters}; the present ones are {present}"
+        stale = (Notice(kind="stale", text=f'{text}: run "make exchange"', where=run.question.facts.exchange),)
+    low = Notice(kind="supply", text="replayed forecasts of supply were too low on every day tried: see the back-test")
     assumed = sum(figure.confidence == "assumed" for figure in log.figures)
+    own = sum("by the cost model" in figure.source for figure in log.figures)
     return (
-        Notice(kind="assumed-figure", text=f"{assumed} of {len(log.figures)} figures are assumed; see the figures."),
+        Notice(kind="assumed-figure", text=f"{assumed} of {len(log.figures)} figures are assumed and {own} are this tool's "
+               "exchange rates; see the figures."),
         Notice(kind="horizon", text="a ban is judged from its quarter to the end of the plan, not beyond"),
-        Notice(kind="scope", text="the installed stock is taken at its mean over draws; no chip retires before 2029"),
+        Notice(kind="scope", text="no chip retires before 2029"),
         Notice(kind="prior", text=_PRIOR),
-    )
+        low, *stale,
+    )  # fmt: skip

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from offramp import catalog
 from offramp.app.national_facts import Question
-from offramp.app.plan_work import GOODPUT, MFU
-from offramp.core.figure import Figure
+from offramp.app.national_rates import inference, prices, ready, rng_of, software_luck, training, use
 from offramp.core.quarters import parse_quarter, quarter_name, quarter_of
 from offramp.core.result import FigureLog
-from offramp.core.seeds import derive_seed
 from offramp.core.units import unit_factor
 from offramp.supply import facts as supply_facts
 from offramp.supply.facts import SupplyData
 from offramp.supply.model import SupplyDraws, simulate
-from offramp.supply.sample import Z90, draw, mixture
+from offramp.supply.sample import mixture
 from offramp.supply.summary import chip_cards
 
 F8 = npt.NDArray[np.floating[Any]]
-Real = npt.NDArray[np.float64]
-SHARED_LUCK: Final = 0.5
-"""Share of the variance of exchange rates that all domestic chips have in common (software, engines, habits)."""
 
 
 @dataclass
@@ -37,12 +32,15 @@ class National:
         cards: cards that reach the country by chip. [S, Q] each
         wanted: H20-equivalents in use that the country wants. [S, Q]
         new: H20-equivalents wanted in addition each quarter. [S, Q]
-        money: money wanted each quarter. [S, Q]
         rate: H20-equivalents of inference of one card. [S, C]
+        best: the same at the better tenth of what each card may be. [S, C]
         train: H20-equivalents of training of one card. [S, C]
         ready: whether a card carries fine-tuning and pre-training. [S, Q, C, 2]
         shares: of the wanted work by workload. [S, W]
-        price: USD of one card. [S, C]
+        stock: cards installed when the study starts. [S, C]
+        span: every modelled quarter from 2025 on, of which ``quarters`` are the last.
+        span_cards, span_new, span_money, span_price: cards, work and money wanted, USD of one card over the span.
+            [S, T, C], [S, T], [S, T], [S, T, C]
     """
 
     question: Question
@@ -54,13 +52,17 @@ class National:
     cards: dict[str, F8]
     wanted: F8
     new: F8
-    money: F8
     rate: F8
+    best: F8
     train: F8
     ready: npt.NDArray[np.bool_]
     shares: F8
-    price: F8
     stock: F8
+    span: list[str]
+    span_cards: F8
+    span_new: F8
+    span_money: F8
+    span_price: F8
 
 
 def draw_all(question: Question, *, data: SupplyData | None = None, log: FigureLog | None = None) -> National:
@@ -74,85 +76,71 @@ def draw_all(question: Question, *, data: SupplyData | None = None, log: FigureL
     origin = {product.chip: vendor.jurisdiction for vendor in base.vendors for product in vendor.products}
     domestic = np.asarray([origin.get(chip, "US") == header.country for chip in chips])
     by_chip = chip_cards(base, supply)
+    nil = np.zeros((header.draws, len(supply.quarters)))
+    span_cards = np.stack([by_chip.get(chip, nil) for chip in chips], axis=2)
     at = [supply.quarters.index(quarter) for quarter in quarters]
-    before = list(range(at[0]))
-    rate, train = _rates(question, chips, domestic, log)
-    stock = _stock(question, chips, by_chip, before, log)
-    new, money = _demand(question, quarters, log)
-    in_use = (stock.mean(axis=0)[None] * rate).sum(axis=1)
+    rate, best = inference(question, domestic, log)
+    train = training(question, domestic, rate, log)
+    stock = _stock(question, chips, log) + span_cards[:, : at[0]].sum(axis=1)
+    new, money = _demand(question, supply.quarters, log)
+    in_use = (stock * rate).sum(axis=1)
     return National(
         question=question, log=log, quarters=quarters, chips=chips, domestic=domestic, supply=supply,
-        cards={chip: by_chip[chip][:, at] if chip in by_chip else np.zeros((header.draws, len(at))) for chip in chips},
-        wanted=in_use[:, None] + np.cumsum(new, axis=1), new=new, money=money, rate=rate, train=train,
-        ready=_ready(question, quarters, chips, log), shares=_shares(question, log), price=_prices(question, log),
-        stock=stock,
+        cards={chip: span_cards[:, at, column] for column, chip in enumerate(chips)},
+        wanted=in_use[:, None] + np.cumsum(new[:, at], axis=1), new=new[:, at], rate=rate, best=best, train=train,
+        ready=ready(question, quarters, log), shares=_shares(question, log), stock=stock, span=supply.quarters,
+        span_cards=span_cards, span_new=new, span_money=money,
+        span_price=prices(question, supply.quarters, domestic, log),
     )  # fmt: skip
 
 
-def _rng(question: Question, *names: str) -> np.random.Generator:
-    return np.random.default_rng(derive_seed(question.header.seed, "national", *names))
-
-
-def _use(question: Question, log: FigureLog, name: str, figure: Figure) -> F8:
-    """Draws of a figure of the file in its own unit."""
-    log.use(f"national/{question.header.facts}#{name}", figure)
-    return draw(figure, _rng(question, name), question.header.draws)
-
-
-def _rates(question: Question, chips: list[str], domestic: npt.NDArray[np.bool_], log: FigureLog) -> tuple[F8, F8]:
-    """H20-equivalents of one card, for inference and for training. [S, C] each"""
-    s = question.header.draws
-    common = _rng(question, "software").standard_normal(s)
-    rate, train = np.zeros((s, len(chips))), np.zeros((s, len(chips)))
-    book = catalog.load(question.header.as_of)
-    baseline = book.chip("nvidia/h20").require("peak_bf16").si
-    for column, chip in enumerate(question.facts.chip):
-        figure = log.use(f"national/{question.header.facts}#exchange.{chip.id}", chip.exchange)
-        own = _rng(question, "exchange", chip.id).standard_normal(s)
-        shared = SHARED_LUCK if domestic[column] else 0.0
-        z = np.clip(np.sqrt(shared) * common + np.sqrt(1.0 - shared) * own, -2.5, 2.5)
-        low, high = figure.si_range
-        sides = np.where(z < 0, np.log(figure.value / low), np.log(high / figure.value)) / Z90
-        rate[:, column] = 1.0 / (figure.value * np.exp(sides * z))
-        train[:, column] = _train(question, chip.id, domestic[column], baseline, log, rate[:, column])
-    return rate, train
-
-
-def _train(question: Question, chip: str, home: bool, baseline: float, log: FigureLog, inference: F8) -> F8:
-    """H20-equivalents of training of one card, from its peak, utilisation and goodput; as in inference without one."""
-    entry = catalog.load(question.header.as_of).chips.get(chip)
-    figure = None
-    for name in ("peak_bf16", "peak_fp16"):
-        if entry is not None and figure is None:
-            figure = entry.figure(name, question.header.as_of, log)
-    if figure is None:
-        return inference
-    low, high = figure.si_range
-    peak = low * (high / low) ** _rng(question, "peak", chip).random(inference.size)
-    kind = "domestic" if home else "foreign"
-    own = draw(log.use(f"plan/mfu-{kind}", MFU[kind]), _rng(question, "mfu", kind), inference.size)
-    own = own * draw(log.use(f"plan/goodput-{kind}", GOODPUT[kind]), _rng(question, "goodput", kind), inference.size)
-    unit = MFU["foreign"].value * GOODPUT["foreign"].value
-    return peak / baseline * own / unit
-
-
-def _stock(
-    question: Question, chips: list[str], by_chip: dict[str, Real], before: list[int], log: FigureLog
-) -> F8:  # fmt: skip
-    """Cards installed when the study starts: the stated stock plus what was supplied since. [S, C]"""
-    found = np.zeros((question.header.draws, len(chips)))
-    for entry in question.facts.stock:
-        found[:, chips.index(entry.chip)] += _use(question, log, f"stock.{entry.chip}", entry)
-    for column, chip in enumerate(chips):
-        if chip in by_chip and before:
-            found[:, column] += by_chip[chip][:, before].sum(axis=1)
+def inputs_of(run: National) -> dict[str, F8]:
+    """Scalar inputs by name, for the ranking of what drives the answer. [S] each"""
+    question, facts = run.question, run.question.facts
+    silent = FigureLog()
+    found: dict[str, F8] = {f"supply: {name}": values for name, values in run.supply.named.items()}
+    for name, label, figure in (
+        ("equivalent_growth", "yearly fall of the price of an H20's worth of work", facts.equivalent_growth),
+        ("equivalent", "price of an H20's worth of work today", facts.equivalent),
+        ("demand_growth", "growth of demand outside the sources' years", facts.demand_growth),
+        ("software_ready_growth", "growth of readiness for training", facts.software_ready_growth),
+    ):
+        found[f"demand: {label}" if "demand" in name or "equivalent" in name else label] = use(
+            question, silent, name, figure
+        )
+    found["demand: money wanted over the plan"] = run.span_money.sum(axis=1)
+    found["software of domestic chips, what they have in common"] = -software_luck(question)
+    for column, chip in enumerate(run.chips):
+        if chip.startswith("huawei/"):
+            found[f"H20-equivalents of one {chip}"] = run.rate[:, column]
+    for work, values in zip(facts.workload, run.shares.T, strict=True):
+        found[f"share of {work.id}"] = values
     return found
 
 
-def _demand(question: Question, quarters: list[str], log: FigureLog) -> tuple[F8, F8]:
+def thinned(run: National, most: int) -> National:
+    """The first draws, at most ``most``: draws are exchangeable."""
+    s = min(most, run.rate.shape[0])
+    keep: dict[str, Any] = {
+        name: getattr(run, name)[:s]
+        for name in ("wanted", "new", "rate", "best", "train", "ready", "shares", "stock", "span_cards", "span_new",
+                     "span_money", "span_price")
+    }  # fmt: skip
+    return replace(run, cards={chip: values[:s] for chip, values in run.cards.items()}, **keep)
+
+
+def _stock(question: Question, chips: list[str], log: FigureLog) -> F8:
+    """Cards installed at the beginning of 2025. [S, C]"""
+    found = np.zeros((question.header.draws, len(chips)))
+    for entry in question.facts.stock:
+        found[:, chips.index(entry.chip)] += use(question, log, f"stock.{entry.chip}", entry)
+    return found
+
+
+def _demand(question: Question, quarters: Sequence[str], log: FigureLog) -> tuple[F8, F8]:
     """H20-equivalents wanted anew and money wanted. [S, Q] each"""
     header, facts = question.header, question.facts
-    growth = _use(question, log, "demand_growth", facts.demand_growth)
+    growth = use(question, log, "demand_growth", facts.demand_growth)
     years = sorted({int(name[:4]) for name in quarters})
     paths, weights = [], []
     for source in facts.demand:
@@ -160,18 +148,18 @@ def _demand(question: Question, quarters: list[str], log: FigureLog) -> tuple[F8
         if not known:
             continue
         points = {
-            p.year: _use(question, log, f"demand.{source.name}.{p.year}", p) * unit_factor(p.unit)[0] for p in known
+            p.year: use(question, log, f"demand.{source.name}.{p.year}", p) * unit_factor(p.unit)[0] for p in known
         }
         paths.append(_by_year(points, years, growth))
         weights.append(source.weight)
-    u = _rng(question, "demand source").random(header.draws)
+    u = rng_of(question, "demand source").random(header.draws)
     levels = [path[:, -1] for path in paths]
     _, index = mixture(levels, weights, u)
     money_by_year = np.stack(paths)[index, np.arange(header.draws)]
     money = np.stack([money_by_year[:, years.index(int(name[:4]))] / 4.0 for name in quarters], axis=1)
-    fall = _use(question, log, "equivalent_growth", facts.equivalent_growth)
+    fall = use(question, log, "equivalent_growth", facts.equivalent_growth)
     middle = np.asarray([int(name[:4]) + (int(name[5]) - 0.5) / 4.0 - 2025.5 for name in quarters])
-    price = _use(question, log, "equivalent", facts.equivalent)[:, None] * fall[:, None] ** middle[None, :]
+    price = use(question, log, "equivalent", facts.equivalent)[:, None] * fall[:, None] ** middle[None, :]
     return money / price, money
 
 
@@ -193,26 +181,9 @@ def _by_year(points: dict[int, F8], years: list[int], growth: F8) -> F8:
     return np.exp(np.stack(rows, axis=1))
 
 
-def _ready(question: Question, quarters: list[str], chips: list[str], log: FigureLog) -> npt.NDArray[np.bool_]:
-    """Whether software and fabric carry fine-tuning and pre-training: one luck a vendor and draw. [S, Q, C, 2]"""
-    growth = _use(question, log, "software_ready_growth", question.facts.software_ready_growth)
-    years = np.asarray([(parse_quarter(name) - parse_quarter(quarters[0])) / 4.0 for name in quarters])
-    found = np.zeros((question.header.draws, len(quarters), len(chips), 2), dtype=np.bool_)
-    for column, chip in enumerate(question.facts.chip):
-        luck = _rng(question, "ready", chip.id.split("/")[0]).random(question.header.draws)
-        for kind, share in enumerate((chip.fine_tune_ready, chip.pretrain_ready)):
-            now = share + (growth[:, None] * years[None, :] if 0.0 < share < 1.0 else 0.0)
-            found[:, :, column, kind] = luck[:, None] < now
-    return found
-
-
 def _shares(question: Question, log: FigureLog) -> F8:
-    raw = np.stack([_use(question, log, f"share.{work.id}", work.share) for work in question.facts.workload], axis=1)
+    raw = np.stack([use(question, log, f"share.{work.id}", work.share) for work in question.facts.workload], axis=1)
     return raw / raw.sum(axis=1, keepdims=True)
-
-
-def _prices(question: Question, log: FigureLog) -> F8:
-    return np.stack([_use(question, log, f"price.{chip.id}", chip.price) for chip in question.facts.chip], axis=1)
 
 
 def capacity(run: National, *, foreign_from: int | None = None, left: F8 | None = None, step: int = 1) -> F8:
@@ -227,7 +198,7 @@ def capacity(run: National, *, foreign_from: int | None = None, left: F8 | None 
     arrive = np.stack([run.cards[chip] for chip in run.chips], axis=2)
     if foreign_from is not None:
         arrive[:, foreign_from:, ~run.domestic] = 0.0
-    total = run.stock.mean(axis=0)[None, None, :] + np.cumsum(arrive, axis=1)
+    total = run.stock[:, None, :] + np.cumsum(arrive, axis=1)
     if left is not None:
         total = total * np.where(run.domestic[None, None, :], 1.0, left[None, :, None])
     return total[:, grid(run, step)]

@@ -172,7 +172,7 @@ def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Prog
     body: dict[str, Any] = {
         "study": study.study.name, "as_of": study.study.as_of.isoformat() if study.study.as_of else None,
         "currency": currency, "hypothetical_ban": options.ban or None,
-        **answers.answer(found, currency, setting.origin),
+        **answers.answer(found, currency, setting.origin, study.organisation.headquarters),
         "scenarios": _scenario_rows(setting, found),
         "rules": setting.allowed.rows if setting.allowed else [],
     }  # fmt: skip

@@ -19,8 +19,8 @@ def band(plan: Plan, values: Any) -> list[Any]:
     return [words.weighted_quantile(values, plan.problem.weight, level) for level in BAND]
 
 
-def answer(plan: Plan, currency: str, origin: dict[str, str]) -> dict[str, Any]:
-    """The part of the answer that every plan has."""
+def answer(plan: Plan, currency: str, origin: dict[str, str], home: str) -> dict[str, Any]:
+    """The part of the answer that every plan has; ``home`` is the country of the organisation."""
     problem = plan.problem
     by_family = {chip.split("/")[0]: origin[chip] for chip in problem.chips}
     return {
@@ -37,6 +37,7 @@ def answer(plan: Plan, currency: str, origin: dict[str, str]) -> dict[str, Any]:
         "retire": [{"quarter": quarter, "chip": chip, "chips": amount}
                    for quarter, chip, amount in words.retirements(plan)],
         "concentration": analysis.concentration(plan, by_family),
+        "foreign_jurisdictions": sorted({f"jurisdiction {land}" for land in by_family.values() if land != home}),
         "shortfall_worst_p90": words.worst_shortfall(plan),
         "binding": [
             {"kind": b.kind, "name": b.name, "quarter": b.quarter, "saves": b.saves, "unit": b.unit, "text": b.text}
@@ -167,19 +168,19 @@ def frontier_sentence(cells: Sequence[analysis.Cell], kind: str, scope: str) -> 
     """When a ban of one kind and scope can be met with 90 % probability, and what is met at its earliest."""
     mine = sorted((c for c in cells if c.kind == kind and c.scope == scope), key=lambda c: c.quarter)
     first = analysis.first_quarter_met(cells, kind=kind, scope=scope)
-    early = mine[0]
+    early, best = mine[0], max(mine, key=lambda c: c.met_p10)
     if first == early.quarter:
         text = f"A ban of {_ACT[kind]} for {scope} can be met from {first} on with 90 % probability."
     elif first:
         text = (f"A ban of {_ACT[kind]} for {scope} can be met from {first} on with 90 % probability; from "
                 f"{early.quarter} on, {early.met_p10:.0%} could be done with that probability.")  # fmt: skip
     else:
-        best = max(mine, key=lambda c: c.met_p10)
         text = (f"A ban of {_ACT[kind]} for {scope} cannot be met within the plan with 90 % probability; at best "
                 f"{best.met_p10:.0%} of the work is done (ban from {best.quarter}).")  # fmt: skip
     met = first or None
-    return {"what": kind, "scope": scope, "met_from": met, "text": text, "met_p10_earliest": early.met_p10,
-            "earliest": early.quarter, "extra_cost_earliest": early.extra_cost}  # fmt: skip
+    return {"what": kind, "scope": scope, "met_from": met, "text": text, "earliest": early.quarter,
+            "met_p10_earliest": early.met_p10, "extra_cost_earliest": early.extra_cost, "best_met_p10": best.met_p10,
+            "best_from": best.quarter}  # fmt: skip
 
 
 _ACT: Final = {"buy": "buying", "use": "using", "support": "supporting"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from offramp.catalog import Chip
+from offramp.catalog import Catalog, Chip
 from offramp.core import units
 from offramp.core.errors import InputError
 from offramp.core.figure import Figure
@@ -75,7 +75,7 @@ def _market(setting: Setting, chip: Chip, draws: int) -> F8:
     ledger, seed = setting.ledger, setting.study.study.seed
     own = setting.study.economics
     extra = (1.0 + (own.duty or 0.0)) * (1.0 + (own.tax or 0.0))
-    sources = bare_prices(setting, chip)
+    sources = bare_prices(ledger.catalog, chip.id, ledger.currency)
     if sources:
         values = level(chip.id, sources, draws, seed=seed)
         for number, figure in enumerate(sources):
@@ -87,10 +87,10 @@ def _market(setting: Setting, chip: Chip, draws: int) -> F8:
     return _judged(setting, chip, draws) * extra
 
 
-def bare_prices(setting: Setting, chip: Chip) -> list[Figure]:
-    """Every sourced price of a chip without a server around it, outside the grey market, in the study's currency."""
-    found = setting.ledger.catalog.price(chip.id, setting.ledger.currency)
-    return [f for f in found if f.note.startswith(BARE) and "grey" not in f.note.split(";")[0]]
+def bare_prices(catalog: Catalog, chip: str, currency: str) -> list[Figure]:
+    """Every sourced price of a chip without a server around it, outside the grey market."""
+    found = catalog.price(chip, currency)
+    return [figure for figure in found if figure.note.startswith(BARE) and "grey" not in figure.note.split(";")[0]]
 
 
 def _judged(setting: Setting, chip: Chip, draws: int) -> F8:

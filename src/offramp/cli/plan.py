@@ -59,8 +59,7 @@ def show(result: Result) -> None:
 def _show_plan(result: Result) -> None:
     out, answer = console(), result.answer
     currency = answer["currency"]
-    for item in answer.get("frontier", {}).get("summary", []):
-        out.print(f"- {item['text']}", markup=False)
+    _frontier(answer)
     for item in answer["order_now"]:
         out.print(f"- Order {item['chips']:,.0f} {item['chip']} in {item['quarter']} for {item['site']}.", markup=False)
     for item in answer["open_orders"]:
@@ -85,6 +84,27 @@ def _show_plan(result: Result) -> None:
         out.print("\nWhat one more would save", style="bold")
         for item in answer["binding"][:6]:
             out.print(f"- {item['text']}", markup=False)
+
+
+def _frontier(answer: dict[str, Any]) -> None:
+    """Scope by kind of ban: from when it can be met with 90 % probability, or how much of the work is done at best."""
+    from rich.table import Table
+
+    if "frontier" not in answer:
+        return
+    words = {"buy": "buying", "use": "using", "support": "support"}
+    title = "Bans that can be met with 90 % probability: from when, else the most work done"
+    table = Table(title=title, box=None, header_style="dim", title_justify="left", title_style="bold")
+    table.add_column("a ban of ... for")
+    for word in words.values():
+        table.add_column(word)
+    rows: dict[str, dict[str, str]] = {}
+    for item in answer["frontier"]["summary"]:
+        best = f"no, {item['best_met_p10']:.0%} at best"
+        rows.setdefault(item["scope"], {})[item["what"]] = f"from {item['met_from']}" if item["met_from"] else best
+    for scope, cells in rows.items():
+        table.add_row(scope, *(cells.get(kind, "") for kind in words))
+    console().print(table)
 
 
 def _alternative(item: dict[str, Any]) -> str:
@@ -129,17 +149,30 @@ def _show_national(result: Result) -> None:
     out, answer = console(), result.answer
     for line in answer["findings"]:
         out.print(f"- {line}", markup=False)
+    _frontier(answer)
+    heads = {"all": "all work", "even": "every kind alike"}
+    title = "Share of the work wanted that domestic chips can do, %: median (10 % to 90 %)\n"
+    title += "By kind of work: if that kind were served first."
     table = Table(
-        title="Share of demand that domestic chips can do: median (10 % to 90 %)", box=None, title_justify="left"
+        title=title, box=None, title_justify="left", header_style="dim", title_style="bold", padding=(0, 1, 0, 0)
     )
-    for key in ("quarter", *answer["scopes"]):
-        table.add_column(key, justify="right")
+    table.add_column("quarter")
+    for key in answer["scopes"]:
+        table.add_column(heads.get(key, key), justify="right")
     for row in answer["coverage"]:
         cells = [row[scope] for scope in answer["scopes"]]
-        table.add_row(row["quarter"], *(f"{c['p50']:.0%} ({c['p10']:.0%} to {c['p90']:.0%})" for c in cells))
+        table.add_row(row["quarter"], *(_percent(cell) for cell in cells))
     out.print(table)
+    out.print("\nWhat drives the share of all work at the end (at the low and high fifth of the input)", style="bold")
+    for row in answer["drivers"][:5]:
+        out.print(f"- {row['input']}: {row['share_at_low']:.0%} to {row['share_at_high']:.0%}", markup=False)
+    out.print("\nPublished views", style="bold")
     for item in answer["views"]:
         out.print(f"- {item['text']}", markup=False)
+
+
+def _percent(band: dict[str, float]) -> str:
+    return f"{100 * band['p50']:.0f} ({100 * band['p10']:.0f}-{100 * band['p90']:.0f})"
 
 
 def _money(value: float, currency: str) -> str:

@@ -1,7 +1,8 @@
-"""Coverage: the largest share of the wanted work that given chips can do, the same share of every kind of work.
+"""Coverage: the largest share of the wanted work that given chips can do, of every kind alike or of all kinds together.
 
-For each scenario and quarter apart: maximise theta so that every workload of the scope gets theta of its demand (at
-most all of it) while the others keep a required share. All blocks are one programme that falls apart into small ones.
+For each scenario and quarter apart, in one programme that falls apart into small ones. ``coverage`` maximises theta so
+that every workload of the scope gets theta of its demand (at most all of it) while the others keep a required share.
+``most_work`` maximises the work done, whatever kind it is of.
 """
 
 from __future__ import annotations
@@ -63,5 +64,34 @@ def coverage(
     found, _ = builder.solve(arrays)
     if not found.has_point:
         raise BackendError(f"the solver says {found.status}", mend="Check the figures of the study.")
-    theta = np.where(found.columns[missing] > 1e-6, np.nan, found.columns[share])
+    theta = np.where(found.columns[missing] > 1e-6, np.nan, np.clip(found.columns[share], 0.0, 1.0))
     return theta, found.columns[place] * size[..., None, None]
+
+
+def most_work(capacity: F8, rate: F8, demand: F8, *, usable: Bool) -> F8:
+    """Share of all the work wanted that can be done when chips do whatever they do best. [S, Q]
+
+    Args as :func:`coverage`; work of all kinds is counted in one unit.
+
+    Raises:
+        BackendError: the solver fails.
+    """
+    s, q, c = capacity.shape
+    w = demand.shape[2]
+    model = Model()
+    names = ([str(i) for i in range(s)], [str(i) for i in range(q)])
+    chips, works = [str(i) for i in range(c)], [str(i) for i in range(w)]
+    size = np.maximum(capacity.sum(axis=2), 1e-12)
+    whole = np.maximum(demand.sum(axis=2), 1e-12)
+    able = usable & (rate > 0)[:, None]
+    place = model.columns("place", (*names, chips, works), upper=np.where(able, INF, 0.0))
+    done = model.columns("done", (*names, works), upper=demand / whole[..., None], cost=-1.0)
+    rows = model.rows("capacity", (*names, chips), upper=capacity / size[..., None])
+    model.entries(rows[..., None], place, np.where(able, 1.0, 0.0))
+    work = model.rows("work", (*names, works), lower=0.0)
+    model.entries(work[:, :, None, :], place, np.where(able, rate[:, None] * (size / whole)[:, :, None, None], 0.0))
+    model.entries(work, done, -1.0)
+    found, _ = builder.solve(model.arrays())
+    if not found.has_point:
+        raise BackendError(f"the solver says {found.status}", mend="Check the figures of the study.")
+    return np.clip(found.columns[done].sum(axis=2), 0.0, 1.0)

@@ -51,10 +51,14 @@ def _study(result: Result) -> Page:
 
 def _lead(answer: Item) -> Html:
     cost, currency = answer["cost"], answer["currency"]
-    fleet = answer["concentration"]["fleet at the start"]
+    fleet, work = answer["concentration"]["fleet at the start"], answer["concentration"]["work done"]
     top = max((key for key in fleet if not key.startswith(("jurisdiction", "hhi"))), key=lambda key: fleet[key])
+    risk = sum(share for key, share in work.items() if key in answer["foreign_jurisdictions"])
     stats = [
-        stat("dependence today", number(f"{fleet[top]:.0%}", evidence="plan"), f"of the fleet from {top}"),
+        stat("dependence today", number(f"{fleet[top]:.0%}", evidence="plan"),
+             f"of the fleet from {top}; concentration {fleet['hhi']:.2f} of 1"),
+        stat("work at risk", number(f"{risk:.0%}", evidence="plan"),
+             "of the work in the plan is done on foreign designs"),
         stat("expected cost", number(cost["mean"], unit=currency, evidence="plan"),
              f"{digits(cost['p10'])} to {digits(cost['p90'])}"),
         stat("largest gap", number(f"{answer['shortfall_worst_p90']:.0%}", evidence="plan"),
@@ -208,35 +212,69 @@ def _rules(result: Result) -> Section:
 
 def _national(result: Result) -> Page:
     answer = result.answer
-    last = answer["coverage"][-1]
+    first, last = answer["coverage"][0], answer["coverage"][-1]
     stats = [
-        stat(f"all work in {last['quarter']}", number(f"{last['all']['p50']:.0%}", evidence="national"),
-             f"{last['all']['p10']:.0%} to {last['all']['p90']:.0%}, domestic chips alone"),
-        stat(f"all work in {answer['coverage'][0]['quarter']}",
-             number(f"{answer['coverage'][0]['all']['p50']:.0%}", evidence="national"), "domestic chips alone"),
+        stat(f"all work, {row['quarter']}", number(f"{row['all']['p50']:.0%}", evidence="national"),
+             f"{row['all']['p10']:.0%} to {row['all']['p90']:.0%} of the work wanted, domestic chips alone")
+        for row in (first, last)
     ]  # fmt: skip
-    rows = [{"x": row["quarter"], "y": row["all"]["p50"], "low": row["all"]["p10"], "high": row["all"]["p90"]}
-            for row in answer["coverage"]]  # fmt: skip
-    title = f"Domestic chips alone do {last['all']['p50']:.0%} of all work in {last['quarter']}"
-    note = "median; band 10 % to 90 % of draws"
-    chart = charts.lines(rows, title=title, x_title="quarter", y_title="share of all work", note=note)
-    kinds = details("By kind of work", result_table(result.tables["coverage"]))
-    views = (bullets(item["text"] for item in answer["views"]), result_table(result.tables["years"]),
-             "Money and work differ: the same money buys less work at home, and an H20's worth of work gets "
-             "cheaper each year.")  # fmt: skip
+    stats.append(stat(f"every kind alike, {last['quarter']}", number(f"{last['even']['p50']:.0%}", evidence="national"),
+                      f"{last['even']['p10']:.0%} to {last['even']['p90']:.0%}"))  # fmt: skip
     sections = [
         _frontier(result),
-        section("Share of the work by quarter", chart, kinds),
-        section("What holds it back", _limits(answer), paragraph(answer["findings"][1])),
-        section("Published views", *views),
+        _by_quarter(result),
+        section(
+            "What holds it back",
+            _limits(answer),
+            paragraph(answer["findings"][1]),
+            details("What drives the answer", result_table(result.tables["drivers"])),
+        ),
+        _views(result),
         section("From money and cards to work", bullets(answer["bridge"])),
-    ]  # fmt: skip
+    ]
     return Page(
         title=answer["study"], question="Could foreign accelerators be banned, for which work, and when?",
         subtitle=f"as of {answer['as_of']}", lead=decision(answer["headline"] + ".", stats=stats,
-                                                          points=answer["findings"][:4]),
+                                                          points=answer["findings"][:2]),
         sections=sections, evidence={"national": ("the national question", [f.id for f in result.figures])},
     )  # fmt: skip
+
+
+def _by_quarter(result: Result) -> Section:
+    answer = result.answer
+    first, last = answer["coverage"][0], answer["coverage"][-1]
+    names = {"all": "all work together", "even": "every kind of work alike"}
+    rows = [
+        {"x": row["quarter"], "y": row[key]["p50"], "low": row[key]["p10"], "high": row[key]["p90"], "series": words}
+        for key, words in names.items() for row in answer["coverage"]
+    ]  # fmt: skip
+    title = (f"Domestic chips alone do {first['all']['p50']:.0%} of all work in {first['quarter']} and "
+             f"{last['all']['p50']:.0%} in {last['quarter']}")  # fmt: skip
+    note = "median; band 10 % to 90 % of draws. Alike: each kind of work gets the share of the one worst served"
+    chart = charts.lines(rows, title=title, x_title="quarter", y_title="share of the work wanted", note=note)
+    return section(
+        "Share of the work by quarter", chart, details("By kind of work", result_table(result.tables["coverage"]))
+    )
+
+
+def _views(result: Result) -> Section:
+    """Published views beside ours, in money as they count, and in work."""
+    ours = {row["year"]: row for row in result.answer["years"]}
+    rows: list[list[Any]] = []
+    for view in result.answer["views"]:
+        mine = ours.get(view["year"])
+        cells = [f"{mine[key]['p50']:.0%} ({mine[key]['p10']:.0%} to {mine[key]['p90']:.0%})" if mine else "" for key in
+                 ("money_ratio", "work_ratio")]  # fmt: skip
+        later = "" if view["known"] else ", published later"
+        rows.append([f"{view['who']}{later}", view["year"], f"{view['view']:.0%}", *cells])
+    columns = [Col(title="who"), Col(title="year"), Col(title="their view, money", align="right"),
+               Col(title="here, money", align="right"), Col(title="here, work", align="right")]  # fmt: skip
+    text = (
+        "Domestic supply of a year over the demand added in that year. The views count money. Money and work differ: "
+        "the same money buys less work at home, and an H20's worth of work gets cheaper each year."
+    )
+    return section("Published views", paragraph(text), table(columns, rows), bullets(result.answer["findings"][2:]),
+                   details("By year", result_table(result.tables["years"])))  # fmt: skip
 
 
 def _limits(answer: Item) -> Html:
