@@ -29,7 +29,10 @@ def scan(
     cache: str | Path | None = None,
     jobs: int = 0,
 ) -> Result:
-    """The Result of a scan; ``answer`` holds the summary, "findings", "groups", "entry_points" and "files" (notes).
+    """The Result of a scan.
+
+    ``answer`` holds the summary, "findings" (what a reader meets together, each with its places), "places" (every
+    place by itself), "groups" (all places of a symbol), "entry_points" and "files_noted".
 
     Args:
         path: file or folder of sources. Nothing in it is imported or executed.
@@ -39,9 +42,10 @@ def scan(
         cache: folder of the incremental cache; None keeps none.
         jobs: processes; 0 chooses.
     """
-    from offramp.scan.answer import entries, rank, summary
+    from offramp.scan.answer import entries, first_of, rank, summary
     from offramp.scan.baseline import read_baseline, write_baseline
     from offramp.scan.engine import rules_key, scan_tree
+    from offramp.scan.fold import fold
     from offramp.scan.judge import judge, version_of
 
     if torch and not version_of(torch):
@@ -67,9 +71,9 @@ def scan(
             findings = []
     points, reached = entries(root, tree, findings, log)
     groups = rank(findings, log)
-    order = {(group.kind, group.symbol): group.rank for group in groups}
     findings = [msgspec.structs.replace(f, reachable_from=reached.get(f.path, ())) for f in findings]
-    findings.sort(key=lambda f: (f.guarded, order[f.kind, f.symbol], f.path, f.line))
+    findings.sort(key=first_of(groups))
+    folded = fold(findings, order=first_of(groups))
     head = summary(tree, findings, groups, target=goal, torch=torch)
     if known and not findings:
         head["verdict"] = f"Nothing new: {known} known places are in the baseline."
@@ -80,7 +84,9 @@ def scan(
         "known_in_baseline": known,
         "entry_points": points,
         "groups": [msgspec.to_builtins(group) for group in groups],
-        "findings": [msgspec.to_builtins(finding) for finding in findings],
+        "findings_count": len(folded),
+        "findings": [msgspec.to_builtins(finding) for finding in folded],
+        "places": [_plain_place(finding) for finding in findings],
         "files_noted": [msgspec.to_builtins(note) for note in tree.notes],
     }
     return Result(
@@ -97,6 +103,13 @@ def scan(
         warnings=tuple(warnings),
         offramp_version=__version__,
     )
+
+
+def _plain_place(finding: Finding) -> dict[str, Any]:
+    """A place as plain data; it has no places of its own."""
+    content: dict[str, Any] = msgspec.to_builtins(finding)
+    del content["places"]
+    return content
 
 
 def _target(chip: str) -> Target:
@@ -148,10 +161,10 @@ def _tables(groups: list[Group]) -> dict[str, Any]:
 
 
 def to_json(result: Result) -> str:
-    """The Result as JSON with "findings", "groups", "entry_points" and "files_noted" on the top level."""
+    """The Result as JSON with "findings", "places", "groups", "entry_points" and "files_noted" on the top level."""
     content: dict[str, Any] = msgspec.to_builtins(result)
     answer: dict[str, Any] = content["answer"]
-    for name in ("findings", "groups", "entry_points", "files_noted"):
+    for name in ("findings", "places", "groups", "entry_points", "files_noted"):
         content[name] = answer.pop(name)
     content["target"] = answer["target"]
     del content["tables"]
@@ -183,9 +196,11 @@ def _edits(result: Result, findings: list[Finding]) -> dict[str, list[Edit]]:
     found: dict[str, list[Edit]] = {}
     for finding in findings:
         names = (finding.symbol, *finding.also)
+        spans = [(place.line, place.end_line) for place in finding.places] or [(finding.line, finding.end_line)]
         mine = [
             edit for edit in edits.get(finding.path, ())
-            if finding.line <= edit.line <= finding.end_line and (edit.symbol in names or edit.symbol == "device type")
+            if any(first <= edit.line <= last for first, last in spans)
+            and (edit.symbol in names or edit.symbol == "device type")
         ]  # fmt: skip
         if mine and any(CONSTANT in edit.text for edit in mine):
             mine += [edit for edit in edits[finding.path] if edit.symbol == CONSTANT]

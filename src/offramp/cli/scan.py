@@ -142,8 +142,8 @@ def _print_answer(out: Any, result: Result) -> None:
     days = answer["engineer_days"]
     out.print(answer["verdict"], markup=False, style="bold")
     out.print(
-        f"{answer['files']} files, {answer['lines']} lines, {answer['findings_count']} places "
-        f"in {answer['groups_count']} groups; "
+        f"{answer['files']} files, {answer['lines']} lines: {answer['findings_count']} findings with "
+        f"{answer['places_count']} places in {answer['groups_count']} groups; "
         f"{answer['guarded']} places are guarded already.",
         markup=False,
     )

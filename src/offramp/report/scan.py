@@ -116,7 +116,7 @@ def _entries(answer: Item) -> Section | None:
 
 def _files(answer: Item) -> Section | None:
     counts: dict[str, list[int]] = {}
-    for finding in answer["findings"]:
+    for finding in answer["places"]:
         row = counts.setdefault(finding["path"], [0, 0])
         row[0] += 1
         row[1] += not finding["guarded"]

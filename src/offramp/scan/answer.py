@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -74,6 +75,12 @@ def rank(findings: list[Finding], log: FigureLog) -> list[Group]:
     return [msgspec.structs.replace(group, rank=at) for at, group in enumerate(groups, start=1)]
 
 
+def first_of(groups: list[Group]) -> Callable[[Finding], tuple[bool, int, str, int]]:
+    """Sort key of places: unguarded ones first, then by the rank of their group."""
+    order = {(group.kind, group.symbol): group.rank for group in groups}
+    return lambda place: (place.guarded, order[place.kind, place.symbol], place.path, place.line)
+
+
 def _group(key: tuple[str, str], members: list[Finding], log: FigureLog) -> Group:
     kind, symbol = key
     head = min(
@@ -122,11 +129,12 @@ def days_of(members: list[Finding], log: FigureLog) -> tuple[float, float, float
     parts = [(f"group.{top}", share)] + [
         (f"place.{f.effort}", GUARDED_SHARE if f.guarded else 1.0) for f in _places(counted)
     ]
+    weight = float(classes()[members[0].kind].get("weight", 1))
     for name, count in parts:
         figure = log.use(f"scan/effort#{name}", _day_figures()[name])
         day = DAY_S
         for at, value in enumerate((figure.si, *figure.si_range)):
-            total[at] += count * value / day
+            total[at] += weight * count * value / day
     return round(total[0], 3), round(total[1], 3), round(total[2], 3)
 
 
@@ -175,7 +183,7 @@ def summary(scan: Scan, findings: list[Finding], groups: list[Group], *, target:
         "files": len(scan.files),
         "lines": sum(file.lines for file in scan.files),
         "reused_from_cache": scan.reused,
-        "findings_count": len(findings),
+        "places_count": len(findings),
         "groups_count": len(groups),
     }
 

@@ -23,7 +23,7 @@ def read_baseline(path: Path) -> frozenset[str]:
         rows = (
             content["fingerprints"]
             if "fingerprints" in content
-            else [row["fingerprint"] for row in content["findings"]]
+            else [row["fingerprint"] for row in (content["places"] if "places" in content else content["findings"])]
         )
         return frozenset(str(row) for row in rows)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from offramp.scan.finding import FileScan, Hit, Role
+from offramp.scan.finding import FileScan, Hit, Role, also_of
 from offramp.scan.pyfile import line_starts
 from offramp.scan.pyscan import merge_lines, snippets
-from offramp.scan.spoken import GPU_NAMES, lines_of, spoken_names, spoken_text
+from offramp.scan.spoken import GPU_NAMES, knows, lines_of, spoken_names, spoken_text
 from offramp.scan.symbols import needed
 from offramp.scan.target import Target
 from offramp.scan.words import ALL_WORDS, CUDA_WORDS, PEERS, words_of
@@ -114,7 +114,7 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
         hits += _choices(source, target)
         hits += _strings(source, guards)
         hits += _members(source, target)
-        hits += _mentions(source, hits, guards)
+        hits += _mentions(source, hits, guards, words=target.words)
     hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
     return FileScan(
         path=path, kind="cuda" if is_cuda else "cpp", role=role, lines=lines, hits=tuple(hits),
@@ -122,14 +122,16 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
     )  # fmt: skip
 
 
-def _mentions(source: Source, hits: list[Hit], guards: list[tuple[int, int]]) -> list[Hit]:
+def _mentions(
+    source: Source, hits: list[Hit], guards: list[tuple[int, int]], *, words: frozenset[str]
+) -> list[Hit]:
     """Names after CUDA; where a file has other findings also names after GPUs, messages and comments."""
     taken = lines_of((hit.line, hit.end_line) for hit in hits)
     raw, code = source.text.split("\n"), source.masked.split("\n")
     found: list[Hit] = []
     others: list[Hit] = []
     for number, (line, bare) in enumerate(zip(raw, code, strict=True), start=1):
-        if number in taken or not _SAID.search(line):
+        if number in taken or not _SAID.search(line) or knows(line, words):
             continue
         named = spoken_names(bare)
         said = named or spoken_text(line)
@@ -141,7 +143,7 @@ def _mentions(source: Source, hits: list[Hit], guards: list[tuple[int, int]]) ->
 
 
 _SAID: Final = re.compile(r"cuda|nccl|gpu|nvidia", re.IGNORECASE)
-SPEAKS: Final = 3
+SPEAKS: Final = 1
 """Lines on GPUs from which a C or C++ file without a CUDA call counts as written for them."""
 
 
@@ -276,8 +278,10 @@ def merge_near(hits: list[Hit]) -> list[Hit]:
         last = merged[-1] if merged else None
         joins = last is not None and last.guarded == hit.guarded and _family(hit.kind) == _family(last.kind) in _JOINED
         if last is not None and joins and hit.line - last.end_line <= NEAR and hit.line - last.line <= 40:
-            also = tuple(dict.fromkeys([*last.also, *([hit.symbol] if hit.symbol != last.symbol else []), *hit.also]))
-            merged[-1] = msgspec.structs.replace(last, end_line=max(last.end_line, hit.end_line), also=also)
+            also, also_lines = also_of(last, [hit])
+            merged[-1] = msgspec.structs.replace(
+                last, end_line=max(last.end_line, hit.end_line), also=also, also_lines=also_lines
+            )
         else:
             merged.append(hit)
     return merged

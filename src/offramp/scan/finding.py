@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -23,7 +24,8 @@ class Hit(msgspec.Struct, frozen=True, array_like=True):
         guarded: stands in a device check, an optional import or a device-abstraction layer.
         note: what is particular about this place.
         context: qualified name of the function or class around it.
-        also: further symbols on the same line.
+        also: further symbols on these lines.
+        also_lines: the line of each of them; empty where all stand on the first line.
         hint: effort or replacement that only the place can tell ("L3", "").
         related: other lines that belong to it (the branches of a chain).
     """
@@ -39,6 +41,19 @@ class Hit(msgspec.Struct, frozen=True, array_like=True):
     also: tuple[str, ...] = ()
     hint: str = ""
     related: tuple[int, ...] = ()
+    also_lines: tuple[int, ...] = ()
+
+
+def also_of(head: Hit, rest: Iterable[Hit]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Symbols beside the head's when hits become one place, and the first line of each."""
+    lines: dict[str, int] = {}
+    for hit in (head, *rest):
+        if hit.symbol != head.symbol:
+            lines.setdefault(hit.symbol, hit.line)
+        for symbol, line in zip(hit.also, hit.also_lines or [hit.line] * len(hit.also), strict=True):
+            if symbol != head.symbol:
+                lines.setdefault(symbol, line)
+    return tuple(lines), tuple(lines.values())
 
 
 class FileNote(Record):
@@ -54,8 +69,20 @@ class FileNote(Record):
     text: str
 
 
+class Place(Record, rename={"kind": "class"}):
+    """One place of a finding: its lines (1-based, both included), what it is, and its own effort and guard."""
+
+    line: int
+    end_line: int
+    symbol: str
+    kind: str
+    effort: Effort
+    guarded: bool
+    fingerprint: str
+
+
 class Finding(Record, rename={"kind": "class"}):
-    """One occurrence, judged for a target.
+    """One place, judged for a target; or, with ``places``, all that a reader meets together.
 
     Attributes:
         path: relative to the scanned root, with forward slashes.
@@ -69,6 +96,9 @@ class Finding(Record, rename={"kind": "class"}):
         verified: False where the evidence is a lead that nobody checked.
         reachable_from: entry points that import the file.
         fingerprint: stable under moves of the line; the key of a baseline.
+        also, also_lines: further symbols on these lines, and the line of each.
+        related: other lines of the same chain.
+        places: every place of it, in the order of lines; empty in a place itself.
     """
 
     path: str
@@ -91,8 +121,10 @@ class Finding(Record, rename={"kind": "class"}):
     fixable: bool
     fingerprint: str
     also: tuple[str, ...] = ()
+    also_lines: tuple[int, ...] = ()
     related: tuple[int, ...] = ()
     reachable_from: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
 
 
 class FileScan(Record):

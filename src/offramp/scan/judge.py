@@ -44,7 +44,8 @@ def judge(scan: FileScan, *, target: Target, torch: tuple[int, ...]) -> list[Fin
                 role=scan.role,
                 stage=_stage(hit, scan, verdict["stage"]), message=verdict["message"], evidence=verdict["evidence"],
                 verified=verdict["verified"], context=hit.context, snippet=snippet, fixable=has_fix(hit, torch=torch),
-                fingerprint=fingerprint, also=hit.also, related=hit.related,
+                fingerprint=fingerprint, also=hit.also,
+                also_lines=hit.also_lines or (hit.line,) * len(hit.also), related=hit.related,
             )
         )  # fmt: skip
     return found

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from offramp.scan.cpp import TRANSPORTS, merge_near
 from offramp.scan.finding import FileScan, Hit, Role
 from offramp.scan.pyscan import merge_lines, snippets
-from offramp.scan.spoken import SPOKEN, lines_of, spoken_names, spoken_text
+from offramp.scan.spoken import SPOKEN, knows, lines_of, spoken_names, spoken_text
 from offramp.scan.symbols import distributions, needed, normal
 from offramp.scan.target import DATA, Target
 from offramp.scan.words import ALL_WORDS, words_of
@@ -73,7 +73,7 @@ def scan_lines(path: str, text: str, *, kind: str, role: Role, target: Target) -
         hits += _cmake_blocks(text, target)
     hits += _vendors(text, target)
     if hits:
-        hits += _mentions(text, hits)
+        hits += _mentions(text, hits, words=target.words)
     hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
     return FileScan(path=path, kind=kind, role=role, lines=total, hits=tuple(hits), snippets=snippets(text, hits))
 
@@ -153,12 +153,12 @@ KEY_GAP: Final = 6
 """Keys of one table stand at most this many lines apart."""
 
 
-def _mentions(text: str, hits: list[Hit]) -> list[Hit]:
+def _mentions(text: str, hits: list[Hit], *, words: frozenset[str]) -> list[Hit]:
     """Names, values and comments that speak of CUDA or GPUs, in files that are tied to it elsewhere."""
     taken = lines_of((hit.line, hit.end_line) for hit in hits)
     found: list[Hit] = []
     for number, line in enumerate(text.split("\n"), start=1):
-        if number in taken or len(line) > 20000 or not _SAID.search(line):
+        if number in taken or len(line) > 20000 or not _SAID.search(line) or knows(line, words):
             continue
         said = spoken_names(_COMMENT.sub("", line)) or (spoken_text(line) if SPOKEN.search(line) else None)
         if said:

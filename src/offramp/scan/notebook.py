@@ -26,7 +26,8 @@ def scan_notebook(path: str, text: str, *, role: Role, target: Target, local: fr
     hits: list[Hit] = []
     for hit in scan.hits:
         first, last = places[hit.line - 1], places[min(hit.end_line, len(places)) - 1]
-        hits.append(msgspec.structs.replace(hit, line=first, end_line=max(first, last), related=()))
+        spots = tuple(places[min(line, len(places)) - 1] for line in hit.also_lines)
+        hits.append(msgspec.structs.replace(hit, line=first, end_line=max(first, last), related=(), also_lines=spots))
     notes = tuple(msgspec.structs.replace(note, path=path) for note in scan.notes)
     return FileScan(
         path=path, kind="notebook", role=role, lines=total, hits=tuple(hits), snippets=snippets(code, list(scan.hits)),

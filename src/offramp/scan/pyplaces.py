@@ -8,7 +8,7 @@ from typing import Final
 
 from offramp.scan.finding import Hit
 from offramp.scan.pyfile import Ctx, PyFile, token_lines
-from offramp.scan.spoken import TOKENS, Spoken, lines_of, spoken_names, spoken_text
+from offramp.scan.spoken import TOKENS, Spoken, knows, lines_of, spoken_names, spoken_text
 
 
 def import_site(file: PyFile) -> None:
@@ -38,7 +38,7 @@ def mentions(file: PyFile) -> None:
     lines = file.text.split("\n")
     inside = lines_of(file.docstrings, longest=len(lines) + 1)
     for line in token_lines(file.text, TOKENS):
-        if line in taken:
+        if line in taken or knows(lines[line - 1], file.target.words):
             continue
         found = _spoken(lines[line - 1], is_text=line in inside)
         if found:

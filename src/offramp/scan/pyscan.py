@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from offramp.scan import pybranch, pydetect, pytokens, pytriton
-from offramp.scan.finding import FileNote, FileScan, Hit, Role
+from offramp.scan.finding import FileNote, FileScan, Hit, Role, also_of
 from offramp.scan.pyalias import collect_imports
 from offramp.scan.pyfile import PyFile, has_token
 from offramp.scan.target import Target
@@ -131,7 +131,7 @@ def merge_lines(hits: list[Hit]) -> list[Hit]:
     for line in sorted(by_line):
         group = sorted(by_line[line], key=lambda hit: (PRIORITY.get(hit.kind.split(":")[0], 6), hit.column, hit.symbol))
         head = group[0]
-        also = tuple(dict.fromkeys(hit.symbol for hit in group[1:] if hit.symbol != head.symbol))
+        also, also_lines = also_of(head, group[1:])
         merged.append(
             Hit(
                 line=head.line,
@@ -145,6 +145,7 @@ def merge_lines(hits: list[Hit]) -> list[Hit]:
                 also=also,
                 hint=head.hint,
                 related=head.related,
+                also_lines=also_lines,
             )
         )
     return merged
@@ -170,8 +171,10 @@ def merge_runs(hits: list[Hit]) -> list[Hit]:
             and hit.context == last.context
             and hit.line - last.end_line <= (4 if hit.kind == "text.mention" else 2)
         ):
-            also = tuple(dict.fromkeys([*last.also, *([hit.symbol] if hit.symbol != last.symbol else []), *hit.also]))
-            merged[-1] = msgspec.structs.replace(last, end_line=max(last.end_line, hit.end_line), also=also)
+            also, also_lines = also_of(last, [hit])
+            merged[-1] = msgspec.structs.replace(
+                last, end_line=max(last.end_line, hit.end_line), also=also, also_lines=also_lines
+            )
         else:
             merged.append(hit)
     return merged

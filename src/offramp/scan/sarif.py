@@ -93,6 +93,12 @@ def _result(finding: Finding, rule_index: int, edits: list[Edit] | None) -> dict
     for at, line in enumerate(finding.related):
         place = _place(finding.path, line, line)
         related.append({"id": at + 1, "message": {"text": "belongs to it"}, **place})
+    for place in finding.places:
+        if place.line != finding.line:
+            text = f"{place.symbol} ({place.kind}{', guarded' if place.guarded else ''})"
+            related.append(
+                {"id": len(related) + 1, "message": {"text": text}, **_place(finding.path, place.line, place.end_line)}
+            )
     evidence = finding.evidence + ("" if finding.verified else " (unverified lead)")
     related.append(
         {
@@ -111,7 +117,7 @@ def _result(finding: Finding, rule_index: int, edits: list[Edit] | None) -> dict
         "partialFingerprints": {"offramp/v1": finding.fingerprint},
         "properties": {
             "symbol": finding.symbol, "effort": finding.effort, "guarded": finding.guarded, "role": finding.role,
-            "target": finding.target, "stage": finding.stage, "replacement": finding.replacement, "evidence": evidence,
+            "target": finding.target, "places": max(1, len(finding.places)), "stage": finding.stage, "replacement": finding.replacement, "evidence": evidence,
         },
     }  # fmt: skip
     if edits:

@@ -49,3 +49,8 @@ def spoken_text(text: str) -> Spoken | None:
 def lines_of(spans: Iterable[tuple[int, int]], *, longest: int = 12) -> set[int]:
     """Lines of the spans that are short enough to be read as one place."""
     return {line for first, last in spans if last - first < longest for line in range(first, last + 1)}
+
+
+def knows(line: str, words: frozenset[str]) -> bool:
+    """True when a line names the target itself: such a line is ported."""
+    return any(words_of(name) & words for name in _NAME.findall(line))

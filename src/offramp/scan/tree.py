@@ -66,7 +66,9 @@ def kind_of_path(path: str) -> str:
     low = name.lower()
     if low.startswith(("dockerfile", "containerfile")) or low.endswith((".dockerfile", ".containerfile")):
         return "docker"
-    if low in ("makefile", "gnumakefile", "justfile", "configure.ac", "meson.build", "meson_options.txt", "build.bazel"):
+    if low.startswith(("makefile", "gnumakefile")) and not low.endswith((".py", ".md", ".txt")):
+        return "make"
+    if low in ("justfile", "configure.ac", "meson.build", "meson_options.txt", "build.bazel"):
         return "make"
     if low == "cmakelists.txt":
         return "cmake"
