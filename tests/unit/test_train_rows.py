@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
 from offramp import catalog
-from offramp.train.cases import build, usable_devices
+from offramp.core.errors import CatalogError
+from offramp.train.cases import Case, build, model_of, usable_devices
 from offramp.train.decision import Stage, judge
+from offramp.train.features import imbalance
 from offramp.train.rows import Rejected, TrainRow, is_training, read_row
 
 KNOWN = frozenset(catalog.load().chips)
@@ -41,12 +46,65 @@ def test_row_is_read() -> None:
     ("published", "chip"),
     [("NVIDIA Blackwell Ultra GPU (GB300)", "nvidia/gb300"), ("NVIDIA H200-SXM5-141GB", "nvidia/h200"),
      ("Ascend 910B (Atlas 800T A2)", "huawei/ascend-910b"), ("Ascend 910C (CloudMatrix384)", "huawei/ascend-910c"),
-     ("AMD Instinct MI325X 256GB HBM3E DLC", "amd/mi325x"), ("nvidia/a100", "nvidia/a100")],
+     ("AMD Instinct MI325X 256GB HBM3E DLC", "amd/mi325x"), ("nvidia/a100", "nvidia/a100"),
+     ("NVIDIA H200-NVL-141GB", "nvidia/h200"), ("Ascend 910B2 (Atlas 800T A2)", "huawei/ascend-910b2"),
+     ("Atlas 900 A3 SuperPoD", "huawei/ascend-910c"), ("TPU v5p", "google/v5p")],
 )  # fmt: skip
 def test_chip_names_are_mapped_by_data(published: str, chip: str) -> None:
     row = read(accelerator=published)
     assert row.chip is not None
     assert row.chip.id == chip
+
+
+@pytest.mark.parametrize("published", ["NVIDIA H100 PCIe 80GB", "NVIDIA GH200 96GB", "NVIDIA Rubin VR200"])
+def test_a_chip_that_is_not_held_is_refused_by_name(published: str) -> None:
+    with pytest.raises(CatalogError, match="unknown chip"):
+        build(read(accelerator=published), catalog.load())
+
+
+def test_a_smaller_memory_of_the_same_chip_is_its_own() -> None:
+    found = build(read(accelerator="NVIDIA A100 40GB", model="MPT-13b", precision="amp_bf16", tp="", pp="", vp="",
+                       cp="", framework="llm-foundry / Composer FSDP", global_batch_seqs="1024", micro_batch="4",
+                       n_accelerators="128", step_time_s="30", tokens_per_s_per_gpu=""), catalog.load())  # fmt: skip
+    assert isinstance(found, Case)
+    assert found.device.memory_bytes <= 40e9
+
+
+@pytest.mark.parametrize(
+    ("published", "preset"),
+    [("llama31_405b", "meta-llama/Meta-Llama-3.1-405B"), ("gpt3", "openai/gpt-3-175b"),
+     ("MPT-70b", "mosaicml/mpt-70b"), ("MPT-1b", "mosaicml/mpt-1b"), ("NemotronH_56B", "nvidia/Nemotron-H-56B-Base-8K"),
+     ("Qwen3_Next_80B_a3B", "Qwen/Qwen3-Next-80B-A3B-Instruct"), ("MT-NLG 530B", "nvidia/megatron-530b")],
+)  # fmt: skip
+def test_names_of_training_tables_find_their_architecture(published: str, preset: str) -> None:
+    assert model_of(read(model=published)).id == preset
+
+
+def test_what_a_row_does_not_state_is_searched_or_mixed() -> None:
+    bare = {"tp": "", "pp": "", "vp": "", "cp": "", "ep": "", "micro_batch": "", "tokens_per_s_per_gpu": ""}
+    found = build(read(**bare, precision="", framework="NVIDIA Release 25.09", framework_version="v5.1",
+                       source="mlcommons/training_results_v5.1:Someone", accelerator="NVIDIA GB200"), catalog.load())  # fmt: skip
+    assert isinstance(found, Case)
+    assert len(found.grid) > 100
+    assert not found.stated
+    assert found.other is not None
+    assert {found.task.dtype, found.other.task.dtype} == {"fp4", "fp8"}
+
+
+def test_a_benchmark_default_that_the_chip_lacks_becomes_16_bit() -> None:
+    found = build(read(precision="", framework="PyTorch", source="mlcommons/training_results_v3.1:X", tp="", pp="",
+                       accelerator="NVIDIA A100 80GB", tokens_per_s_per_gpu=""), catalog.load())  # fmt: skip
+    assert isinstance(found, Case)
+    assert found.task.dtype == "bf16"
+
+
+def test_experts_of_one_rank_average_out() -> None:
+    ranks = np.array([1.0, 8.0, 64.0, 256.0])
+    found = imbalance(ranks, 256.0, 0.035)
+    assert found[0] == 1.0
+    assert (np.diff(found) > 0).all()
+    assert found[2] == pytest.approx(1.0 + 0.035 * 0.5 * math.sqrt(2.0 * math.log(64.0)))
+    assert (imbalance(ranks, 256.0, 0.0) == 1.0).all()
 
 
 def test_hardware_flop_a_third_above_model_flop_mean_full_recompute() -> None:

@@ -136,8 +136,9 @@ def task_of(work: Workload, framework: FrameworkName, dtype: str, model: Model, 
     sequence = work.sequence_tokens or SEQUENCE_TOKENS
     batch = max(round((work.batch_tokens or BATCH_TOKENS) / sequence), 1)
     return Task(
-        sequence_tokens=sequence, batch_sequences=batch, dtype=dtype, skew=max(framework.skew, skew),
-        groups=groups, group_limit=most, selective_gemm=framework.selective_gemm, grad_bytes=framework.grad_bytes, mtp=framework.mtp, flash=framework.flash,
+        sequence_tokens=sequence, batch_sequences=batch, dtype=dtype, skew=max(framework.skew, skew), groups=groups,
+        group_limit=most, selective_gemm=framework.selective_gemm, grad_bytes=framework.grad_bytes, mtp=framework.mtp,
+        flash=framework.flash,
     )  # fmt: skip
 
 

@@ -15,12 +15,13 @@ from offramp.core.errors import CatalogError, ModelRangeError
 from offramp.core.result import FigureLog
 from offramp.cost.device import Device
 from offramp.cost.hardware import device_of, system_of
-from offramp.train.layout import Grid, Layout, Task, grid_of
+from offramp.train.layout import Grid, Layout, Recompute, Task, grid_of
 from offramp.train.parameters import Stack, age
-from offramp.train.rows import NewerDtype, Rejected, TrainRow, routing_of
+from offramp.train.rows import NewerDtype, Rejected, TrainRow, preset_of, routing_of
 from offramp.train.search import Limits, enumerate_grid
 from offramp.train.work import ModelWork, model_flop, model_work
 
+RECOMPUTES: Final[tuple[Recompute, ...]] = ("none", "selective", "full")
 DEFAULT_TOKENS: Final = 4096
 """Sequence length where a row states none. Assumed."""
 BATCH_TOKENS: Final = 62_914_560
@@ -102,9 +103,10 @@ def model_of(row: TrainRow) -> Model:
     if alias is None:
         cleaned = row.model.split("(")[0].strip()
         alias = arch.resolve_alias(cleaned) or arch.resolve_alias(cleaned.split(" RL ")[0].split(" full")[0])
-    if alias is None:
+    preset = alias.preset if alias is not None else preset_of(row.model)
+    if preset is None:
         raise ModelRangeError(f'unknown model "{row.model}"', where=row.id)
-    return arch.load(alias.preset)
+    return arch.load(preset)
 
 
 def row_device(row: TrainRow, book: catalog.Catalog, log: FigureLog | None = None) -> Device:
@@ -171,15 +173,17 @@ def _stated_grid(row: TrainRow, model: Model, task: Task, devices: int, assumed:
         assumed.append("the best micro-batch")
     per_rank = -(-model.layer_count // pp)
     chunks = [max(row.vp, 1)] if row.vp_stated or pp == 1 else [v for v in (1, 2, 4, 8, per_rank) if v <= per_rank]
-    recompute = row.recompute if row.recompute in ("none", "selective", "full") else "none"
+    kinds: tuple[Recompute, ...] = (row.recompute,) if row.recompute else RECOMPUTES if sharded else ("none",)
+    if len(kinds) > 1:
+        assumed.append("the recompute that memory allows")
     return grid_of([
         Layout(
             tp=tp, pp=pp, cp=cp, dp=dp, ep=ep, vp=vp if pp > 1 else 1, micro_batch=int(min(micro, max(share, 1))),
-            zero=row.zero if row.zero >= 0 else 1, recompute=recompute,
+            zero=row.zero if row.zero >= 0 else 1, recompute=kind,
             sequence_parallel=tp > 1 if row.sequence_parallel is None else row.sequence_parallel,
             schedule=row.framework.schedule if pp > 1 else "1f1b",
         )
-        for micro in micros for vp in chunks
+        for micro in micros for vp in chunks for kind in kinds
     ])  # fmt: skip
 
 
@@ -192,6 +196,8 @@ def build(row: TrainRow, book: catalog.Catalog, log: FigureLog | None = None) ->
     if "RL post-training" in row.note:
         raise ModelRangeError("reinforcement learning spends its time generating, which a training step does not model")
     device = row_device(row, book, log)
+    if not row.dtype_stated and row.dtype not in device.peak_flop_per_s:
+        row = replace(row, dtype="bf16")
     newer = None if row.dtype_stated else _newer(row, device)
     if newer is None:
         return _build(row, book, device)

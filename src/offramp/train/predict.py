@@ -30,11 +30,13 @@ def deployment(case: Case) -> str:
 def settled(case: Case, posterior: Posterior) -> Case:
     """The case with one layout: the stated one (its free parts at their best), else the best that fits.
 
-    A stated layout did run, so that what the memory count says of it does not decide.
+    A stated layout did run, so that what the memory count says of it does not decide; recompute that is not stated is
+    what memory asks for.
     """
     if len(case.grid) == 1:
         return case
-    if case.stated:
+    free = np.ptp(case.grid.full) > 0 or np.ptp(case.grid.selective) > 0
+    if case.stated and not free:
         times = step_time(case_features(case), draw(posterior, case.stack)).total
         return replace(case, grid=case.grid.take(np.array([int(np.argmin(times))])))
     at, _ = best_of(case.work, case.device, case.task, case.grid, draw(posterior, case.stack))

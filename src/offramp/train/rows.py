@@ -7,13 +7,13 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from offramp.core.record import Record
 from offramp.core.units import GIGA, KILO, MEGA, TERA
-from offramp.train.layout import Schedule
+from offramp.train.layout import Recompute, Schedule
 from offramp.train.parameters import DATA
 
 MARKS: Final = frozenset({"step_time_s", "mfu_pct", "framework"})
@@ -90,6 +90,13 @@ class FrameworkName(Record):
     newer: tuple[NewerDtype, ...] = ()
 
 
+class ModelName(Record):
+    """How a published model name is read where the architectures do not know it by that name."""
+
+    match: str
+    id: str
+
+
 class Routing(Record):
     """Models of a type whose tokens use experts of few groups only."""
 
@@ -105,6 +112,12 @@ class Names(Record):
     chip: tuple[ChipName, ...]
     framework: tuple[FrameworkName, ...]
     routing: tuple[Routing, ...] = ()
+    model: tuple[ModelName, ...] = ()
+
+
+def preset_of(name: str) -> str | None:
+    """The preset that a published name of a training run stands for, where only training tables use that name."""
+    return next((entry.id for entry in names().model if re.search(entry.match, name, re.IGNORECASE)), None)
 
 
 def routing_of(model_type: str) -> tuple[int, int]:
@@ -165,7 +178,7 @@ class TrainRow:
     dp: int = 0
     micro_batch: int = 0
     zero: int = -1
-    recompute: str = ""
+    recompute: Recompute | Literal[""] = ""
     sequence_parallel: bool | None = None
     sequence_tokens: int = 0
     batch_sequences: int = 0
@@ -238,10 +251,12 @@ def _dtype(text: str, default: str) -> tuple[str, str]:
     return ("fp16", "") if "fp16" in low else ("bf16", "")
 
 
-def _recompute(raw: dict[str, str], mfu: float, hfu: float) -> str:
+def _recompute(raw: dict[str, str], mfu: float, hfu: float) -> Recompute | Literal[""]:
     stated = raw.get("recompute", "").strip().lower()
-    if stated in ("none", "selective", "full"):
-        return stated
+    kinds: tuple[Recompute, ...] = ("none", "selective", "full")
+    for kind in kinds:
+        if stated == kind:
+            return kind
     text = raw.get("conditions", "").lower()
     if "full ac" in text:
         return "full"
