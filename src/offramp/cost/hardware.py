@@ -45,7 +45,7 @@ DEFAULTS: Final = {
 """What stands in for a figure that a chip or system lacks; each use is logged under ``cost/default/<name>``."""
 
 
-def _default(name: str, log: FigureLog | None) -> float:
+def default(name: str, log: FigureLog | None) -> float:
     """The SI value of a default, logged."""
     figure = DEFAULTS[name]
     return (log.use(f"cost/default/{name}", figure) if log is not None else figure).si
@@ -90,14 +90,14 @@ def device_of(
     if "bf16" not in peaks:
         raise CatalogError(f"{chip.id} has no sourced peak_bf16", where=chip.id, mend="Use bounds mode.")
     memory = chip.figure("usable_memory", as_of, log)
-    capacity = memory.si if memory else float(number("memory_capacity")) * _default("driver_share", log)
+    capacity = memory.si if memory else float(number("memory_capacity")) * default("driver_share", log)
     tdp = float(number("tdp", 0.0))
     idle = chip.figure("idle_power", as_of, log)
     return Device(
         chip=chip.id, family=chip.family, vendor=chip.vendor, peak_flop_per_s=peaks,
         memory_bytes_per_s=number("memory_bandwidth") / devices, memory_bytes=capacity / devices,
         fabric=fabric_of(chip, system, as_of=as_of, log=log, injection=number("scaleup_bandwidth", 0.0)),
-        tdp_w=tdp / devices, idle_w=(idle.si if idle else tdp * _default("idle_share", log)) / devices,
+        tdp_w=tdp / devices, idle_w=(idle.si if idle else tdp * default("idle_share", log)) / devices,
         devices_per_package=chip.devices,
     )  # fmt: skip
 
@@ -111,7 +111,7 @@ def fabric_of(
     pcie = chip.figure("host_link_bandwidth", as_of, log)
     inside = chip.figure("device_link_bandwidth", as_of, log)
     if system is None or system.topology == "none" or per_device <= 0:
-        slow = per_device or (pcie.si if pcie else _default("pcie_bandwidth", log))
+        slow = per_device or (pcie.si if pcie else default("pcie_bandwidth", log))
         node = system.packages_per_node * devices if system else devices
         network = _network(chip, system, as_of, log)
         return Fabric(
@@ -132,7 +132,7 @@ def _network(chip: Chip, system: System | None, as_of: dt.date | None, log: Figu
     nic = system.figure("nic_bandwidth", as_of, log) if system else None
     if nic is None:
         nic = chip.figure("scaleout_bandwidth", as_of, log)
-    return (nic.si if nic else _default("nic_bandwidth", log)) / chip.devices
+    return (nic.si if nic else default("nic_bandwidth", log)) / chip.devices
 
 
 def system_of(catalog: Catalog, chip: Chip, system_id: str = "") -> System | None:

@@ -14,7 +14,7 @@ from offramp.arch.record import Attention, LayerGroup, Mlp, Model
 from offramp.core.errors import CatalogError, ModelRangeError
 from offramp.core.result import FigureLog
 from offramp.cost.device import Device
-from offramp.cost.hardware import DRIVER_SHARE, device_of, system_of
+from offramp.cost.hardware import default, device_of, system_of
 from offramp.train.layout import Grid, Layout, Recompute, Task, grid_of
 from offramp.train.parameters import Stack, age
 from offramp.train.rows import NewerDtype, Rejected, TrainRow, preset_of, routing_of
@@ -129,7 +129,7 @@ def chip_device(
     found = device_of(chip, system_of(book, chip, system), as_of=as_of, log=log, overrides=dict(figures or {}))
     peaks = {dtype: value * clock for dtype, value in found.peak_flop_per_s.items()}
     capacity = (figures or {}).get("memory_capacity")  # replaces what the driver reports of the usual variant, too
-    memory = found.memory_bytes if capacity is None else capacity * DRIVER_SHARE / chip.devices
+    memory = found.memory_bytes if capacity is None else capacity * default("driver_share", log) / chip.devices
     return replace(found, peak_flop_per_s=peaks, memory_bytes=memory)
 
 
