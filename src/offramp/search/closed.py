@@ -127,20 +127,18 @@ def evaluate(
     room = np.maximum(budget - n * q, 64.0)
     piece = np.minimum(mix.isl_sized, room)
     zero = np.zeros_like(n)
-    decode = Steps(
-        tokens=n * q, decode_seqs=n, decode_context=n * mix.context, prefill_pairs=zero, chunks=zero, decode_tokens=q
-    )
     mixed = Steps(
         tokens=n * q + piece, decode_seqs=n, decode_context=n * mix.context,
         prefill_pairs=mix.pairs * piece / mix.isl, chunks=zero + 1.0, decode_tokens=q,
     )  # fmt: skip
     ranks = np.where((col["dp"] > 1) & (col["ep"] > 1), col["dp"], 1.0)
-    if (ranks > 1).any():
-        t_decode, less = split_time(setting, shard, decode)
+    together = bool((ranks > 1).any())
+    t_decode, less = _decode(setting, pools, batches, mix, q=q, together=together)
+    if together:
         t_mixed, more = split_time(setting, shard, mixed)
     else:
-        t_decode, t_mixed = step_time(setting, shard, decode).total, step_time(setting, shard, mixed).total
-        less = more = np.zeros_like(t_decode)
+        t_mixed = step_time(setting, shard, mixed).total
+        more = less
     t_mixed = np.maximum(t_mixed, t_decode)
     both = np.where(ranks > 1, np.clip(more - less, 0.0, t_mixed - t_decode), 0.0)
     own = t_mixed - t_decode - both
@@ -170,6 +168,33 @@ def evaluate(
         ttft_base_s=first + 0.5 * t_decode + long * own_prefill, ttft_wait_s=uneven * own_prefill * busy / (1.0 - busy) / 2.0,
         decode_s=t_decode, mixed_s=with_prefill, output_steps=max(mix.osl - 1.0, 0.0),
     )  # fmt: skip
+
+
+def _decode(
+    setting: Setting, pools: Sequence[Pool], batches: F8, mix: Mix, *, q: float, together: bool
+) -> tuple[F8, F8]:
+    """Decode-only steps of every (layout, batch) pair, and what ranks share of them; [draws, n] each.
+
+    The token budget does not matter here, so layouts that differ in it alone are priced once.
+    """
+    degrees = [(pool.tp, pool.pp, pool.dp, pool.ep) for pool in pools]
+    unlike = list(dict.fromkeys(degrees))
+    at = {key: i for i, key in enumerate(unlike)}
+    each = len(batches)
+    tp, pp, dp, ep = (np.repeat(np.array(column, dtype=np.float64), each) for column in zip(*unlike, strict=True))
+    n = np.tile(batches, len(unlike))
+    zero = np.zeros_like(n)
+    steps = Steps(
+        tokens=n * q, decode_seqs=n, decode_context=n * mix.context, prefill_pairs=zero, chunks=zero, decode_tokens=q
+    )
+    shard = Shard(tp=tp, pp=pp, dp=dp, ep=ep)
+    if together:
+        whole, shared = split_time(setting, shard, steps)
+    else:
+        whole = step_time(setting, shard, steps).total
+        shared = np.zeros_like(whole)
+    which = np.repeat(np.array([at[key] for key in degrees]), each) * each + np.tile(np.arange(each), len(pools))
+    return whole[:, which], shared[:, which]
 
 
 def _fits(setting: Setting, shard: Shard, col: Mapping[str, F8], mix: Mix, *, mtp: bool) -> npt.NDArray[np.bool_]:
