@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: demo test check bench validate exchange scan-recall drill-recall docs lock clean
+.PHONY: demo test check bench validate exchange scan-recall drill-recall docs readme lock clean
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +42,9 @@ exchange: $(STAMP)  ## exchange rates of the national study, again from the pres
 
 docs: $(STAMP)  ## the reference pages that come from the code: docs/study.md, docs/commands.md
 	$(BIN)/python tools/make_reference.py
+
+readme: $(STAMP)  ## what the README shows of the example
+	$(BIN)/python tools/make_readme.py
 
 lock:  ## renew requirements.lock (needs uv)
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
