@@ -14,7 +14,8 @@ from offramp import __version__, catalog
 from offramp.app.economics import Ledger
 from offramp.app.study import Study, Workload
 from offramp.app.studyfile import load_study
-from offramp.app.train_cells import Setting, cell, framework_of, load_model, quantiles, question_of
+from offramp.app.train_bounds import any_cell, scaling
+from offramp.app.train_cells import Setting, framework_of, load_model, quantiles, question_of
 from offramp.app.train_extra import break_even, exchange, goodput_check, published, resources, trying
 from offramp.app.train_inference import beside, question_for, served, traffic_of
 from offramp.app.train_limits import levers, why_slower
@@ -28,6 +29,8 @@ from offramp.train.parameters import DATA, load_posterior
 
 Progress = Callable[[str], None]
 LATEST: Final = dt.date(2026, 11, 23)
+USUAL_S: Final = 90.0 * DAY_S
+"""Length of a run where a study gives neither chips nor a deadline. Assumed."""
 NO_FAILURE_DATA: Final = (
     "No failure data of the 2025 attempt to pre-train on domestic chips was ever published: hazard and restart time of "
     "domestic clusters are assumed (2e-5 to 1e-4 per chip-hour), and nothing here says what happened there"
@@ -119,18 +122,19 @@ def _cluster(setting: Setting, work: Workload, question: Question, chip: Chip) -
     own = sum(entry.count for entry in setting.study.fleet if setting.catalog.chip(entry.chip).id == chip.id)
     if own:
         return own
+    limit, chance = (USUAL_S, 0.5) if work.deadline_s is None else (work.deadline_s, 0.9)
     if work.deadline_s is None:
-        raise InputError(
-            f"workload {work.id} says neither how many chips nor a deadline", where=f"{setting.where}:$.workload",
-            mend='Add chips = 2048 or deadline = "60 d".',
-        )  # fmt: skip
-    needed, chances = chips_for(question, setting.posterior, work.deadline_s / DAY_S, probability=0.9)
+        text = (
+            f"neither chips nor a deadline is given: as many {chip.id} as finish in {USUAL_S / DAY_S:.0f} days at the "
+            "median are judged; the curve over cluster sizes stands beside"
+        )
+        setting.notices.append(Notice(kind="cluster-assumed", text=text, where=work.id))
+    needed, chances = chips_for(question, setting.posterior, limit / DAY_S, probability=chance)
     if needed is None:
-        best = max(chances, key=lambda size: chances[size])
+        best = max(chances, key=lambda size: chances[size], default=0)
         raise InfeasibleError(
-            f"no cluster of {chip.id} meets the deadline of {work.deadline_s / DAY_S:.0f} d with 90 %: the best "
-            f"chance is "
-            f"{chances[best]:.0%} on {best:,} chips", where=f"workload {work.id}",
+            f"no cluster of {chip.id} finishes within {limit / DAY_S:.0f} d with {chance:.0%}: the best chance is "
+            f"{chances.get(best, 0.0):.0%} on {best:,} chips", where=f"workload {work.id}",
             mend="Give more time or a larger batch.",
         )  # fmt: skip
     return needed
@@ -163,10 +167,12 @@ def run_of(
     for chip in chips:
         progress(f"{work.id} on {chip.id}")
         try:
-            question = question_of(setting, work, model, chip)
-            count = count or _cluster(setting, work, question, chip)
-            answer, out = cell(setting, question, chip, count, work.deadline_s)
+            if not count:
+                known = chip if chip.computable else chip.at_bounds("mid")
+                count = _cluster(setting, work, question_of(setting, work, model, known), chip)
+            answer, question, out = any_cell(setting, work, model, chip, count)
             if answer["status"] == "ok":
+                answer["scaling"] = scaling(setting, question, count, work.deadline_s)
                 answer["goodput_check"] = goodput_check(question, out, setting.study.study.seed)
                 answer["published"] = published(model.id, question.tokens, answer)
                 answer["levers"] = levers(setting, question, out)
@@ -204,7 +210,11 @@ def _tell(setting: Setting, q: Question, chip: Chip, answer: dict[str, Any], cou
     if setting.study.train.framework and framework_of(setting, chip).id != setting.study.train.framework:
         text = f"{setting.study.train.framework} does not run there; {q.stack.framework} is taken"
         setting.notices.append(Notice(kind="framework", text=text, where=where))
-    if q.task.dtype == "bf16" and q.stack.family.startswith("huawei"):
+    if answer.get("mode") == "bounds":
+        missing = ", ".join(answer["missing"]).replace("_", " ")
+        text = f"no source gives {missing}: a range over admissible values, p50 at their middle, not an estimate"
+        setting.notices.append(Notice(kind="bounds-mode", text=text, where=where))
+    if q.task.dtype == "bf16" and "fp8" not in q.device.peak_flop_per_s:
         text = (
             "no FP8 arithmetic: the run is in BF16, with twice the bytes and half the peak of an FP8 chip of the "
             "same class"

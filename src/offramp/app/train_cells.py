@@ -150,7 +150,7 @@ def question_of(setting: Setting, work: Workload, model: Model, chip: Chip) -> Q
         InfeasibleError: it lacks the dtype.
     """
     as_of = setting.study.study.as_of
-    device = chip_device(chip.id, setting.catalog, log=setting.log, as_of=as_of)
+    device = chip_device(chip, setting.catalog, log=setting.log, as_of=as_of)
     framework = framework_of(setting, chip)
     dtype = dtype_of(work, frozenset(device.peak_flop_per_s), chip.id)
     skew = prior(setting, "expert_skew").mid if any(g.mlp.kind == "moe" for g in model.layers) else 0.0

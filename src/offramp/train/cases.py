@@ -121,12 +121,12 @@ def row_device(row: TrainRow, book: catalog.Catalog, log: FigureLog | None = Non
 
 
 def chip_device(
-    chip_id: str, book: catalog.Catalog, *, log: FigureLog | None = None, figures: dict[str, float] | None = None,
-    clock: float = 1.0, system: str = "", as_of: dt.date | None = None,
+    chip_id: str | catalog.Chip, book: catalog.Catalog, *, log: FigureLog | None = None, figures: dict[str, float] | None = None,
+    clock: float = 1.0, as_of: dt.date | None = None,
 ) -> Device:  # fmt: skip
-    """A torch device of a catalogue chip in its usual system."""
-    chip = book.chip(chip_id)
-    found = device_of(chip, system_of(book, chip, system), as_of=as_of, log=log, overrides=dict(figures or {}))
+    """A torch device of a catalogue chip (or of one given with its figures filled in) in its usual system."""
+    chip = book.chip(chip_id) if isinstance(chip_id, str) else chip_id
+    found = device_of(chip, system_of(book, chip), as_of=as_of, log=log, overrides=dict(figures or {}))
     peaks = {dtype: value * clock for dtype, value in found.peak_flop_per_s.items()}
     capacity = (figures or {}).get("memory_capacity")  # replaces what the driver reports of the usual variant, too
     memory = found.memory_bytes if capacity is None else capacity * default("driver_share", log) / chip.devices
