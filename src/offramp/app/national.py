@@ -70,10 +70,11 @@ def _solve(question: Question, inputs_hash: str) -> Result:
     part, table = frontier_part(frontier(model.thinned(run, FRONTIER_DRAWS), log), "USD")
     years = year_rows(run)
     views, limits = view_rows(run, years), bottlenecks(question, run)
+    finding = _finding(run, shares)
     rows, drivers = coverage_rows(run, shares), driver_rows(run, shares["all"])
     answer: dict[str, Any] = {
         "national": question.header.country, "study": question.header.name, "as_of": question.header.as_of.isoformat(),
-        "headline": _headline(run, shares, part), "findings": _findings(rows, years, limits),
+        "finding": finding, "headline": f"{finding}. {part['headline']}", "findings": _findings(rows, years, limits),
         "quarters": run.quarters, "scopes": ["all", "even", *(work.id for work in question.facts.workload)],
         "coverage": rows, "years": years, "views": views, "bottlenecks": limits, "drivers": drivers, "frontier": part,
         "bridge": _bridge(run), "charts": {"coverage": _chart(rows), "frontier": part["chart"]}, "currency": "USD",
@@ -177,13 +178,14 @@ def _cell(
     base = free[:, at >= start]
     met = (done >= MET * base).all(axis=1)
     mean, before = done.mean(axis=1), base.mean(axis=1)
+    kept = np.minimum(mean / np.maximum(before, 1e-12), 1.0)
     lost = np.maximum(base - done, 0.0).mean(axis=1)
     equivalents = (run.wanted[:, -1] * run.shares[:, mask].sum(axis=1)) * lost
     price = run.span_price[:, -1]
     own = (price[:, run.domestic] / np.maximum(run.rate[:, run.domestic], 1e-12)).min(axis=1)
     return Cell(
         kind=kind, scope=scope, quarter=run.quarters[start], probability_met=float(met.mean()),
-        met_p10=float(np.quantile(mean, 0.1)), met_p50=float(np.quantile(mean, 0.5)),
+        met_p10=float(np.quantile(mean, 0.1)), met_p50=float(np.quantile(mean, 0.5)), kept_p10=float(np.quantile(kept, 0.1)),
         extra_cost=float(np.median(equivalents * own)), baseline_met_p10=float(np.quantile(before, 0.1)),
     )  # fmt: skip
 
@@ -276,13 +278,12 @@ def _end_share(run: National, column: int) -> float:
     return float(np.median(done))
 
 
-def _headline(run: National, shares: dict[str, F8], part: dict[str, Any]) -> str:
-    last = _band(shares["all"][:, -1])
-    first = _band(shares["all"][:, 0])
+def _finding(run: National, shares: dict[str, F8]) -> str:
+    """The answer in one sentence."""
+    first, last = _band(shares["all"][:, 0]), _band(shares["all"][:, -1])
     return (
         f"Domestic chips alone can do {first['p50']:.0%} ({first['p10']:.0%} to {first['p90']:.0%}) of the work wanted in "
-        f"{run.quarters[0]} and {last['p50']:.0%} ({last['p10']:.0%} to {last['p90']:.0%}) in {run.quarters[-1]}. "
-        f"{part['headline']}"
+        f"{run.quarters[0]} and {last['p50']:.0%} ({last['p10']:.0%} to {last['p90']:.0%}) in {run.quarters[-1]}"
     )
 
 

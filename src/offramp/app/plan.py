@@ -187,7 +187,7 @@ def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Prog
             progress("sweeping bans over scope and quarter")
         cells = analysis.frontier(*_sweep(setting, base))
         body["frontier"], tables["frontier"] = answers.frontier_part(cells, currency)
-        body["headline"] = f"{body['frontier']['headline']}. {body['headline']}"
+        body["headline"] = f"{body['headline']}. {body['frontier']['headline']}"
     if found.status != "optimal":
         text = (f"the solver ran into its time limit. This plan costs {words.money(found.objective, currency)}; none can cost "
                 f"less than {words.money(found.bound, currency)} (best bound, {found.gap:.1%} away). Shadow prices, "
@@ -236,7 +236,8 @@ def _comparisons(setting: Setting, base: PlanProblem, found: Plan, options: Opti
         "waiting": {"ordering_now_saves": waiting.ordering_now_saves, "cost_if_waiting": waiting.cost_waiting},
         "alternatives": [
             {"without": item.family, "bought_in_plan": item.bought, "cost_rises_by": item.extra_without,
-             "short_without": item.short_without, "least_bought_within_gap": item.least_bought, "gap": item.gap}
+             "short_without": item.short_without, "short_in_plan": analysis.short_share(found),
+             "least_bought_within_gap": item.least_bought, "gap": item.gap}
             for item in analysis.alternatives(found, gap=setting.study.plan.gap)
         ],
     }  # fmt: skip

@@ -24,7 +24,7 @@ def answer(plan: Plan, currency: str, origin: dict[str, str], home: str) -> dict
     problem = plan.problem
     by_family = {chip.split("/")[0]: origin[chip] for chip in problem.chips}
     return {
-        "headline": words.headline(plan, currency),
+        "headline": words.headline(plan, currency), "finding": words.headline(plan, currency),
         "quarters": list(problem.quarters),
         "cost": {"mean": plan.cost, "p10": float(band(plan, plan.scenario_cost)[0]),
                  "p50": float(band(plan, plan.scenario_cost)[1]), "p90": float(band(plan, plan.scenario_cost)[2]),
@@ -147,12 +147,12 @@ def frontier_part(cells: Sequence[analysis.Cell], currency: str) -> tuple[dict[s
     """The ban frontier: cells, headline for each kind and scope, chart, table."""
     rows: list[dict[str, Any]] = [
         {"what": c.kind, "scope": c.scope, "from": c.quarter, "probability_met": c.probability_met,
-         "met_p10": c.met_p10, "met_p50": c.met_p50, "extra_cost": c.extra_cost,
+         "met_p10": c.met_p10, "met_p50": c.met_p50, "kept_p10": c.kept_p10, "extra_cost": c.extra_cost,
          "met_p10_without_ban": c.baseline_met_p10}
         for c in cells
     ]  # fmt: skip
     summary = [frontier_sentence(cells, kind, scope) for kind, scope in dict.fromkeys((c.kind, c.scope) for c in cells)]
-    shares = [Column(name=name, unit="share") for name in ("probability_met", "met_p10", "met_p50")]
+    shares = [Column(name=name, unit="share") for name in ("probability_met", "met_p10", "met_p50", "kept_p10")]
     last = [Column(name="extra_cost", unit=currency), Column(name="met_p10_without_ban", unit="share")]
     columns = ["what", "scope", "from", *shares, *last]
     table = table_of(rows, columns=columns, title="Which part of a ban can be met when")
@@ -168,18 +168,19 @@ def frontier_sentence(cells: Sequence[analysis.Cell], kind: str, scope: str) -> 
     """When a ban of one kind and scope can be met with 90 % probability, and what is met at its earliest."""
     mine = sorted((c for c in cells if c.kind == kind and c.scope == scope), key=lambda c: c.quarter)
     first = analysis.first_quarter_met(cells, kind=kind, scope=scope)
-    early, best = mine[0], max(mine, key=lambda c: c.met_p10)
+    early, best = mine[0], max(mine, key=lambda c: c.kept_p10)
     if first == early.quarter:
         text = f"A ban of {_ACT[kind]} for {scope} can be met from {first} on with 90 % probability."
     elif first:
         text = (f"A ban of {_ACT[kind]} for {scope} can be met from {first} on with 90 % probability; from "
-                f"{early.quarter} on, {early.met_p10:.0%} could be done with that probability.")  # fmt: skip
+                f"{early.quarter} on, {early.kept_p10:.0%} of the work would be kept with that probability.")  # fmt: skip
     else:
         text = (f"A ban of {_ACT[kind]} for {scope} cannot be met within the plan with 90 % probability; at best "
-                f"{best.met_p10:.0%} of the work is done (ban from {best.quarter}).")  # fmt: skip
+                f"{best.kept_p10:.0%} of the work is kept (ban from {best.quarter}).")  # fmt: skip
     met = first or None
     return {"what": kind, "scope": scope, "met_from": met, "text": text, "earliest": early.quarter,
-            "met_p10_earliest": early.met_p10, "extra_cost_earliest": early.extra_cost, "best_met_p10": best.met_p10,
+            "met_p10_earliest": early.met_p10, "kept_p10_earliest": early.kept_p10,
+            "extra_cost_earliest": early.extra_cost, "best_kept_p10": best.kept_p10,
             "best_from": best.quarter}  # fmt: skip
 
 
@@ -212,7 +213,7 @@ def frontier_chart(rows: Sequence[dict[str, Cell]]) -> dict[str, Any]:
             "layer": [
                 {"mark": "rect", "encoding": {"color": {"field": "probability_met", "type": "quantitative",
                  "scale": {"domain": [0, 1], "scheme": "redyellowgreen"}, "title": "probability"}}},
-                {"mark": {"type": "text", "fontSize": 9}, "encoding": {"text": {"field": "met_p10",
+                {"mark": {"type": "text", "fontSize": 9}, "encoding": {"text": {"field": "kept_p10",
                  "type": "quantitative", "format": ".0%"}}},
             ],
         },

@@ -47,7 +47,7 @@ def command(
 def show(result: Result) -> None:
     """The plan in the terminal."""
     out, answer = console(), result.answer
-    out.print(answer["headline"] + ".", style="bold", markup=False)
+    out.print(answer["finding"] + ".", style="bold", markup=False)
     if "national" in answer:
         _show_national(result)
     else:
@@ -93,14 +93,14 @@ def _frontier(answer: dict[str, Any]) -> None:
     if "frontier" not in answer:
         return
     words = {"buy": "buying", "use": "using", "support": "support"}
-    title = "Bans that can be met with 90 % probability: from when, else the most work done"
-    table = Table(title=title, box=None, header_style="dim", title_justify="left", title_style="bold")
+    title = "Bans that can be met with 90 % probability: from when, else the most work kept"
+    table = Table(title=title, box=None, header_style="dim", title_justify="left", title_style="bold", min_width=79)
     table.add_column("a ban of ... for")
     for word in words.values():
         table.add_column(word)
     rows: dict[str, dict[str, str]] = {}
     for item in answer["frontier"]["summary"]:
-        best = f"no, {item['best_met_p10']:.0%} at best"
+        best = f"no, keeps {item['best_kept_p10']:.0%}"
         rows.setdefault(item["scope"], {})[item["what"]] = f"from {item['met_from']}" if item["met_from"] else best
     for scope, cells in rows.items():
         table.add_row(scope, *(cells.get(kind, "") for kind in words))
@@ -110,8 +110,8 @@ def _frontier(answer: dict[str, Any]) -> None:
 def _alternative(item: dict[str, Any]) -> str:
     text = f"- Without {item['without']} the cost {'rises' if item['cost_rises_by'] >= 0 else 'falls'} by "
     text += f"{abs(item['cost_rises_by']):.0%}"
-    if item["short_without"] > 0.005:
-        text += f" and {item['short_without']:.0%} of the work stays undone"
+    if abs(item["short_without"] - item["short_in_plan"]) > 0.005:
+        text += f" and {item['short_without']:.0%} of the work stays undone, not {item['short_in_plan']:.0%}"
     least = item["least_bought_within_gap"]
     text += f"; within {item['gap']:.0%} of the cost its purchases can fall from {item['bought_in_plan']:,.0f}"
     return text + (f" to {least:,.0f} chips." if least is not None and least == least else ".")
@@ -121,6 +121,8 @@ def _table(result: Result, name: str, title: str, keys: tuple[str, ...]) -> None
     from rich.table import Table
 
     rows = list(result.tables[name].dicts())
+    rare = [row for row in rows if float(row["p90"] or 0.0) <= 0.0]
+    rows = [row for row in rows if row not in rare]
     if not rows:
         return
     table = Table(title=title, box=None, header_style="dim", title_justify="left", title_style="bold")
@@ -131,6 +133,9 @@ def _table(result: Result, name: str, title: str, keys: tuple[str, ...]) -> None
         mean, low, high = (float(row[key] or 0.0) for key in ("mean", "p10", "p90"))
         table.add_row(*(str(row[key]) for key in keys), f"{_short(mean)} ({_short(low)} to {_short(high)})")
     console().print(table)
+    if rare:
+        text = f"and {len(rare)} more rows that fewer than one future in ten needs; --out and --json show all"
+        console().print(text, style="dim", markup=False)
 
 
 def _shortfall(result: Result) -> None:

@@ -219,6 +219,7 @@ class Cell:
         probability_met: share of scenarios in which, from the ban on, at least 99 % of the scope's work is done that
             would be done without the ban.
         met_p10, met_p50: share of that work done: 10 % quantile (reached with 90 % probability) and median.
+        kept_p10: share kept, with 90 % probability, of the work that would be done without the ban.
         extra_cost: over the same plan without the ban, mean; shortage not counted.
         baseline_met_p10: met_p10 without the ban.
     """
@@ -229,6 +230,7 @@ class Cell:
     probability_met: float
     met_p10: float
     met_p50: float
+    kept_p10: float
     extra_cost: float
     baseline_met_p10: float
 
@@ -254,6 +256,7 @@ def frontier(problem: PlanProblem, bans: Sequence[Ban]) -> list[Cell]:
                 probability_met=round(float(problem.weight @ (met >= MET * before)), 9),
                 met_p10=_quantile(met, problem.weight, 0.1),
                 met_p50=_quantile(met, problem.weight, 0.5),
+                kept_p10=_quantile(np.minimum(met / np.maximum(before, 1e-12), 1.0), problem.weight, 0.1),
                 extra_cost=cost_of_doing(plan) - cost_of_doing(free),
                 baseline_met_p10=_quantile(before, problem.weight, 0.1),
             )

@@ -173,7 +173,7 @@ def headline(plan: Plan, currency: str) -> str:
         by_chip[chip] = by_chip.get(chip, 0.0) + amount
     what = " and ".join(f"{count(amount)} {chip}" for chip, amount in by_chip.items()) or "nothing"
     short, ever = worst_shortfall(plan), float(shortfall_quantiles(plan, [1.0])[0].max(initial=0.0))
-    left = f"up to {short:.0%} of a workload stays undone with 90 % probability"
+    left = f"in the worst tenth of the futures {short:.0%} of a workload or more stays undone in a quarter"
     if short <= 0.005:
         left = "all work is done in every future" if ever <= 0.005 else "all work is done with 90 % probability"
     return f"Order {what} in {first}; expected cost {money(plan.cost, currency)}; {left}"

@@ -22,6 +22,8 @@ PALETTE: Final = (
     "#0b6e99", "#d5790b", "#3a9a6b", "#b0518f", "#7a6fc2", "#a68a2d", "#4aa3c7", "#c4543a", "#6d7d3b", "#8a8f96",
 )  # fmt: skip
 WIDTH: Final = 680
+_PROBABILITY: Final = ["#a3341f", "#f3e3b0", "#1f6f4f"]
+"""From never to always."""
 _FONT: Final = "Arial, Helvetica, Liberation Sans, sans-serif"
 _VL_VERSION: Final = "5.20"
 
@@ -220,6 +222,30 @@ def heatmap(
     ink = {"condition": {"test": f"datum.value > {middle}", "value": "#fefefe"}, "value": "#111417"}
     layers.append({"mark": {"type": "text"}, "encoding": {**place, "text": {"field": "label"}, "color": ink}})
     spec = {"data": {"values": data}, "width": {"step": 62}, "height": {"step": 30}, "layer": layers}
+    return figure(spec, title=title, note=note)
+
+
+def heatmaps(rows: Sequence[Row], *, title: str, x_title: str, value_title: str, note: str = "") -> Html:
+    """Grids of shares beside each other: dicts with panel, x, y, value (0 to 1) and label, in the order given."""
+    xs, ys, panels = (list(dict.fromkeys(str(row[name]) for row in rows)) for name in ("x", "y", "panel"))
+    step = max(30, min(56, (WIDTH - 110) // max(len(xs) * len(panels), 1)))
+    place: dict[str, Any] = {
+        "x": {"field": "x", "type": "ordinal", "sort": xs, "title": x_title, "axis": {"labelAngle": -45}},
+        "y": {"field": "y", "type": "ordinal", "sort": ys, "title": None},
+    }
+    # light in the middle, dark at both ends: the ink follows the cell, in light and in dark mode
+    colour = {"field": "value", "type": "quantitative", "scale": {"domain": [0, 0.5, 1], "range": _PROBABILITY},
+              "legend": {"title": value_title, "format": ".0%", "gradientLength": 200, "titleLimit": 400}}  # fmt: skip
+    ink = {"condition": {"test": "datum.value < 0.2 || datum.value > 0.85", "value": "#fefefe"}, "value": "#111417"}
+    text = {"text": {"field": "label"}, "color": ink}
+    spec = {
+        "data": {"values": [dict(row) for row in rows]},
+        "facet": {"column": {"field": "panel", "type": "nominal", "sort": panels, "title": None}}, "spacing": 14,
+        "spec": {"width": {"step": step}, "height": {"step": 30}, "layer": [
+            {"mark": {"type": "rect"}, "encoding": {**place, "color": colour}},
+            {"mark": {"type": "text", "fontSize": 11}, "encoding": {**place, **text}},
+        ]},
+    }  # fmt: skip
     return figure(spec, title=title, note=note)
 
 

@@ -73,35 +73,34 @@ def _lead(answer: Item) -> Html:
         points.append(
             f"Ordering as if no ban could come costs {digits(answer['regret_of_ignoring_the_ban'])} {currency} more."
         )
-    return decision(answer["headline"] + ".", stats=stats, points=points)
+    return decision(answer["finding"] + ".", stats=stats, points=points)
 
 
 def _frontier(result: Result) -> Section:
     part = result.answer["frontier"]
-    parts: list[Any] = [part["headline"] + "."]
-    for kind, word in _ACT.items():
-        rows = [
-            {"x": cell["from"], "y": cell["scope"], "value": cell["probability_met"], "label": f"{cell['met_p10']:.0%}"}
-            for cell in part["cells"] if cell["what"] == kind
-        ]  # fmt: skip
-        if rows:
-            parts.append(charts.heatmap(
-                rows, title=_frontier_title(part["summary"], kind, word), x_title="ban from", y_title="",
-                value_title="probability that it is met", shares=True,
-                note="colour: share of futures in which the ban costs no work; figure: share of all work wanted that "
-                     "is done from then on, reached with 90 % probability",
-            ))  # fmt: skip
-    parts.append(bullets(item["text"] for item in part["summary"]))
-    parts.append(details("All cells", result_table(result.tables["frontier"])))
-    return section("Which part of a ban can be met when", *parts, anchor="frontier")
+    return section(
+        "Which part of a ban can be met when",
+        charts.heatmaps(
+            [{"panel": f"a ban of {_ACT[cell['what']]}", "x": cell["from"], "y": cell["scope"],
+              "value": cell["probability_met"], "label": f"{cell['kept_p10']:.0%}"} for cell in part["cells"]],
+            title=part["headline"], x_title="ban from", value_title="probability that the ban costs no work",
+            note="colour: share of futures in which the ban costs no work; figure: share of the work done without the ban "
+                 "that is kept under it, reached with 90 % probability",
+        ),
+        _frontier_table(part["summary"]),
+        details("In words", bullets(item["text"] for item in part["summary"])),
+        details("All cells", result_table(result.tables["frontier"])), anchor="frontier",
+    )  # fmt: skip
 
 
-def _frontier_title(summary: list[Item], kind: str, word: str) -> str:
-    met = [item["scope"] for item in summary if item["what"] == kind and item["met_from"]]
-    missed = [item["scope"] for item in summary if item["what"] == kind and not item["met_from"]]
-    if not missed:
-        return f"A ban of {word} can be met for every scope within the plan"
-    return f"A ban of {word} can be met for {', '.join(met) or 'no scope'}; not for {', '.join(missed)}"
+def _frontier_table(summary: list[Item]) -> Html:
+    """Scope by kind: from when a ban can be met, else the most of the work that is done."""
+    rows: dict[str, dict[str, str]] = {}
+    for item in summary:
+        best = f"no; keeps {item['best_kept_p10']:.0%} at best"
+        rows.setdefault(item["scope"], {})[item["what"]] = f"from {item['met_from']}" if item["met_from"] else best
+    columns = [Col(title="with 90 % probability"), *(Col(title=f"a ban of {word}") for word in _ACT.values())]
+    return table(columns, [[scope, *(cells.get(kind, "") for kind in _ACT)] for scope, cells in rows.items()])
 
 
 def _dependence(answer: Item) -> Section:
@@ -139,11 +138,14 @@ def _orders(result: Result) -> Section:
 def _by_chip(result: Result, what: str) -> list[Item]:
     """Arrivals summed over sites (bands add up as if sites moved together)."""
     found: dict[tuple[str, str], Item] = {}
+    everything = list(result.tables["purchases"].dicts())
+    chips = dict.fromkeys(str(row["chip"]) for row in everything if row["what"] == what)
     for quarter in result.answer["quarters"]:
-        for row in result.tables["purchases"].dicts():
+        for chip in chips:
+            found[quarter, chip] = {"quarter": quarter, "chip": chip, "mean": 0.0, "p10": 0.0, "p90": 0.0}
+        for row in everything:
             if row["what"] == what and row["quarter"] == quarter:
-                empty: Item = {"quarter": quarter, "chip": row["chip"], "mean": 0.0, "p10": 0.0, "p90": 0.0}
-                item = found.setdefault((quarter, str(row["chip"])), empty)
+                item = found[quarter, str(row["chip"])]
                 for key in ("mean", "p10", "p90"):
                     item[key] += float(row[key] or 0.0)
     return list(found.values())
@@ -234,7 +236,7 @@ def _national(result: Result) -> Page:
     ]
     return Page(
         title=answer["study"], question="Could foreign accelerators be banned, for which work, and when?",
-        subtitle=f"as of {answer['as_of']}", lead=decision(answer["headline"] + ".", stats=stats,
+        subtitle=f"as of {answer['as_of']}", lead=decision(answer["finding"] + ".", stats=stats,
                                                           points=answer["findings"][:2]),
         sections=sections, evidence={"national": ("the national question", [f.id for f in result.figures])},
     )  # fmt: skip
