@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -120,7 +121,10 @@ def simulate(
         raise InfeasibleError(f"{made.id} on {found.id}, {_words(pool)}: {text}", where="--set layout",
                               mend="Use a larger tp, pp or ep, or a smaller precision.")  # fmt: skip
     metrics = {name: _run(settings, one, pool, made, sent) for name, one in _cases(setting, made, pool, sent).items()}
-    return _result(model, found.id, made, pool, settings, sent, metrics, setting, obstacles, log, catalog)
+    return _result(_Done(
+        chip=found.id, model=made, pool=pool, settings=settings, trace=sent, setting=setting, metrics=metrics,
+        obstacles=obstacles, log=log, catalog=catalog,
+    ))  # fmt: skip
 
 
 def read_settings(overrides: Sequence[str]) -> Settings:
@@ -254,15 +258,38 @@ def _words(pool: Pool) -> str:
     return layout_words(pool)
 
 
-def _result(
-    model: str, chip: str, made: Model, pool: Pool, settings: Settings, trace: Trace,
-    metrics: Mapping[str, ServeMetrics], setting: Setting, obstacles: Sequence[Any], log: FigureLog, catalog: Catalog,
-) -> Result:  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """A finished simulation and all that it rests on.
+
+    Attributes:
+        chip: catalogue id.
+        model, pool, settings, trace, setting: what was simulated.
+        metrics: by case.
+        obstacles: what stands in the way.
+        log, catalog: evidence.
+    """
+
+    chip: str
+    model: Model
+    pool: Pool
+    settings: Settings
+    trace: Trace
+    setting: Setting
+    metrics: Mapping[str, ServeMetrics]
+    obstacles: Sequence[Any]
+    log: FigureLog
+    catalog: Catalog
+
+
+def _result(done: _Done) -> Result:
+    chip, made, pool, settings, trace = done.chip, done.model, done.pool, done.settings, done.trace
+    metrics, setting, catalog = done.metrics, done.setting, done.catalog
     mix = mix_of(requests_of(trace), context_limit=made.max_context_tokens)
     rows = [_row(name, one) for name, one in metrics.items()]
     trace_named = not any(note.startswith("synthetic") for note in trace.notes)
     notes = [Notice(kind="traffic", text=note, where=trace.source) for note in trace.notes if trace_named]
-    notes += [Notice(kind=item.kind, text=item.text, where=chip) for item in obstacles]
+    notes += [Notice(kind=item.kind, text=item.text, where=chip) for item in done.obstacles]
     if not metrics["mid"].stable:
         head = metrics["mid"].headroom
         share = f" (capacity is {head:.2f} of the load)" if head else ""
@@ -283,7 +310,7 @@ def _result(
               "osl": trace.osl_tokens.tobytes(), "data": catalog.version}  # fmt: skip
     return Result(
         command="simulate", answer=answer, inputs_hash=hash_inputs(inputs), data_version=catalog.version,
-        seed=settings.load.seed, figures=log.figures, knowledge_horizon=log.horizon, warnings=tuple(notes),
+        seed=settings.load.seed, figures=done.log.figures, knowledge_horizon=done.log.horizon, warnings=tuple(notes),
         offramp_version=__version__,
         tables={"metrics": table_of(rows, columns=tuple(rows[0]), title=f"{made.id} on {chip}")},
     )  # fmt: skip
