@@ -44,7 +44,7 @@ def workload_answer(
         "demand": {"mean_requests_per_s": job.demand.mean, "peak_requests_per_s": job.demand.peak,
                    "spare_replicas": job.demand.spares, "min_replicas": job.demand.least},
         "lengths": {"isl_mean_tokens": job.mix.isl, "osl_mean_tokens": job.mix.osl, "isl_p90_tokens": job.mix.isl_p90},
-        "slo_s": dict(job.slo), "splits": [], "first_step": "",
+        "slo_s": dict(job.slo), "splits": [], "first_step": "", "first_step_why": "",
         "baseline": baseline.chip.id if baseline else None,
         "recommended": best.chip.id if best else None,
         "cheapest": cheapest.chip.id if cheapest else None,

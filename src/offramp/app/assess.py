@@ -195,7 +195,11 @@ def _add_splits(
         mine = cells[at : at + len(pairs_of(rows))]
         at += len(mine)
         part["splits"] = split_answers(job, mine, rows, ledger)
-        part["first_step"] = first_step(part["splits"], rows[0], [chip for chip, one in permits.items() if one.free])
+        owned = sum(
+            one.count for one in ledger.study.fleet if ledger.catalog.chip(one.chip).id == rows[0].chip.id
+        )  # fmt: skip
+        free = [chip for chip, one in permits.items() if one.free]
+        part["first_step"], part["first_step_why"] = first_step(part["splits"], rows[0], free, owned)
 
 
 def _day(study: Study, cells: list[Cell]) -> dt.date:

@@ -113,8 +113,11 @@ def _answer(job: Job, cell: SplitCell, split: Split, by_chip: dict[str, Row], le
     words = f"{counts[0]:,} {names[0]} for prefill and {counts[1]:,} {names[1]} for decode"
     return {
         "prefill_chip": cell.prefill_chip, "decode_chip": cell.decode_chip, "words": words, "units": units,
+        "prefill_name": names[0], "decode_name": names[1],
         "mixed": cell.prefill_chip != cell.decode_chip, "prefill_chips": counts[0], "decode_chips": counts[1],
         "chips_total": sum(counts), "requests_per_s_per_unit": split.rate, "transfer_s": split.transfer_s,
+        "prefill_requests_per_s_per_chip": split.prefill.closed_rate / split.prefill.packages,
+        "decode_requests_per_s_per_chip": split.decode.closed_rate / split.decode.packages,
         "prefill_layout": _layout(split.prefill), "decode_layout": _layout(split.decode),
         "latency_s": {key: split.felt.latency.get(key) for key in (*job.slo, "ttft_p90", "tpot_p90")},
         "cost_per_million_output_tokens": _cost(job, counts, (first, second), ledger),
@@ -146,23 +149,54 @@ def _cost(job: Job, counts: Sequence[int], rows: Sequence[Row], ledger: Ledger) 
     return per_million_tokens(total, tokens) if tokens > 0 else None
 
 
-def first_step(splits: Sequence[dict[str, Any]], baseline: Row | None, free: Collection[str]) -> str:
-    """The mixed split with the fewest chips, of those whose other chip may be bought without a licence, in a sentence.
+def first_step(
+    splits: Sequence[dict[str, Any]], baseline: Row | None, free: Collection[str], owned: int = 0
+) -> tuple[str, str]:
+    """The mixed split with the fewest chips, of those whose other chip may be bought without a licence, and why it pays.
 
     Args:
         splits: as of :func:`split_answers`.
         baseline: the chip in use.
         free: chips that may be bought.
+        owned: chips in use that the fleet has.
+
+    Returns:
+        Two sentences; empty where there is no such split.
     """
     if baseline is None or not baseline.chips.mid:
-        return ""
-    allowed = {*free, baseline.chip.id}
+        return "", ""
+    base = baseline.chip.id
+    allowed = {*free, base}
     mixed = [
         item for item in splits
         if item["mixed"] and item["chips_total"] < baseline.chips.mid
         and {item["prefill_chip"], item["decode_chip"]} <= allowed
     ]  # fmt: skip
     if not mixed:
-        return ""
+        return "", ""
     best = min(mixed, key=lambda item: item["chips_total"])
-    return f"A mixed step: {best['words']}, instead of {baseline.chips.mid:,.0f} {short_name(baseline.chip.name)}."
+    instead = f"instead of {baseline.chips.mid:,.0f} {short_name(baseline.chip.name)}."
+    kept, added = ("decode", "prefill") if best["decode_chip"] == base else ("prefill", "decode")
+    if best[f"{kept}_chips"] > owned:
+        return f"A mixed step: {best['words']}, {instead}", _why(splits, best, added)
+    words = (
+        f"A mixed step: keep {best[f'{kept}_chips']:,} {best[f'{kept}_name']} for {kept} and add "
+        f"{best[f'{added}_chips']:,} {best[f'{added}_name']} for {added}, {instead}"
+    )
+    return words, _why(splits, best, added)
+
+
+def _why(splits: Sequence[dict[str, Any]], best: dict[str, Any], added: str) -> str:
+    """What one of the added chips is worth on each side, in chips in use; closed form."""
+    kept = "decode" if added == "prefill" else "prefill"
+    other, base = best[f"{added}_chip"], best[f"{kept}_chip"]
+
+    def rate(chip: str, side: str) -> float:
+        return next((item[f"{side}_requests_per_s_per_chip"] for item in splits if item[f"{side}_chip"] == chip), 0.0)
+
+    values = {side: (rate(other, side), rate(base, side)) for side in ("prefill", "decode")}
+    if min(min(pair) for pair in values.values()) <= 0.0:
+        return ""
+    worth = {side: mine / theirs for side, (mine, theirs) in values.items()}
+    name, old = best[f"{added}_name"], best[f"{kept}_name"]
+    return f"One {name} prefills as much as {worth['prefill']:.2g} {old} and decodes as much as {worth['decode']:.2g}."

@@ -89,7 +89,7 @@ def _show_workload(work: dict[str, Any], currency: str) -> None:
         price = f", {_short(cost)} {currency}/Mtok" if cost else ""
         out.print(f"  split: {item['words']}{price}", markup=False)
     if work["first_step"]:
-        out.print(f"  {work['first_step']}", markup=False)
+        out.print(f"  {work['first_step']} {work['first_step_why']}", markup=False)
     for line in _remarks(work["chips"]):
         out.print(f"  {line}", markup=False)
 

@@ -317,7 +317,8 @@ def _splits(work: Item, currency: str) -> Cell:
         "chips in one deployment need engines that exchange caches of one format: check that before ordering."
     )
     head = Html("<h3>Prefill and decode on separate pools</h3>")
-    return join([head, paragraph(work["first_step"]) if work["first_step"] else "", table(columns, rows, compact=True),
+    return join([head, paragraph(work["first_step"]) if work["first_step"] else "",
+                 paragraph(work["first_step_why"]) if work.get("first_step_why") else "", table(columns, rows, compact=True),
                  paragraph(text)])  # fmt: skip
 
 
