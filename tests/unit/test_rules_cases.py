@@ -105,3 +105,20 @@ def test_a_wrong_column_is_named_with_a_near_miss() -> None:
 def test_a_byte_order_mark_and_blanks_do_no_harm() -> None:
     rows = read_cases("case_id, as_of ,expect_verdict\n A , 2024-01-01 , allowed \n", "cases.csv")
     assert rows == [{"case_id": "A", "as_of": "2024-01-01", "expect_verdict": "allowed"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "peaks"),
+    [
+        ("FP16 280", [("fp16", 280.0, 16.0)]),
+        ("280 TFLOPS FP16", [("fp16", 280.0, 16.0)]),
+        ("FP8: 2 PFLOPS", [("fp8", 2000.0, 8.0)]),
+        ("FP8 2000 TFLOPS (sparse)", [("fp8", 1000.0, 8.0)]),
+        ("FP8 1000x8 with sparsity", [("fp8", 500.0, 8.0)]),
+        ("INT8 624 TOPS; FP16 312 TFLOPS", [("int8", 624.0, 8.0), ("fp16", 312.0, 16.0)]),
+        ("TF32 156", [("tf32", 156.0, 32.0)]),
+    ],
+)
+def test_a_peak_without_bit_length_takes_its_types_and_sparse_ones_are_halved(text: str, peaks: object) -> None:
+    """ "FP16 280" was once read as a TPP of 280, far below every threshold."""
+    assert parse_performance(text, "here") == (peaks, None, None)

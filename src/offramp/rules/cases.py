@@ -44,8 +44,16 @@ EXTRA_COLUMNS: Final = ("parent", "known", "listed_ownership", "us_nexus", "laun
 _NEEDED: Final = ("case_id", "as_of", "expect_verdict")
 _PEAK: Final = re.compile(
     r"\b(?P<dtype>(?:FP|BF|INT|TF|HF|HIF|MXFP|NVFP)\d+)\s+(?P<tops>[\d.,]*\d)\s*[x×*]\s*(?P<bits>\d+)"
-    r"(?P<sparse>\s*\(?\s*sparse)?", re.IGNORECASE,
+    r"(?P<sparse>\s*[(,]?\s*(?:with\s+)?spars(?:e|ity))?", re.IGNORECASE,
 )  # fmt: skip
+_DTYPE: Final = r"(?P<dtype>(?:FP|BF|INT|TF|HF|HIF|MXFP|NVFP)\d+)"
+_RATE: Final = r"(?P<tops>[\d.,]*\d)\s*(?P<scale>[TP])?(?:FLOPS?(?:/s)?|OPS)?"
+_SPARSE: Final = r"(?P<sparse>\s*[(,]?\s*(?:with\s+)?spars(?:e|ity))?"
+_BARE: Final = (
+    re.compile(rf"\b{_DTYPE}\s*[:=]?\s*{_RATE}{_SPARSE}", re.IGNORECASE),
+    re.compile(rf"(?<![\w.]){_RATE}\s+{_DTYPE}{_SPARSE}", re.IGNORECASE),
+)
+"""A peak without its bit length ("FP16 280", "280 TFLOPS FP16"): the length is that of the data type."""
 _UNDER_RATE: Final = re.compile(
     r"(?:<|below|under|less than)\s*(?P<tops>[\d.,]*\d)\s*(?:TFLOPS|TOPS|TFLOP/s)\s*(?P<bits>\d+)[- ]?bit",
     re.IGNORECASE,
@@ -155,6 +163,7 @@ def inline_facts(row: Mapping[str, str], as_of: dt.date, where: str) -> ChipFact
     peaks, tpp, below = parse_performance(row.get("dense_tops_x_bits", ""), where)
     if row.get("tpp") and tpp is None:
         tpp = _number(row["tpp"], f"{where}: tpp")
+    halved = "sparse figures were halved: the rules count dense ones"
     launched = _date(row["launched"], f"{where}: launched") if row.get("launched") else None
     return ChipFacts(
         name=row.get("chip_name", "") or row.get("chip", ""), item=_item(row), launched=launched,
@@ -165,6 +174,7 @@ def inline_facts(row: Mapping[str, str], as_of: dt.date, where: str) -> ChipFact
         tpp=None if tpp is None else given(tpp, "", label, as_of), tpp_below=below,
         die_area=figure("die_mm2", "mm2"), dram_bandwidth=figure("dram_bw_GBps", "GB/s"),
         io_bandwidth=figure("io_bw_GBps", "GB/s"),
+        notes=(halved,) if re.search(r"spars(?:e|ity)", row.get("dense_tops_x_bits", ""), re.IGNORECASE) else (),
     )  # fmt: skip
 
 
@@ -182,6 +192,7 @@ def parse_performance(text: str, where: str) -> tuple[list[tuple[str, float, flo
         dtype = match["dtype"].lower()
         tops = _plain(match["tops"]) / (2.0 if match["sparse"] else 1.0)
         peaks.append((dtype if dtype in BITS else "fp16", tops, float(match["bits"])))
+    peaks = peaks or _bare_peaks(text)
     if peaks or not text:
         return peaks, None, None
     match = _UNDER_RATE.search(text)
@@ -195,6 +206,21 @@ def parse_performance(text: str, where: str) -> tuple[list[tuple[str, float, flo
         raise InputError(f'"{text}" holds no performance', where=where, mend='Write "INT8 624x8" or a TPP.')
     value = _plain(stated[0]) if stated else None
     return [], value if value is None or below is None or value < below else None, below
+
+
+def _bare_peaks(text: str) -> list[tuple[str, float, float]]:
+    """Peaks whose bit length is that of their data type; none where the cell states an upper bound."""
+    if _UNDER_TPP.search(text):
+        return []
+    for pattern in _BARE:
+        found = [match for match in pattern.finditer(text) if match["dtype"].lower() in BITS]
+        if found:
+            return [
+                (match["dtype"].lower(), _plain(match["tops"]) * (1000.0 if (match["scale"] or "").upper() == "P" else 1.0)
+                 / (2.0 if match["sparse"] else 1.0), float(BITS[match["dtype"].lower()]))
+                for match in found
+            ]  # fmt: skip
+    return []
 
 
 def _item(row: Mapping[str, str]) -> Item:
