@@ -204,6 +204,8 @@ def test_prices_and_orders_become_tables_of_the_study(tmp_path):
         ("chip,chip_price\nnvidia/h20,110000\n", "names no currency"),
         ("chip,prize\nnvidia/h20,1\n", "means nothing here"),
         ("chip,chip_price,currency\nnvidia/h20,100 USD,CNY\n", "not in the row's currency"),
+        ("chip,chip_price,currency\nnvidia/h20,-5,CNY\n", "is not above zero"),
+        ("chip;chip_price;currency\nnvidia/h20;1e400;CNY\n", "is no price"),
         ("", "is empty"),
     ],
 )
@@ -241,3 +243,37 @@ def test_a_changed_file_is_kept(tmp_path):
 def test_nothing_given():
     with pytest.raises(InputError, match="nothing to start from"):
         init()
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "said", "where"),
+    [
+        ("prices", 'chip,chip_price,currency\n"=HYPERLINK(""x"")",5,CNY\n', "unknown chip", "list.csv:2 chip"),
+        ("orders", "chip,count,due\nnvidia/h20,1,2026Q4\nnvidia/h20x,1,2026Q4\n", "unknown chip", "list.csv:3 chip"),
+        (
+            "orders",
+            "chip,count,due\nnvidia/h20,99999999999999999999,2026Q4\n",
+            "is no number of chips",
+            "list.csv:2 count",
+        ),
+        ("orders", "chip,count,due\nnvidia/h20,10,2026-13-01\n", "is no quarter", "list.csv:2 due"),
+    ],
+)
+def test_a_bad_line_of_a_list_is_named(tmp_path, option, text, said, where):
+    path = tmp_path / "list.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said) as caught:
+        init(**{option: str(path)})
+    assert caught.value.where.endswith(where)
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:port"])
+def test_an_address_that_is_none(address):
+    with pytest.raises(InputError, match="is no address"):
+        init(prometheus=address)
+
+
+def test_nodes_without_accelerators_are_said(tmp_path):
+    path = write(tmp_path, node("n1", {"cpu": "8"}), {"kind": "Node", "metadata": "x", "status": [1]})
+    groups, notes = intake.nodes_of(path)
+    assert groups == [] and any("none of 2 nodes offers an accelerator" in note for note in notes)

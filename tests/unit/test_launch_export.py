@@ -18,7 +18,7 @@ from offramp.app.launch_engines import data
 from offramp.app.launch_files import yaml as to_yaml
 from offramp.catalog.engines import version_key
 from offramp.core.errors import InputError, ModelRangeError
-from offramp.core.result import Column, Result, Table, UsedFigure, table_of
+from offramp.core.result import Column, Notice, Result, Table, UsedFigure, table_of
 from offramp.report import decision, exitplan
 from offramp.report.lang import LANGUAGES, translate, untranslated, words
 
@@ -274,3 +274,53 @@ def test_translation_leaves_markup_numbers_and_scripts():
     made = translate(page, "zh")
     assert 'lang="zh-CN"' in made and "迁移障碍" in made and 'var chips = "Nothing.";' in made and "1,472" in made
     assert translate(page, "en") == page
+
+
+def test_a_workload_whose_name_leads_out_of_the_folder_is_refused(tmp_path):
+    result = assessment()
+    result.answer["workloads"][0]["id"] = "../../outside"
+    with pytest.raises(InputError, match="leads out of the folder"):
+        launch(save(tmp_path, result), out=tmp_path / "deep" / "out")
+    assert not (tmp_path / "outside").exists()
+
+
+EVIL = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", '=HYPERLINK("http://x","y")', "a\x00\x07b"]
+
+
+def test_tables_of_a_hostile_result_stay_in_the_folder_and_hold_no_formula(tmp_path):
+    """Names of tables and columns, texts and warnings may come from files that others wrote."""
+    data = table_of(
+        [{"a": text} for text in EVIL], columns=[Column(name="=cmd", unit="=u", title="=t"), Column(name="a")]
+    )
+    tables = {"=evil/[x]": data, "=EVIL/[X]": data, "../../etc": data}
+    warning = Notice(kind="k", text="=w", where="=x")
+    result = Result(
+        command="assess", answer={}, inputs_hash="=h", data_version="=d", tables=tables, warnings=(warning,)
+    )
+    export(result, tmp_path / "deep" / "out")
+    written = sorted(path.name for path in (tmp_path / "deep" / "out").iterdir())
+    assert written == sorted(["evil_x.csv", "EVIL_X_2.csv", "etc.csv", "sources.csv", "evil_x.parquet", "EVIL_X_2.parquet",
+                              "etc.parquet", "sources.parquet", "assess.xlsx"])  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    for path in (tmp_path / "deep" / "out").glob("*.csv"):
+        with path.open(newline="", encoding="utf-8") as handle:
+            assert not [cell for row in csv.reader(handle) for cell in row if cell[:1] in tuple("=+-@\t\r＝") and cell]
+    book = openpyxl.load_workbook(tmp_path / "deep" / "out" / "assess.xlsx")
+    assert not [cell.coordinate for sheet in book for row in sheet for cell in row if cell.data_type == "f"]
+
+
+def test_an_export_takes_the_form_that_a_scan_prints(tmp_path):
+    """A scan's JSON holds its lists beside the answer."""
+    from offramp.app.launch import result_of
+
+    raw = json.loads(assessment().to_json())
+    raw |= {
+        "command": "scan",
+        "answer": {"path": "p"},
+        "findings": [{"a": 1}],
+        "groups": [],
+        "target": "huawei/ascend-910b2",
+    }
+    path = tmp_path / "scan.json"
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    assert result_of(path, None).answer == {"path": "p", "findings": [{"a": 1}], "groups": []}

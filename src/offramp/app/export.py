@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,7 +17,7 @@ from offramp.core.result import Cell, Column, Result, Table, UsedFigure, hash_in
 
 Format = Literal["csv", "parquet", "xlsx"]
 FORMATS: Final = ("csv", "parquet", "xlsx")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 SOURCE_COLUMNS: Final = ("number", "id", "value", "unit", "low", "high", "confidence", "as_of", "source", "url", "note")
 
 
@@ -38,8 +39,10 @@ def export(result: Result, folder: str | Path, formats: Sequence[str] = FORMATS)
     if not result.tables:
         raise InputError(f'a Result of "{result.command}" has no tables', where="export")
     place = Path(folder)
-    tables = {name: with_evidence(data, result) for name, data in result.tables.items()}
-    tables["sources"] = source_table(result.figures)
+    tables: dict[str, Table] = {}
+    for name, data in result.tables.items():
+        tables[_file_name(name, tables)] = with_evidence(data, result)
+    tables[_file_name("sources", tables)] = source_table(result.figures)
     written: list[str] = []
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -58,6 +61,13 @@ def export(result: Result, folder: str | Path, formats: Sequence[str] = FORMATS)
         seed=result.seed,
         offramp_version=result.offramp_version,
     )
+
+
+def _file_name(name: str, used: Iterable[str]) -> str:
+    """A name that is a file of the folder and of nothing else, unique without regard to case."""
+    base = re.sub(r"[^\w.-]+", "_", name).strip("._")[:60] or "table"
+    taken = {other.lower() for other in used}
+    return next(found for found in (base, *(f"{base}_{n}" for n in range(2, 10_000))) if found.lower() not in taken)
 
 
 def source_table(figures: Sequence[UsedFigure]) -> Table:
@@ -98,9 +108,10 @@ def _evidence(result: Result) -> dict[tuple[str, str], str]:
 
 def neutral(cell: Cell) -> Cell:
     """A text that no spreadsheet takes for a formula; everything else as it is."""
-    if isinstance(cell, str) and cell.startswith(_FORMULA):
-        return "'" + cell
-    return cell
+    if not isinstance(cell, str):
+        return cell
+    plain = cell.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")  # a bare CR would end the row unquoted
+    return "'" + plain if plain.startswith(_FORMULA) else plain
 
 
 def csv_text(data: Table) -> str:

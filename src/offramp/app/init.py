@@ -18,6 +18,7 @@ from offramp.core.errors import InputError, OfframpError
 from offramp.core.quarters import quarter_name, quarter_of
 from offramp.core.result import Notice, Result, hash_inputs, table_of
 from offramp.intake.kubectl import vendor_chip
+from offramp.intake.prices import Listed
 
 SUGGESTED: Final = 5
 """Most chips that are put up for comparison."""
@@ -81,7 +82,7 @@ def _draft(
         if part.chip and part.count:
             counts[part.chip] = counts.get(part.chip, 0) + part.count
     baseline = _baseline(counts, groups, served)
-    price_list = _priced(facts, priced.rows if priced else (), list(counts), notes)
+    price_list = _priced(facts, priced, list(counts), notes)
     draft = Draft(
         name="My cluster",
         sources=_sources(kubectl, deployments, prometheus, bench, prices, orders),
@@ -92,7 +93,7 @@ def _draft(
         baseline=baseline,
         suggested=_suggest(facts, baseline),
         prices=tuple(price_list),
-        orders=tuple(_ordered(facts, ordered.rows if ordered else (), notes)),
+        orders=tuple(_ordered(facts, ordered)),
         currency=_currency(price_list),
         unknown=(),
         notes=tuple(dict.fromkeys(notes)),
@@ -304,22 +305,38 @@ def _suggest(facts: Catalog, baseline: str) -> tuple[str, ...]:
     return tuple(sorted(chip.id for chip in newest[:SUGGESTED])) if baseline else ()
 
 
-def _priced(
-    facts: Catalog, rows: Sequence[dict[str, str]], chips: Sequence[str], notes: list[str]
-) -> list[dict[str, str]]:
+def _priced(facts: Catalog, listed: Listed | None, chips: Sequence[str], notes: list[str]) -> list[dict[str, str]]:
     out: list[dict[str, str]] = []
-    for row in rows:
+    for row, place in _placed(listed):
         name = row["chip"] or (chips[0] if len(chips) == 1 else "")
         if not name:
             notes.append(f"a rent of {row.get('rent', '')} names no chip and the fleet has several: left out")
             continue
-        out.append({**row, "chip": facts.chip(name).id})
+        out.append({**row, "chip": _known(facts, name, place)})
     return out
 
 
-def _ordered(facts: Catalog, rows: Sequence[dict[str, str]], notes: list[str]) -> list[dict[str, str]]:
-    del notes
-    return [{**row, "chip": facts.chip(row["chip"]).id} for row in rows]
+def _ordered(facts: Catalog, listed: Listed | None) -> list[dict[str, str]]:
+    return [{**row, "chip": _known(facts, row["chip"], place)} for row, place in _placed(listed)]
+
+
+def _placed(listed: Listed | None) -> list[tuple[dict[str, str], str]]:
+    """Rows with the line that each stands on; "" where a file has no lines."""
+    if listed is None:
+        return []
+    return list(zip(listed.rows, listed.places or [""] * len(listed.rows), strict=True))
+
+
+def _known(facts: Catalog, name: str, place: str) -> str:
+    """The catalogue id of a chip.
+
+    Raises:
+        InputError: unknown, with the line of the list.
+    """
+    try:
+        return facts.chip(name).id
+    except OfframpError as error:
+        raise InputError(error.what, where=f"{place} chip".strip(), mend=error.mend) from None
 
 
 def _currency(prices: Sequence[dict[str, str]]) -> str:

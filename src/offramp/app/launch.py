@@ -192,6 +192,8 @@ def write_files(folder: Path, files: dict[str, str]) -> None:
     try:
         for name, text in files.items():
             path = folder / name
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f'"{name}" leads out of the folder', where=str(folder), mend="Rename the workload.")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             if path.suffix == ".sh":

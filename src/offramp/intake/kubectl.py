@@ -115,11 +115,13 @@ def nodes_of(path: str | Path) -> tuple[list[NodeGroup], list[str]]:
         raise InputError("holds no node", where=str(path), mend='Write it with "kubectl get nodes -o json".')
     groups: dict[tuple[str, str, str, str], list[tuple[int, str, tuple[str, ...]]]] = {}
     notes: list[str] = []
+    bare = 0
     for node in nodes:
         name = str(dig(node, "metadata", "name") or "?")
         with shaped(f"{path}: node {name}", "a node of Kubernetes"):
             found = list(_devices(node))
             strange = _strange(node, name)
+        bare += not found and not strange
         if len({entry["vendor"] for entry, _, _ in found}) > 1:
             notes.append(
                 f"node {name} has accelerators of two kinds: {', '.join(e['name'] for e, _, _ in found)}; both are "
@@ -139,6 +141,8 @@ def nodes_of(path: str | Path) -> tuple[list[NodeGroup], list[str]]:
         )
         for (chip, product, resource, region), held in groups.items()
     ]  # fmt: skip
+    if bare == len(nodes):
+        notes.append(f"none of {bare} nodes offers an accelerator: is the device plugin installed there?")
     return sorted(out, key=lambda group: -group.devices), list(dict.fromkeys(notes))
 
 

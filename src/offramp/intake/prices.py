@@ -24,15 +24,18 @@ ORDER_COLUMNS: Final = (
     "price",
     "currency",
 )
+MOST_CHIPS: Final = 10_000_000
+"""More than any vendor ships in a year: a larger order is a slip of the pen."""
 _QUARTER: Final = re.compile(r"(20\d\d)[ -]?Q([1-4])", re.IGNORECASE)
 _DAY: Final = re.compile(r"(20\d\d)-(\d\d)(?:-\d\d)?")
 
 
 class Listed(Record):
-    """Rows for the study with what was doubtful about them."""
+    """Rows for the study, where each stands, and what was doubtful about them."""
 
     rows: tuple[dict[str, str], ...]
     notes: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 def price_rows(path: str | Path) -> Listed:
@@ -47,6 +50,7 @@ def price_rows(path: str | Path) -> Listed:
     rows = table_rows(path)
     _columns(rows, PRICE_COLUMNS, ("chip",), path)
     out: list[dict[str, str]] = []
+    places: list[str] = []
     for line, row in enumerate(rows, 2):
         where = f"{path}:{line}"
         kept = {key: value for key, value in row.items() if key in PRICE_COLUMNS and value and key != "currency"}
@@ -58,7 +62,8 @@ def price_rows(path: str | Path) -> Listed:
         if "quarter" in kept:
             kept["quarter"] = quarter(kept["quarter"], f"{where} quarter")
         out.append(kept)
-    return Listed(rows=tuple(out))
+        places.append(where)
+    return Listed(rows=tuple(out), places=tuple(places))
 
 
 def order_rows(path: str | Path) -> Listed:
@@ -70,6 +75,7 @@ def order_rows(path: str | Path) -> Listed:
     rows = table_rows(path)
     _columns(rows, ORDER_COLUMNS, ("chip", "count", "due"), path)
     out: list[dict[str, str]] = []
+    places: list[str] = []
     for line, row in enumerate(rows, 2):
         where = f"{path}:{line}"
         kept = {key: value for key, value in row.items() if key in ORDER_COLUMNS and value and key != "currency"}
@@ -77,14 +83,15 @@ def order_rows(path: str | Path) -> Listed:
         if missing:
             raise InputError(f"the row has no {missing[0]}", where=where)
         count = number(kept["count"].replace(",", ""))
-        if count is None or count < 1 or count != int(count):
+        if count is None or not 1 <= count <= MOST_CHIPS or count != int(count):
             raise InputError(f'"{kept["count"]}" is no number of chips', where=f"{where} count")
         kept["count"] = str(int(count))
         kept["due"] = quarter(kept["due"], f"{where} due")
         if "price" in kept:
             kept["price"] = _money(kept["price"], row.get("currency", ""), "money", f"{where} price")
         out.append(kept)
-    return Listed(rows=tuple(out))
+        places.append(where)
+    return Listed(rows=tuple(out), places=tuple(places))
 
 
 def quarter(text: str, where: str) -> str:
@@ -124,10 +131,20 @@ def _money(text: str, currency: str, dimension: Any, where: str) -> str:
                 f'"{text}" names no currency', where=where, mend='Add a column "currency", or write "110000 CNY".'
             )
         text = f"{text.replace(',', '')} {currency.upper()}" + ("/h" if dimension == "money/s" else "")
+    elif _no_currency(text):
+        raise InputError(f'"{text}" is no price', where=where, mend='Write a number, or "110000 CNY".')
     elif currency and currency.upper() not in text:
         raise InputError(f'"{text}" is not in the row\'s currency {currency}', where=where)
-    units.parse(text, dimension, where=where)
+    if not units.parse(text, dimension, where=where) > 0:
+        raise InputError(
+            f'"{text}" is not above zero', where=where, mend="Leave the cell empty where there is no price."
+        )
     return text
+
+
+def _no_currency(text: str) -> bool:
+    """Whether a cell names no currency at all."""
+    return not any(currency in text.upper() for currency in units.CURRENCIES)
 
 
 def _opencost(path: str | Path) -> Listed:

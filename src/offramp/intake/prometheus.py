@@ -159,7 +159,11 @@ def _value(text: str) -> float | None:
 
 
 def _from_server(address: str) -> list[Series]:
-    parts = urllib.parse.urlsplit(address)
+    try:
+        parts = urllib.parse.urlsplit(address)
+        _ = parts.port
+    except ValueError as error:
+        raise InputError(f"is no address: {error}", where=address, mend='Write it as "http://host:9090".') from None
     if parts.path.rstrip("/").endswith("/metrics"):
         return parse_dump(_get(address), address)
     options = dict(urllib.parse.parse_qsl(parts.query))
