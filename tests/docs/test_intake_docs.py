@@ -104,3 +104,17 @@ def test_no_fact_in_the_file(tmp_path):
     path.write_text("a = 1\n")
     with pytest.raises(InputError, match="holds no figure"):
         facts_check(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "said", "ok"),
+    [("[foo.bar]", "is no place of the catalogue", True), ('[systems."hgx-h2O".host_power]', "unknown system", False)],
+)
+def test_a_fact_that_stands_nowhere(tmp_path, head, said, ok):
+    path = tmp_path / "f.toml"
+    path.write_text(
+        FACT.format(value=1, unit="W", day="2026-01-01", kind="vendor-claim").replace('[chips."nvidia/h20".tdp]', head)
+    )
+    answer = facts_check(path, today=dt.date(2026, 11, 23)).answer
+    assert answer["ok"] is ok
+    assert said in "".join(row["what"] for row in answer["problems"])

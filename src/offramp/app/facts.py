@@ -21,6 +21,8 @@ from offramp.core.result import Result, hash_inputs, table_of
 DATA: Final = Path(__file__).resolve().parents[1] / "data" / "intake"
 DISAGREE: Final = 0.10
 """Two sources that differ by more must say why."""
+PLACES: Final = ("chips", "systems", "prices", "market", "rates", "supply", "train", "scan", "national")
+"""Where figures live: the first part of their ids."""
 _KEYS: Final = set(Figure.__struct_fields__)
 
 
@@ -121,6 +123,7 @@ def _address(place: str) -> str:
 def _against_catalogue(place: str, figure: Figure, row: Any) -> Iterator[dict[str, Any]]:
     address = _address(place)
     if not address.startswith("chips/"):
+        yield from _elsewhere(address, row)
         return
     name, _, key = address.removeprefix("chips/").partition("#")
     try:
@@ -141,6 +144,19 @@ def _against_catalogue(place: str, figure: Figure, row: Any) -> Iterator[dict[st
             f"is {figure.value:g} {figure.unit}, the catalogue has {held[0].value:g} {held[0].unit} ({held[0].source})"
         )
         yield row(what, "Explain the difference in note; both are kept.")
+
+
+def _elsewhere(address: str, row: Any) -> Iterator[dict[str, Any]]:
+    """What is wrong with the place of a figure that is not a chip's."""
+    head, _, rest = address.partition("/")
+    if head not in PLACES:
+        hint = near_miss_hint(head, PLACES) or f"Places: {', '.join(PLACES)}."
+        yield row(f'"{head}" is no place of the catalogue', hint, "warning")
+    if head == "systems":
+        try:
+            catalog.load().system(rest.partition("#")[0])
+        except CatalogError as error:
+            yield row(error.what, error.mend)
 
 
 def facts_stale(*, today: dt.date | None = None) -> Result:
