@@ -46,6 +46,16 @@ docs: $(STAMP)  ## the reference pages that come from the code: docs/study.md, d
 readme: $(STAMP)  ## what the README shows of the example
 	$(BIN)/python tools/make_readme.py
 
+mixed: $(STAMP)  ## the worked example of mixed pools in docs/mixed.md, from a run of the example study
+	$(BIN)/python tools/make_mixed.py
+
+scale: $(STAMP)  ## measured growth with requests, replicas, layouts and scenarios into docs/scale.md (about ten minutes)
+	$(BIN)/python bench/scale.py --most 100000000
+
+peers: $(STAMP)  ## the same job on a public peer into bench/peers.md; PEER=<python of an environment with aiconfigurator 0.12.0>
+	@test -n "$(PEER)" || { echo 'Say where the peer is: make peers PEER=<its python>'; exit 2; }
+	$(BIN)/python bench/peers.py $(PEER)
+
 lock:  ## renew requirements.lock (needs uv)
 	uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
 	  --all-extras --group dev pyproject.toml -o requirements.lock
