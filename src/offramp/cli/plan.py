@@ -157,16 +157,15 @@ def _show_national(result: Result) -> None:
     _frontier(answer)
     heads = {"all": "all work", "even": "every kind alike"}
     title = "Share of the work wanted that domestic chips can do, %: median (10 % to 90 %)\n"
-    title += "By kind of work: if that kind were served first."
+    title += "By kind, if it were served first: median (reached with 90 % probability)"
     table = Table(
         title=title, box=None, title_justify="left", header_style="dim", title_style="bold", padding=(0, 1, 0, 0)
     )
     table.add_column("quarter")
     for key in answer["scopes"]:
-        table.add_column(heads.get(key, key), justify="right")
+        table.add_column(heads.get(key, key), justify="right", overflow="fold")
     for row in answer["coverage"]:
-        cells = [row[scope] for scope in answer["scopes"]]
-        table.add_row(row["quarter"], *(_percent(cell) for cell in cells))
+        table.add_row(row["quarter"], *(_percent(row[key], whole=key in heads) for key in answer["scopes"]))
     out.print(table)
     out.print("\nWhat drives the share of all work at the end (at the low and high fifth of the input)", style="bold")
     for row in answer["drivers"][:5]:
@@ -176,8 +175,9 @@ def _show_national(result: Result) -> None:
         out.print(f"- {item['text']}", markup=False)
 
 
-def _percent(band: dict[str, float]) -> str:
-    return f"{100 * band['p50']:.0f} ({100 * band['p10']:.0f}-{100 * band['p90']:.0f})"
+def _percent(band: dict[str, float], *, whole: bool) -> str:
+    text = f"{100 * band['p50']:.0f} ({100 * band['p10']:.0f}"
+    return text + (f"-{100 * band['p90']:.0f})" if whole else ")")
 
 
 def _money(value: float, currency: str) -> str:

@@ -13,6 +13,8 @@ from offramp.core.errors import InputError
 if TYPE_CHECKING:
     from offramp.core.result import Result
 
+NEAR = 0.25
+"""A threshold is near, and shown in the terminal, within this share of it."""
 _SET = click.option(
     "--set", "extra", multiple=True, metavar="KEY=VALUE",
     help="More of the question (site, project_complete, foreign_share, parent, jurisdiction, include_drafts, known, "
@@ -154,7 +156,7 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) ->
 
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     for name in columns:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("says", "would say", "margin"))
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     console().print(table)
@@ -187,17 +189,33 @@ def _show_verdict(result: Result) -> None:
     )
     _table("Not in force, but would apply", ("rule", "standing", "would say", "what"),
            [(row["rule"], row["state"], row["verdict"], row["text"]) for row in answer["watch"]])  # fmt: skip
+    near = _near(answer)
     _table("Distance to thresholds", ("rule", "test", "value", "margin"), [
         (row["rule"], f"{row['quantity']} {row['sign']} {row['threshold']:g} {row['unit']}", _number(row["value"]),
          _number(row["margin"]) + ("" if row["relative"] is None else f" ({row['relative']:+.1%})"))
-        for row in answer["margins"]
+        for row in near
     ])  # fmt: skip
-    _table("Inputs", ("fact", "value", "source"), [
+    figures = [row for row in answer["inputs"] if row["unit"]]
+    _table("Figures", ("fact", "value", "source"), [
         (row["name"], f"{row['value']} {row['unit']}".strip(), f"{row['source']} {row['url']}".strip())
-        for row in answer["inputs"]
+        for row in figures
     ])  # fmt: skip
+    said = [f"{row['name']} {row['value']}" for row in answer["inputs"] if row["source"] == "the question"]
+    click.echo(f"Asked: {', '.join(said)}.")
+    left = len(answer["margins"]) - len(near)
+    if left:
+        click.echo(f"{left} more thresholds, far away or of rules that do not apply, and all inputs: --json.")
     click.echo(f"Knowledge horizon: newest rule source {answer['horizon']}.")
     print_notices(result)
+
+
+def _near(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Thresholds of the rules that apply, and those that are unknown or within a quarter."""
+    apply = {row["rule"] for row in answer["rules"]}
+    return [
+        row for row in answer["margins"]
+        if row["rule"] in apply or row["margin"] is None or (row["relative"] is not None and abs(row["relative"]) < NEAR)
+    ]  # fmt: skip
 
 
 def _switch_words(item: dict[str, Any]) -> str:
