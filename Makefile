@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: demo test check bench validate exchange scan-recall drill-recall docs readme lock clean
+.PHONY: demo test check bench validate exchange scan-recall drill-recall docs readme mixed scale peers lock clean
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
