@@ -8,8 +8,9 @@ from typing import Any, Final
 from offramp.app.economics import Ledger
 from offramp.app.permits import Permit
 from offramp.app.rollup import short_name
-from offramp.app.train import record_of, run_of
+from offramp.app.train import run_of
 from offramp.app.train_cells import Setting
+from offramp.app.train_record import record_of
 from offramp.core.errors import CatalogError, InfeasibleError
 from offramp.train.parameters import load_posterior
 

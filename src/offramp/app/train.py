@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,22 +18,19 @@ from offramp.app.train_cells import Setting, framework_of, load_model, quantiles
 from offramp.app.train_extra import break_even, exchange, goodput_check, published, resources, trying
 from offramp.app.train_inference import beside, question_for, served, traffic_of
 from offramp.app.train_limits import levers, why_slower
+from offramp.app.train_record import record_of
 from offramp.arch.record import Model
 from offramp.catalog import Chip
 from offramp.core.errors import CatalogError, InfeasibleError, InputError, OfframpError
 from offramp.core.result import Column, FigureLog, Notice, Result, Table, hash_inputs, table_of
 from offramp.core.units import DAY_S
 from offramp.train.outlook import Outlook, Question, chips_for
-from offramp.train.parameters import DATA, load_posterior
+from offramp.train.parameters import load_posterior
 
 Progress = Callable[[str], None]
 LATEST: Final = dt.date(2026, 11, 23)
 USUAL_S: Final = 90.0 * DAY_S
 """Length of a run where a study gives neither chips nor a deadline. Assumed."""
-NO_FAILURE_DATA: Final = (
-    "No failure data of the 2025 attempt to pre-train on domestic chips was ever published: hazard and restart time of "
-    "domestic clusters are assumed (2e-5 to 1e-4 per chip-hour), and nothing here says what happened there"
-)
 
 
 def _silent(_text: str) -> None:
@@ -268,43 +264,6 @@ def _inference(
         base = ours if base is None else base
         rate = exchange(done[chip.id][1], done[chips[0].id][1])
         answer["inference"] = beside(ours, base, rate, setting.study.study.seed, words)
-
-
-def record_of(setting: Setting, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What is publicly known of training on Huawei's chips, what is not, and what the numbers here add; else None.
-
-    Statements known after ``as_of`` are left out. Also tells the reader what all training answers rest on.
-    """
-    as_of = setting.study.study.as_of
-    if as_of is not None and setting.posterior.created > as_of:
-        text = "the step model was fitted to rows published after as_of; facts about chips are those known then"
-        setting.notices.append(Notice(kind="hindsight", text=text))
-    setting.notices.append(Notice(kind="no-failure-data", text=NO_FAILURE_DATA))
-    cells = [c for run in runs for c in run["cells"] if c["chip"].startswith("huawei/") and c["status"] == "ok"]
-    if not cells:
-        return None
-    raw = tomllib.loads((DATA / "record.toml").read_text(encoding="utf-8"))
-    day = setting.study.study.as_of
-    known = [{**entry, "as_of": str(entry["as_of"])} for entry in raw["known"] if day is None or entry["as_of"] <= day]
-    evens = {entry["chip"]: entry for run in runs for entry in run["break_even"]}
-    parts: list[str] = []
-    for c in cells:
-        words = f"{c['chip']}: {c['days']['p10']:.0f} to {c['days']['p90']:.0f} days on {c['active_chips']:,} chips"
-        even = evens.get(c["chip"])
-        if even is not None:
-            needed = f"{even['mfu_needed_without_failures']:.0%}"
-            words += f" (an MFU of {needed} without any failure would match the chip in use)"
-        parts.append(words)
-    lost = max(1.0 - c["goodput"]["p50"] for c in cells)
-    reading = (
-        "What this model adds: "
-        + "; ".join(parts)
-        + f". More chips or more days buy speed, and failures at the assumed rates "
-        f"cost up to {lost:.0%} of the time at the median, not the run. What would stop a run is software that "
-        f"does not "
-        "work, which is an assumed probability here and no number that anyone published."
-    )
-    return {"known": known, "unknown": raw["unknown"], "reading": reading}
 
 
 def runs_table(runs: list[dict[str, Any]], study: Study) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import tomllib
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -25,9 +26,10 @@ F8 = npt.NDArray[np.float64]
 HAZARDS: Final = (4.2e-6, 1.0e-5, 2.0e-5, 4.5e-5, 1.0e-4, 3.0e-4)
 RESTARTS_MIN: Final = (3.0, 10.0, 20.0, 60.0)
 PUBLISHED: Final = (
-    ("Pangu Ultra MoE on 6,000 910B (arXiv 2505.04519)", 0.30),
-    ("Pangu Ultra MoE on 10,000 910B after rework (vendor, press)", 0.41),
+    ("Pangu Ultra MoE on 6,000 910B (arXiv 2505.04519)", 0.30, dt.date(2025, 5, 7)),
+    ("Pangu Ultra MoE on 10,000 910B after rework (vendor, press)", 0.41, dt.date(2025, 6, 30)),
 )
+PUBLISHED_ON: Final = "huawei/ascend-910b"
 STAGES: Final = (("fine-tune", 0.002), ("post-train", 0.05), ("pretrain", 1.0))
 """Share of the run's tokens that a stage trains on. Assumed: fine-tuning 0.2 %, post-training 5 %."""
 MONTH_S: Final = 30.4375 * DAY_S
@@ -51,6 +53,7 @@ def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) ->
     peak = peak_of(q.device, q.task.dtype)
     ideal_days = flop / peak / devices / DAY_S
     planned = 1.0 - q.failing.planned.mid
+    as_of = setting.study.study.as_of
     surface: list[dict[str, float]] = []
     for hazard in HAZARDS:
         for minutes in RESTARTS_MIN:
@@ -69,8 +72,12 @@ def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) ->
         "mfu_needed_without_failures": ideal_days / base_days / planned, "surface": surface,
         "goodput_needed_at_own_mfu": ideal_days / mfu / base_days,
         "hazard_break_even_per_chip_hour": None if rate is None else rate * HOUR_S / out.active,
-        "published": [{"what": what, "mfu": value, "days": ideal_days / value / float(np.median(out.goodput))}
-                      for what, value in PUBLISHED if q.device.vendor.lower() == "huawei"],
+        "hazard_half_per_chip_hour": break_even_rate(own, 0.5) * HOUR_S / out.active,
+        "published": [
+            {"what": what, "on": PUBLISHED_ON, "mfu": value, "days": ideal_days / value / float(np.median(out.goodput))}
+            for what, value, day in PUBLISHED
+            if q.device.vendor.lower() == "huawei" and (as_of is None or day <= as_of)
+        ],
         "chips_at_published_41": out.active * ideal_days / 0.41 / base_days / float(np.median(out.goodput)),
     }  # fmt: skip
 

@@ -76,7 +76,7 @@ def measured_step_s(case: Case) -> float:
         return found["step_time_s"]
     if "tokens_per_s_per_chip" in found:
         chips = case.devices / case.devices_per_chip
-        return case.task.step_tokens / (found["tokens_per_s_per_chip"] * chips)
+        return case.row.kept * case.task.step_tokens / (found["tokens_per_s_per_chip"] * chips)
     return case.flop_per_token * case.task.step_tokens / (found["mfu_pct"] / 100.0 * case.peak * case.devices)
 
 
@@ -378,6 +378,9 @@ def residuals(misses: Sequence[Miss], *, level: float = 0.8) -> Residual:
 LEAST_GROUP_SD: Final = 0.047
 """Log spread between deployments of one system and software at least: repeats of one MLPerf cell by several submitters
 differ by 4.5 % in the median, which two draws of this spread do."""
+LEAST_THIN_SD: Final = 0.5 * UNKNOWN_SD
+"""The same on a thinly measured stack. Assumed: rows there state hardly a layout, so that what the layout and what the
+stack leave unexplained cannot be told apart; half of it is the stack's."""
 POOLED_FOLDS: Final = 4.0
 """Folds of a framework at which its own residual counts as much as that of all. Assumed."""
 
@@ -390,8 +393,8 @@ def residual_table(misses: Sequence[Miss]) -> dict[str, Residual]:
     thin = [m for m in misses if m.framework in THIN]
     known = [m for m in misses if m.framework not in THIN]
     found = {"known": residuals(known), "new": residuals(thin) if thin else EMPTY_RESIDUAL["new"]}
-    if found["new"].group_sd < found["known"].group_sd:  # little was published, which is no reason to be surer
-        found["new"] = msgspec.structs.replace(found["new"], group_sd=found["known"].group_sd)
+    least = max(found["known"].group_sd, LEAST_THIN_SD)  # little was published, which is no reason to be surer
+    found["new"] = msgspec.structs.replace(found["new"], group_sd=max(found["new"].group_sd, least))
     for name in dict.fromkeys(m.framework for m in known):
         own = residuals([m for m in known if m.framework == name])
         share = own.groups / (own.groups + POOLED_FOLDS)

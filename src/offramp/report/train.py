@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from markupsafe import Markup as Html
@@ -15,7 +16,10 @@ from offramp.report.html import (
     Section,
     bullets,
     decision,
+    details,
+    digits,
     number,
+    paragraph,
     section,
     spread,
     stat,
@@ -27,7 +31,7 @@ PARTS: Final = {
     "compute": "compute", "tp": "TP messages", "expert": "expert messages", "context": "CP messages",
     "gather": "weight gathering",
     "hop": "stage to stage", "bubble": "pipeline bubble", "end": "gradients and optimiser",
-    "failures": "failures and stops",
+    "failures": "failures and stops", "slow": "slow nodes", "corruption": "silent corruption",
 }  # fmt: skip
 
 
@@ -36,9 +40,9 @@ def page(result: Result) -> Page:
     answer = result.answer
     runs: list[Item] = answer["runs"]
     sections: list[Section] = []
+    sections += record_sections(answer, result)
     for run in runs:
         sections += run_sections(run, answer["currency"])
-    sections += record_sections(answer, result)
     return Page(
         title=answer["study"], question="Would the run finish on those chips?", subtitle=f"as of {answer['as_of']}",
         lead=_lead(runs[0]), sections=sections, evidence=evidence(runs, result),
@@ -100,14 +104,19 @@ def run_sections(run: Item, currency: str) -> list[Section]:
     cells = _done(run)
     if not cells:
         return []
-    found = [_outlook(run, cells, currency)]
-    found.append(_binds(run, cells))
+    found: list[Section | None] = [
+        _outlook(run, cells, currency),
+        _rates(run, cells),
+        _slower(run, cells),
+        _binds(run, cells),
+    ]
+    found.append(_levers(run, cells))
     found += [_even(run, entry) for entry in run["break_even"]]
     tries = [entry for entry in run["break_even"] if entry["trying"]]
     if tries:
         found.append(_trying(run, tries, currency))
     found.append(_layouts(run, cells))
-    return found
+    return [part for part in found if part is not None]
 
 
 def _outlook(run: Item, cells: list[Item], currency: str) -> Section:
@@ -147,19 +156,84 @@ def _outlook(run: Item, cells: list[Item], currency: str) -> Section:
         for c in cells
         if c.get("published")
     ]
-    ratio = [
-        f"{c['chip']}: "
-        f"{', '.join(f'{name.replace(chr(95), chr(32))} {value:.2g}' for name, value in c['resource_ratios'].items())}"
-        for c in cells if c["chip"] != run["baseline"] and "resource_ratios" in c
-    ]  # fmt: skip
     return section(
         f"{run['workload']}: when it is done", chart, table(columns, body), bullets(held) if held else "",
-        "Chips of each kind that equal one chip in use, by resource. Inference of large models follows memory "
-        "bandwidth and "
-        "memory, training follows arithmetic, links and reliability, so the two exchange rates differ; the "
-        "assessment of a "
-        "serving workload gives the other one.", bullets(ratio),
+        _scaling(run, cells),
     )  # fmt: skip
+
+
+def _rates(run: Item, cells: list[Item]) -> Section | None:
+    """The exchange rate of training beside that of inference."""
+    others = [c for c in cells if c["chip"] != run["baseline"] and c.get("inference")]
+    if not others:
+        return None
+    columns = [Col(title="chip"), Col(title="training", align="right"), Col(title="inference", align="right"),
+               Col(title="training over inference", align="right"),
+               Col(title="chance that training needs more", align="right"),
+               *(Col(title=name.replace("_", " "), align="right") for name in others[0]["resource_ratios"])]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for c in others:
+        served = c["inference"]
+        sure = served["p_training_needs_more"]
+        rows.append([
+            c["chip"], spread(*_q(c["exchange_rate"]), evidence=c["chip"]), spread(*_q(served["exchange_rate"])),
+            spread(*_q(served["training_over_inference"])), "–" if sure is None else f"{sure:.0%}",
+            *(digits(value) for value in c["resource_ratios"].values()),
+        ])  # fmt: skip
+    why = [f"{c['chip']}: no inference rate, {c['inference']['why']}." for c in others if c["inference"]["why"]]
+    return section(
+        f"{run['workload']}: chips for one in use, training and inference", table(columns, rows),
+        f"Inference is {others[0]['inference']['traffic']}, one layout simulated; both rates are joint draws in which "
+        "common errors cancel, the two fits' errors are independent. The columns on the right are the chip in use over "
+        "this one, by resource: training follows arithmetic, links and reliability; inference follows arithmetic in "
+        "prefill and memory bandwidth and capacity in decode. A plan that takes one rate for the other is wrong by the "
+        "factor in the middle.", bullets(why) if why else "",
+    )  # fmt: skip
+
+
+def _slower(run: Item, cells: list[Item]) -> Section | None:
+    """Why chips are behind the chip in use: factors whose product is the exchange rate."""
+    others = [c for c in cells if c["chip"] != run["baseline"] and c.get("why_slower")]
+    if not others:
+        return None
+    names = [item["cause"].partition(" (")[0] for item in others[0]["why_slower"]]
+    columns = [Col(title="chip"), *(Col(title=name, align="right") for name in names), Col(title="together",
+               align="right")]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for c in others:
+        factors = [item["factor"] for item in c["why_slower"]]
+        rows.append([c["chip"], *(digits(f) for f in factors), digits(math.prod(factors))])
+    dtypes = ", ".join(f"{c['chip']} in {c['dtype']}" for c in cells)
+    return section(
+        f"{run['workload']}: why a chip is behind", table(columns, rows),
+        f"Factors at the medians: above 1 the chip is behind the chip in use, below 1 it is ahead; their product is chips "
+        f"for one in use. Peak arithmetic is that of the dtype of each run: {dtypes}.",
+    )  # fmt: skip
+
+
+def _levers(run: Item, cells: list[Item]) -> Section:
+    """What would shorten the run if it did not bind."""
+    columns = [Col(title="chip"), Col(title="what binds"), Col(title="share of the time", align="right"), Col(title="")]
+    rows: list[list[Cell]] = []
+    for c in cells:
+        for item in c["levers"][:5]:
+            width = "" if item["p10"] is None else f" ({item['p10']:.0%} – {item['p90']:.0%})"
+            rows.append([c["chip"], item["what"], f"{item['share']:.0%}{width}", item["note"]])
+    return section(f"{run['workload']}: what would shorten it if it did not bind", table(columns, rows))
+
+
+def _scaling(run: Item, cells: list[Item]) -> Cell:
+    """Days over cluster sizes."""
+    rows = [
+        {"x": f"{p['chips']:,}", "y": p["days"]["p50"], "low": p["days"]["p10"], "high": p["days"]["p90"],
+         "series": c["chip"]}
+        for c in cells for p in c.get("scaling", ())
+    ]  # fmt: skip
+    if len({row["x"] for row in rows}) < 2:
+        return ""
+    rows.sort(key=lambda row: int(str(row["x"]).replace(",", "")))
+    return charts.lines(rows, title="Days by cluster size", x_title="chips that train", y_title="days", log_y=True,
+                        note="Lines are medians, bands hold 80 %.")  # fmt: skip
 
 
 def _count(value: int | None) -> Cell:
@@ -206,7 +280,8 @@ def _trying(run: Item, entries: list[Item], currency: str) -> Section:
                align="right"),
                Col(title="expected delay", unit="d", align="right"), Col(title="expected gain", unit=f"M {currency}",
                align="right"),
-               Col(title="worth it if being able to is worth", unit=f"M {currency}", align="right")]  # fmt: skip
+               Col(title="worth it if being able to is worth", unit=f"M {currency}", align="right"),
+               Col(title="on time: trying first | staying", align="right")]  # fmt: skip
     rows: list[list[Cell]] = []
     for entry in entries:
         for s in entry["trying"]:
@@ -216,11 +291,12 @@ def _trying(run: Item, entries: list[Item], currency: str) -> Section:
                 f"{s['success']['mid']:.0%} ({s['success']['low']:.0%} – {s['success']['high']:.0%})",
                 "never" if even is None else f"{even:.0%}", s["expected_delay_days"], s["gain"] / 1e6,
                 s["option_value_to_break_even"] / 1e6,
+                "–" if s["p_deadline_trying"] is None
+                else f"{s['p_deadline_trying']:.0%} | {s['p_deadline_staying']:.0%}",
             ])  # fmt: skip
     return section(
         f"{run['workload']}: whether to try first, and with which stage", table(columns, rows),
-        "Chances, months of porting and the cost of delay are assumed, and the study can replace them by what it "
-        "knows. A "
+        "Chances, months of porting and the cost of delay are assumed where the study states none under [train]. A "
         "stage that fails falls back to the chip in use after the time lost. Small stages cost little to try and "
         "teach what "
         "large ones need, which is why fine-tuning and post-training come before pre-training.",
@@ -244,8 +320,15 @@ def _layouts(run: Item, cells: list[Item]) -> Section:
     return section(f"{run['workload']}: layouts", table(columns, rows))
 
 
+BASES: Final = {
+    "datasheet": "From datasheets alone", "measured": "From published measurements", "model": "From this model",
+    "assumed": "Resting on assumptions",
+}  # fmt: skip
+"""What a statement of the record rests on, as a heading."""
+
+
 def record_sections(answer: Item, result: Result) -> list[Section]:
-    """What is known, assumed and unknown of training on the domestic chips; nothing where none of them is asked for."""
+    """Why the run went back: each statement under what it rests on; nothing where no such run is asked for."""
     record = answer.get("record")
     if not record:
         return []
@@ -255,15 +338,15 @@ def record_sections(answer: Item, result: Result) -> list[Section]:
     assumed = [f"{f.id}: {f.value:g} {f.unit} ({f.low:g} to {f.high:g})" for f in result.figures
                if f.confidence == "assumed" and f.id.startswith("train/") and f.low is not None and f.high is not
                None]  # fmt: skip
-    return [
-        section(
-            "Why did it go back to NVIDIA?",
-            record["reading"],
-            Html("<h3>Known</h3>"), bullets(known),
-            Html("<h3>Assumed here</h3>"), bullets(assumed),
-            Html("<h3>Unknown</h3>"), bullets(entry["text"] for entry in record["unknown"]),
-        )
+    parts: list[Cell] = [paragraph(record["reading"])]
+    for basis, title in BASES.items():
+        texts = [finding["text"] for finding in record["findings"] if finding["basis"] == basis]
+        parts += [Html("<h3>{}</h3>").format(title), bullets(texts)] if texts else []
+    parts += [
+        Html("<h3>Known</h3>"), bullets(known), Html("<h3>Unknown</h3>"),
+        bullets(entry["text"] for entry in record["unknown"]), details("Assumed here, with ranges", bullets(assumed)),
     ]  # fmt: skip
+    return [section("Why did it go back to NVIDIA?", *parts)]
 
 
 def evidence(runs: list[Item], result: Result) -> dict[str, tuple[str, list[str]]]:

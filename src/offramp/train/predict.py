@@ -89,7 +89,7 @@ def metric_draws(case: Case, metric: str, seconds: F8) -> F8:
     if metric == "step_time_s":
         return seconds
     if metric == "tokens_per_s_per_chip":
-        return tokens / seconds / (case.devices / case.devices_per_chip)
+        return case.row.kept * tokens / seconds / (case.devices / case.devices_per_chip)
     return 100.0 * case.flop_per_token * tokens / seconds / case.peak / case.devices
 
 
