@@ -21,7 +21,7 @@ MOST_QUARTERS: Final = 8
 FREE: Final = ("allowed", "discouraged", "notification", "conditional", "quota", "unknown", "indeterminate")
 """Verdicts of the rules that do not keep a buyer from buying."""
 _STYLE: Final = """
-@page{size:A4;margin:14mm}
+@page{size:A4;margin:14mm;@bottom-right{content:counter(page) " / " counter(pages);font-size:8pt;color:#5c6670}}
 *{box-sizing:border-box}
 body{font:10.5pt/1.45 Arial,Helvetica,"Liberation Sans",FONTS;color:#1c2126;max-width:182mm;margin:0 auto;padding:6mm 0}
 h1{font-size:17pt;margin:0 0 1mm}h2{font-size:11.5pt;margin:4.5mm 0 1mm;color:#0b6e99}
