@@ -199,3 +199,28 @@ def test_the_residual_of_unseen_deployments_widens_the_interval() -> None:
         for one in (none, wide)
     ]
     assert spread[1] > spread[0] + 0.3
+
+
+def test_speculation_is_tried_beside_none_where_the_engine_can() -> None:
+    from dataclasses import replace
+
+    from offramp.search.candidate import stacks_of
+    from offramp.search.grid import speculations
+
+    asked = replace(question("deepseek-ai/DeepSeek-R1", ttft_p90=4.0, tpot_p90=0.06), accept=0.85)
+    stacks = stacks_of(asked, FACTS, CALIBRATION, "nvidia/h20", overrides={})
+    assert {stack.asked.accept for stack in stacks} == {0.0, 0.85}
+    plain, drafting = (
+        max(float((s.rates / [p.devices for p in s.pools]).max()) for s in stacks if s.asked.accept == accept)
+        for accept in (0.0, 0.85)
+    )
+    assert plain < drafting < 1.85 * plain  # never more than the tokens that it gains
+    chip = FACTS.chip("nvidia/h20")
+    model = asked.model
+    assert speculations(model, chip, FACTS, "vllm", 0.0) == (0.0,)
+    refusing = [
+        name for name in FACTS.engines
+        if FACTS.engine(name).supports(chip, feature="mtp").parts[-1].answer == "no"
+    ]  # fmt: skip
+    for name in refusing:
+        assert speculations(model, chip, FACTS, name, 0.85) == (0.0,)

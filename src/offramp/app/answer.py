@@ -65,7 +65,7 @@ def _chip_answer(row: Row, job: Job, breaks: list[BreakEven]) -> dict[str, Any]:
         "fits": bool(found and (found.rate > 0 or found.floor)), "is_baseline": row.is_baseline,
         "interval": _INTERVALS[row.cell.mode],
         **as_dict(row),
-        "layout": _layout(found.pool, row) if found and found.pool else None,
+        "layout": _layout(found.pool, row, found.accept) if found and found.pool else None,
         "fleet": msgspec.to_builtins(loaded.fleet) if loaded else None,
         "latency_s": _latency(case, job) if case else {},
         "headroom": loaded.peak["p50"].headroom if loaded and "p50" in loaded.peak else None,
@@ -88,9 +88,10 @@ def _chip_answer(row: Row, job: Job, breaks: list[BreakEven]) -> dict[str, Any]:
     return answer
 
 
-def _layout(pool: Pool, row: Row) -> dict[str, Any]:
+def _layout(pool: Pool, row: Row, accept: float) -> dict[str, Any]:
+    words = layout_words(pool) + (f", drafting (+{accept:g} tokens a step)" if accept > 0.0 else "")
     return {
-        "words": layout_words(pool), "engine": pool.engine, "system": pool.system, "tp": pool.tp, "pp": pool.pp,
+        "words": words, "accepted_drafts_per_step": accept, "engine": pool.engine, "system": pool.system, "tp": pool.tp, "pp": pool.pp,
         "dp": pool.dp, "ep": pool.ep, "devices": pool.devices, "chips": pool.devices / row.chip.devices,
         "weights_dtype": pool.weights_dtype or "checkpoint", "max_batch_tokens": pool.max_batch_tokens,
         "max_seqs": pool.max_seqs,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from offramp import __version__
 from offramp import catalog as facts
@@ -26,8 +26,10 @@ from offramp.app.splits import first_step, pairs_of, run_splits, split_answers
 from offramp.app.study import DemandPoint, Study, Workload
 from offramp.app.train import runs_table
 from offramp.app.workload import load_model, load_trace, requests_key, requests_of
+from offramp.arch.record import Model
 from offramp.catalog import Catalog
 from offramp.core.errors import InputError, ModelRangeError
+from offramp.core.figure import Figure
 from offramp.core.result import FigureLog, Notice, Result, hash_inputs
 from offramp.core.seeds import derive_seed
 from offramp.rules.records import DISCLAIMER
@@ -36,6 +38,12 @@ from offramp.serve import Requests
 from offramp.train.parameters import load_posterior
 
 Progress = Callable[[str], None]
+MTP_ACCEPT: Final = Figure(
+    value=0.85, unit="1", low=0.8, high=0.9, as_of=dt.date(2025, 9, 26), known=dt.date(2025, 9, 26),
+    confidence="measured-by-third-party", source="LMSYS blog, Ant Group on the H20: acceptance length 1.8 to 1.9 with one draft",
+    url="https://lmsys.org/blog/2025-09-26-sglang-ant-group",
+    note="tokens beyond the first per step, DeepSeek-R1; the DeepSeek-V3 report (arXiv 2412.19437) names 85 to 90 %",
+)  # fmt: skip
 BREAK_EVEN_FIGURES = ("memory_bandwidth", "peak_bf16")
 
 
@@ -93,6 +101,11 @@ def _file_bytes(path: str) -> bytes:
     return Path(path).read_bytes() if path and Path(path).is_file() else path.encode()
 
 
+def drafts_by_itself(work: Workload, study: Study, model: Model) -> bool:
+    """Whether the checkpoint's own multi-token prediction is to be tried."""
+    return study.search.speculate and not work.spec_accept and model.mtp_layers > 0
+
+
 def none_fits(requests: Requests, limit: int) -> bool:
     """Whether every request is longer than the model's context."""
     return bool(limit and len(requests) and int((requests.isl_tokens + requests.osl_tokens).min()) > limit)
@@ -120,7 +133,8 @@ def job_of(work: Workload, study: Study, calibration: str = "") -> Job:
         workload=work.id, model=model, requests=requests, mix=mix_of(requests, context_limit=model.max_context_tokens),
         slo={str(key): value for key, value in work.slo.items()},
         limits=limits, simulate=search.simulate, most_requests=search.trace_requests,
-        accept=work.spec_accept, prefix=requests.hash_ids is not None, seed=study.study.seed, as_of=study.study.as_of,
+        accept=work.spec_accept or (MTP_ACCEPT.value if drafts_by_itself(work, study, model) else 0.0),
+        prefix=requests.hash_ids is not None, seed=study.study.seed, as_of=study.study.as_of,
         calibration=calibration, parameters=load_parameters(calibration) if calibration else None,
         trace_key=requests_key(requests), trace_notes=trace.notes if work.trace else (),
         demand=Demand(mean=mean, peak=mean * ratio, spares=work.availability.spare_replicas,
@@ -179,6 +193,8 @@ def _solve(
         _add_splits(parts, all_splits, ledger, store, crew=crew, progress=progress, permits=permits)
     for cell in cells:
         log.merge(cell.figures, cell.horizon)
+    if any(drafts_by_itself(work, study, job.model) for work, job in works):
+        log.use("search/mtp-acceptance", MTP_ACCEPT)
     training = training_part(ledger, permits, path, progress)
     return _result(study, catalog, parts, rolled, flips, log, notices, inputs_hash, training)
 

@@ -281,7 +281,8 @@ def _case(one: _Work, name: Any, values: Mapping[str, float]) -> CaseAnswer:
 
 def _load(work: _Work, found: Candidate, values: Mapping[str, float]) -> Loaded | None:
     """The fleet of the median draw at peak and mean demand."""
-    job, question, chip, catalog = work.job, work.question, work.chip, work.catalog
+    job, chip, catalog = work.job, work.chip, work.catalog
+    question = replace(work.question, accept=found.accept)
     system = system_of(catalog, chip)
     order = np.array(found.slow_to_fast)
     fleet = fleet_for(
@@ -296,7 +297,7 @@ def _load(work: _Work, found: Candidate, values: Mapping[str, float]) -> Loaded 
         overrides=dict(values) or None,
     )  # fmt: skip
     common: dict[str, Any] = {"pool": found.pool, "mix": job.mix, "context_limit": job.model.max_context_tokens,
-              "decode_tokens": question.decode_tokens, "accept_tokens": 1.0 + job.accept}  # fmt: skip
+              "decode_tokens": question.decode_tokens, "accept_tokens": 1.0 + question.accept}  # fmt: skip
     most, stream = min(job.most_requests, LOAD_REQUESTS), question.stream
 
     def at(quantile: float, rate: float) -> tuple[Felt, Setting]:

@@ -118,7 +118,7 @@ def _answer(job: Job, cell: SplitCell, split: Split, by_chip: dict[str, Row], le
         "chips_total": sum(counts), "requests_per_s_per_unit": split.rate, "transfer_s": split.transfer_s,
         "prefill_requests_per_s_per_chip": split.prefill.closed_rate / split.prefill.packages,
         "decode_requests_per_s_per_chip": split.decode.closed_rate / split.decode.packages,
-        "prefill_layout": _layout(split.prefill), "decode_layout": _layout(split.decode),
+        "prefill_layout": _layout(split.prefill), "decode_layout": _layout(split.decode), "accepted_drafts_per_step": split.accept,
         "latency_s": {key: split.felt.latency.get(key) for key in (*job.slo, "ttft_p90", "tpot_p90")},
         "cost_per_million_output_tokens": _cost(job, counts, (first, second), ledger),
     }  # fmt: skip

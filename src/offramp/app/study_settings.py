@@ -64,6 +64,8 @@ class SearchSettings(Record):
         trace_requests: most requests of a trace that one simulation uses.
         engines: engine ids to consider; all that run on the chip where empty.
         disaggregate: also try prefill and decode on separate pools.
+        speculate: also try the multi-token prediction that a checkpoint brings, with a published acceptance, where
+            a workload states none.
         tps, pps, eps: degrees to try; powers of two where empty.
     """
 
@@ -72,6 +74,7 @@ class SearchSettings(Record):
     trace_requests: Annotated[int, Meta(ge=100)] = 20_000
     engines: tuple[str, ...] = ()
     disaggregate: bool = False
+    speculate: bool = False
     tps: tuple[Positive, ...] = ()
     pps: tuple[Positive, ...] = ()
     eps: tuple[Positive, ...] = ()

@@ -31,7 +31,7 @@ from offramp.cost import (
 )
 from offramp.search.closed import Grid, Slo, evaluate
 from offramp.search.front import Choice, front_of
-from offramp.search.grid import Limits, candidate_engines, pools, weight_dtypes
+from offramp.search.grid import Limits, candidate_engines, pools, speculations, weight_dtypes
 from offramp.search.mix import Mix, Stream
 from offramp.search.tune import Felt, Points, Replica, highest_rate, with_limits
 from offramp.search.uncertain import Retune, rates_by_draw
@@ -62,7 +62,7 @@ class Question:
         simulate: how many of the best layouts are simulated.
         most_requests: simulated requests of a final run.
         prefix: whether prompts share cached prefixes.
-        accept: accepted draft tokens per step; 0 is no speculation.
+        accept: accepted draft tokens per step of speculation, which is tried beside none; 0 is no speculation.
         points: what was simulated before of this traffic on this chip.
     """
 
@@ -132,6 +132,7 @@ class Candidate(Record):
         devices_per_package: torch devices in one chip as sold.
         layouts: how many (layout, batch) pairs were priced.
         slow_to_fast: the draws in order of speed.
+        accept: accepted draft tokens per step; 0 where it does not speculate.
         front: throughput against time per output token, closed form.
     """
 
@@ -151,6 +152,7 @@ class Candidate(Record):
     layouts: int = 0
     slow_to_fast: tuple[int, ...] = ()
     front: tuple[Choice, ...] = ()
+    accept: float = 0.0
 
     @property
     def per_chip(self) -> float:
@@ -174,8 +176,9 @@ def middle(setting: Setting) -> Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class PricedStack:
-    """All layouts of one engine and precision, priced at the middle."""
+    """All layouts of one engine and precision, with or without speculation, priced at the middle."""
 
+    asked: Question
     setting: Setting
     middle: Setting
     pools: list[Pool]
@@ -200,11 +203,15 @@ def stacks_of(
                 overrides=dict(overrides) or None,
             )  # fmt: skip
             mid = middle(setting)
-            grid = evaluate(
-                mid, listed, question.mix, decode_tokens=question.decode_tokens, accept_tokens=1.0 + question.accept
-            )
-            rates = grid.best_rates(question.slo, len(listed))[0]
-            found.append(PricedStack(setting=setting, middle=mid, pools=listed, grid=grid, rates=rates))
+            for accept in speculations(question.model, chip, catalog, engine, question.accept):
+                asked = replace(question, accept=accept)
+                grid = evaluate(
+                    mid, listed, asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + accept
+                )  # fmt: skip
+                rates = grid.best_rates(asked.slo, len(listed))[0]
+                found.append(
+                    PricedStack(asked=asked, setting=setting, middle=mid, pools=listed, grid=grid, rates=rates)
+                )
     return found
 
 
@@ -258,19 +265,19 @@ def find(
     tried: list[_Try] = []
     for value, stack, i, batch in chosen or loose:
         known = [row.rate / row.closed for row in tried if row.rate > 0.0]
-        tried.append(_simulated(question, stack, stack.pools[i], value, batch, nearly=known[-1] if known else None))
+        tried.append(_simulated(stack, stack.pools[i], value, batch, nearly=known[-1] if known else None))
     good = [row for row in tried if row.rate > 0.0]
     if not good:
         return _blocked(question, chip_id, stacks, catalog=catalog, priced=priced)
-    best = _refined(question, _simplest(good))
+    best = _refined(_simplest(good))
 
     def retune(draw: int, behind: float) -> float:
         own = [stack for stack in stacks if stack.pools[0].engine == best.pool.engine]
-        return _retuned(question, own, draw, behind)
+        return _retuned(own, draw, behind)
 
     rows = sorted({row.pool: row for row in [*good, best]}.values(), key=lambda row: -row.per_device)
     front = front_of([(stack.grid, stack.pools) for stack in stacks], question.slo)
-    return _with(_answer(question, catalog, best, rows, priced, retune), front=front)
+    return _with(_answer(catalog, best, rows, priced, retune), front=front)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,11 +298,9 @@ class _Try:
         return Tried(pool=self.pool, closed_rate=self.closed, rate=self.rate)
 
 
-def _simulated(
-    question: Question, stack: PricedStack, pool: Pool, per_device: float, batch: float, *, nearly: float | None = None
-) -> _Try:
+def _simulated(stack: PricedStack, pool: Pool, per_device: float, batch: float, *, nearly: float | None = None) -> _Try:
     """Simulates a layout near its closed-form rate; ``nearly`` is the ratio of the two that another layout had."""
-    pool = with_limits(pool, batch)
+    question, pool = stack.asked, with_limits(pool, batch)
     closed = per_device * pool.devices
     rate, felt = highest_rate(
         _replica(question, stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
@@ -312,8 +317,9 @@ def _simplest(tries: list[_Try]) -> _Try:
     return min(near, key=lambda row: (row.pool.devices, -row.per_device))
 
 
-def _refined(question: Question, best: _Try) -> _Try:
+def _refined(best: _Try) -> _Try:
     """The layout with the token budget that simulates best: bursts decide it, which the closed form does not see."""
+    question = best.stack.asked
     for chunk in question.limits.chunks:
         if chunk == best.pool.max_batch_tokens:
             continue
@@ -335,10 +341,11 @@ def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
     )  # fmt: skip
 
 
-def _retuned(question: Question, stacks: list[PricedStack], draw: int, behind: float) -> float:
+def _retuned(stacks: list[PricedStack], draw: int, behind: float) -> float:
     """Rate per device of the layout that suits one draw best, simulated; 0 where it is no better than ``behind``."""
     chosen: tuple[float, PricedStack, int, Grid] | None = None
     for stack in stacks:
+        question = stack.asked
         one = replace(stack.setting, parameters=stack.setting.parameters.take([draw]))
         grid = evaluate(
             one, stack.pools, question.mix, decode_tokens=question.decode_tokens, accept_tokens=1.0 + question.accept
@@ -350,15 +357,14 @@ def _retuned(question: Question, stacks: list[PricedStack], draw: int, behind: f
     if chosen is None:
         return 0.0
     value, stack, i, grid = chosen
+    question = stack.asked
     usable = grid.meets(question.slo)[0] & (grid.pool_index == i)
     batch = float(grid.batch[usable][np.argmax(grid.rate[0][usable])])
-    return _simulated(question, stack, stack.pools[i], value, batch).per_device
+    return _simulated(stack, stack.pools[i], value, batch).per_device
 
 
-def _answer(
-    question: Question, catalog: Catalog, best: _Try, tried: list[_Try], priced: int, retune: Retune
-) -> Candidate:
-    pool, stack = best.pool, best.stack
+def _answer(catalog: Catalog, best: _Try, tried: list[_Try], priced: int, retune: Retune) -> Candidate:
+    pool, stack, question = best.pool, best.stack, best.stack.asked
     chip = catalog.chip(pool.chip)
     assert best.felt is not None
     rates, order = rates_by_draw(
@@ -367,7 +373,7 @@ def _answer(
     )  # fmt: skip
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return Candidate(
-        chip=chip.id, pool=pool, rate=best.rate, rates=tuple(float(value) for value in rates),
+        chip=chip.id, pool=pool, accept=question.accept, rate=best.rate, rates=tuple(float(value) for value in rates),
         packages=pool.devices / chip.devices, felt=best.felt, shares=binding(stack.middle, pool, question, best.felt),
         memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found,
         tried=tuple(row.record() for row in tried), fallback=stack.middle.precision.fallback,
@@ -440,7 +446,7 @@ def _slo_blocked(
         )
         if lowest > limit:
             best = (stack, i)
-            shares = binding(stack.middle, stack.pools[i], question, None)
+            shares = binding(stack.middle, stack.pools[i], stack.asked, None)
             percent = 100.0 * getattr(shares, shares.largest)
             texts.append(
                 f"{key.replace('_', ' ').upper()} of {limit * 1e3:g} ms is out of reach: {lowest * 1e3:.1f} ms at "
@@ -465,7 +471,7 @@ def _slo_blocked(
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return _with(
         base, pool=pool, floor=tuple(texts), blockers=found, fallback=stack.middle.precision.fallback,
-        shares=binding(stack.middle, pool, question, None), packages=pool.devices / base.devices_per_package,
+        shares=binding(stack.middle, pool, stack.asked, None), packages=pool.devices / base.devices_per_package,
         memory=memory_for(stack.middle, pool, context_tokens=question.mix.context),
     )  # fmt: skip
 

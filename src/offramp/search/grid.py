@@ -44,6 +44,18 @@ def candidate_engines(chip: Chip, limits: Limits) -> tuple[str, ...]:
     return tuple(name for name in limits.engines if not chip.engines or name in chip.engines) or chip.engines[:1]
 
 
+def speculations(model: Model, chip: Chip, catalog: Catalog, engine: str, accept: float) -> tuple[float, ...]:
+    """Accepted draft tokens per step to try: none, and those stated unless a source says that the engine cannot.
+
+    Drafting pays where steps are bound by memory and costs where they are bound by arithmetic, so both are priced.
+    """
+    if accept <= 0.0:
+        return (0.0,)
+    feature = "mtp" if model.mtp_layers else "speculative-decoding"
+    able = catalog.engine(engine).supports(chip, feature=feature).parts[-1].answer != "no"
+    return (0.0, accept) if able else (0.0,)
+
+
 def weight_dtypes(limits: Limits) -> tuple[str, ...]:
     """Weight precisions to try; "" is the checkpoint's own."""
     known = tuple(

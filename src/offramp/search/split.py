@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -32,7 +32,7 @@ from offramp.cost import (
 from offramp.cost.tabulate import shard_of
 from offramp.search.candidate import Question, middle
 from offramp.search.closed import BATCHES, NORMAL, TTFT_WAIT
-from offramp.search.grid import candidate_engines, pools, weight_dtypes
+from offramp.search.grid import candidate_engines, pools, speculations, weight_dtypes
 from offramp.search.tune import Felt, Replica, highest_rate, with_limits
 from offramp.serve import PoolSpec
 
@@ -72,6 +72,7 @@ class Split(Record):
         rate: highest rate of the unit within the SLO, simulated, middle parameters.
         felt: what users feel there.
         transfer_s: mean time of one KV transfer.
+        accept: accepted draft tokens per step of the decode side.
     """
 
     prefill: Side
@@ -79,6 +80,7 @@ class Split(Record):
     rate: float
     felt: Felt
     transfer_s: float
+    accept: float = 0.0
 
     @property
     def packages_per_rate(self) -> float:
@@ -92,8 +94,9 @@ class Split(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class _Option:
-    """The best layout of one side."""
+    """The best layout of one side, and how it drafts."""
 
+    asked: Question
     pool: Pool
     setting: Setting
     rate: float
@@ -147,9 +150,9 @@ def _simulated(
     x, y = ratio
     per_token, each = _transfer(question, first, second)
     specs = [
-        PoolSpec(table=_replica(question, first).table(), role="prefill", replicas=x, name="prefill",
+        PoolSpec(table=_replica(first).table(), role="prefill", replicas=x, name="prefill",
                  transfer_s_per_token=per_token, transfer_base_s=TRANSFER_BASE_S),
-        PoolSpec(table=_replica(question, second).table(), role="decode", replicas=y, name="decode"),
+        PoolSpec(table=_replica(second).table(), role="decode", replicas=y, name="decode"),
     ]  # fmt: skip
     rate, felt = highest_rate(
         specs, question.stream, question.slo, guess=nearly * _bound(first, second, ratio), prefix=question.prefix,
@@ -161,10 +164,11 @@ def _simulated(
         Side(pool=one.pool, closed_rate=one.rate, replicas=count, packages=one.packages)
         for one, count in ((first, x), (second, y))
     ]
-    return Split(prefill=sides[0], decode=sides[1], rate=rate, felt=felt, transfer_s=each)
+    return Split(prefill=sides[0], decode=sides[1], rate=rate, felt=felt, transfer_s=each, accept=second.asked.accept)
 
 
-def _replica(question: Question, option: _Option) -> Replica:
+def _replica(option: _Option) -> Replica:
+    question = option.asked
     return Replica(
         setting=option.setting, pool=option.pool, mix=question.mix, decode_tokens=question.decode_tokens,
         accept_tokens=1.0 + question.accept, context_limit=question.model.max_context_tokens,
@@ -185,14 +189,18 @@ def _best(
             setting = middle(
                 build_setting(question.model, listed[0], catalog=catalog, calibration=calibration, as_of=as_of)
             )
-            rates, batches = (_prefill if role == "prefill" else _decode)(question, setting, listed)
-            each = rates / np.array([pool.devices for pool in listed])
-            i = int(np.argmax(each))
-            if rates[i] <= 0 or (best is not None and each[i] <= best.rate / best.pool.devices):
-                continue
-            pool = msgspec.structs.replace(with_limits(listed[i], float(batches[i])), role=role)
-            best = _Option(pool=pool, setting=setting, rate=float(rates[i]), batch=float(batches[i]),
-                           packages=pool.devices / chip.devices)  # fmt: skip
+            drafts = (
+                speculations(question.model, chip, catalog, engine, question.accept) if role == "decode" else (0.0,)
+            )
+            for asked in [replace(question, accept=accept) for accept in drafts]:
+                rates, batches = (_prefill if role == "prefill" else _decode)(asked, setting, listed)
+                each = rates / np.array([pool.devices for pool in listed])
+                i = int(np.argmax(each))
+                if rates[i] <= 0 or (best is not None and each[i] <= best.rate / best.pool.devices):
+                    continue
+                pool = msgspec.structs.replace(with_limits(listed[i], float(batches[i])), role=role)
+                best = _Option(asked=asked, pool=pool, setting=setting, rate=float(rates[i]), batch=float(batches[i]),
+                               packages=pool.devices / chip.devices)  # fmt: skip
     return best
 
 
