@@ -258,13 +258,16 @@ def on_paper(rows: dict[str, list[tuple[int, dict[str, float]]]]) -> list[str]:
     cells = rows["cells"]
     pair_s = (cells[-1][1]["cpu_s"] - cells[0][1]["cpu_s"]) / (cells[-1][0] - cells[0][0])
     cores, node = 64, 64
+    many, few = rows["replicas"][-1], rows["replicas"][0]
+    replica_mb = (many[1]["peak_mb"] - few[1]["peak_mb"]) / (many[0] - few[0])
     return [
         "## On paper: 10^5 replicas, a year, 60 chips", "",
         f"Every request simulated: 10^5 replicas x {YEAR_S:.3g} s x {REQUESTS_PER_S:g} request/s each x {CHIPS} chips are "
         f"{total:.2g} requests. At the measured {per_s / 1e6:.2g} M requests per CPU second that is {core_s:.2g} core seconds: "
         f"{core_s / node / 86_400:,.0f} days on one node of {node} cores, {core_s / node / 86_400 / 100:,.1f} days on 100 "
-        "nodes. Replicas that a router deals to in turn are independent, so this divides without communication; each shard "
-        "holds one chunk, so memory is no limit; what crosses the network is a sketch of a few kilobytes per shard.", "",
+        "nodes. Replicas that a router deals to in turn are independent, so this divides without communication; a replica "
+        f"in flight takes {replica_mb:.1f} MB (measured above), so a process takes a thousand at a time; what crosses the network "
+        "is a sketch of a few kilobytes per replica.", "",
         f"Nobody needs that. Replicas of one layout under one traffic are alike, so an assessment simulates a few of them "
         f"at a few dozen rates: {pair_s:.2g} CPU s per workload-chip pair measured above. {CHIPS} chips x 20 workloads are "
         f"{CHIPS * 20:,} pairs, {CHIPS * 20 * pair_s / 60:,.0f} CPU minutes: about {math.ceil(CHIPS * 20 * pair_s / cores)} s "
