@@ -37,11 +37,13 @@ scan-recall: $(STAMP)  ## recall of the scan on real ports into docs/recall.md; 
 	@test -n "$(CLONES)" || { echo 'Say where the clones are: make scan-recall CLONES=<folder>'; exit 2; }
 	$(BIN)/python bench/scan_recall.py $(CLONES)
 
-exchange: $(STAMP)  ## exchange rates of the national study, again from the present parameter file (minutes)
+exchange: $(STAMP)  ## exchange rates of the national study from the present parameters, then docs/national.md (minutes)
 	$(BIN)/python tools/make_exchange.py
+	$(BIN)/python tools/make_national.py
 
-docs: $(STAMP)  ## the reference pages that come from the code: docs/study.md, docs/commands.md
+docs: $(STAMP)  ## the reference pages that come from the code: docs/study.md, docs/commands.md, docs/errors.md
 	$(BIN)/python tools/make_reference.py
+	$(BIN)/python tools/make_errors.py
 
 readme: $(STAMP)  ## what the README shows of the example
 	$(BIN)/python tools/make_readme.py

@@ -16,13 +16,13 @@ from offramp.cli import root
 from offramp.core import errors
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLE = re.compile(r"^(?:    |\$ )?(?:\.venv/bin/)?offramp ([a-z].*)$", re.MULTILINE)
 
 
-def _maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "tools" / "make_reference.py")
+def _maker(name: str = "make_reference") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -61,6 +61,15 @@ def test_every_error_class_is_documented_with_its_exit_code() -> None:
     assert len(kinds) > 5
     for kind in kinds:
         assert f"| {kind.exit_code} | {kind.__name__} |" in page
+
+
+def test_the_list_of_errors_is_that_of_the_code() -> None:
+    """A text that changed yesterday may be missing; a list that nobody renews may not."""
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8").splitlines()
+    made = _maker("make_errors").page().splitlines()
+    assert [line for line in page if line.startswith("#")][:3] == [line for line in made if line.startswith("#")][:3]
+    missing = {line for line in made if line.startswith("- ")} - set(page)
+    assert len(missing) < 0.1 * len(made), f'run "make docs": {sorted(missing)[:5]}'
 
 
 def test_every_command_is_in_the_readme_with_its_page() -> None:
