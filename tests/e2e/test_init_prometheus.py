@@ -20,6 +20,13 @@ from offramp.app.check import check
 from offramp.app.init import init
 from offramp.core.errors import BackendError
 
+EXPORTER = shutil.which("prometheus-node-exporter") or shutil.which("node_exporter")
+"""A real exporter serves the devices' metrics where it is installed; else the replayed endpoint does."""
+DEVICES = """DCGM_FI_DEV_POWER_USAGE{gpu="0",UUID="a",modelName="NVIDIA H20"} 310
+DCGM_FI_DEV_POWER_USAGE{gpu="1",UUID="b",modelName="NVIDIA H20"} 330
+DCGM_FI_DEV_GPU_UTIL{gpu="0",UUID="a",modelName="NVIDIA H20"} 60
+DCGM_FI_DEV_GPU_UTIL{gpu="1",UUID="b",modelName="NVIDIA H20"} 80
+"""
 RATE = 40.0
 BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -32,7 +39,7 @@ class Replay(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         seconds = time.monotonic() - self.started
         done = int(RATE * seconds)
-        body = metrics_page(done).encode()
+        body = (metrics_page(done) + ("" if EXPORTER else DEVICES)).encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.end_headers()
@@ -61,10 +68,6 @@ def metrics_page(done):
         *histogram("vllm:request_prompt_tokens", done, 400, labels),
         *histogram("vllm:request_generation_tokens", done, 80, labels),
         *histogram("vllm:e2e_request_latency_seconds", done, 2, labels),
-        'DCGM_FI_DEV_POWER_USAGE{gpu="0",UUID="a",modelName="NVIDIA H20"} 310',
-        'DCGM_FI_DEV_POWER_USAGE{gpu="1",UUID="b",modelName="NVIDIA H20"} 330',
-        'DCGM_FI_DEV_GPU_UTIL{gpu="0",UUID="a",modelName="NVIDIA H20"} 60',
-        'DCGM_FI_DEV_GPU_UTIL{gpu="1",UUID="b",modelName="NVIDIA H20"} 80',
     ]
     return "\n".join(lines) + "\n"
 
@@ -83,30 +86,36 @@ def prometheus_address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prometheus")
     served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Replay)
     threading.Thread(target=served.serve_forever, daemon=True).start()
-    port = free_port()
+    targets = [f"127.0.0.1:{served.server_address[1]}"]
+    running = []
+    if EXPORTER:
+        (folder / "devices.prom").write_text(DEVICES)
+        targets.append(f"127.0.0.1:{free_port()}")
+        flags = ["--collector.disable-defaults", "--collector.textfile", f"--collector.textfile.directory={folder}"]
+        running.append(start([EXPORTER, *flags, f"--web.listen-address={targets[-1]}"]))
     config = folder / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: vllm\n    static_configs:\n"
-        f"      - targets: ['127.0.0.1:{served.server_address[1]}']\n"
+        f"      - targets: {targets}\n"
     )
-    command = [
-        binary,
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        address = f"http://127.0.0.1:{port}"
-        try:
-            wait_for_samples(address, 9)
-            Replay.started = time.monotonic()  # the process was restarted: every counter begins at zero again
-            wait_for_samples(address, 16)
-            yield address
-        finally:
+    address = f"127.0.0.1:{free_port()}"
+    flags = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
+    running.append(start([binary, *flags]))
+    try:
+        wait_for_samples(f"http://{address}", 9)
+        Replay.started = time.monotonic()  # the process was restarted: every counter begins at zero again
+        wait_for_samples(f"http://{address}", 16)
+        yield f"http://{address}"
+    finally:
+        for process in running:
             process.terminate()
             process.wait(10)
-            served.shutdown()
-            served.server_close()
+        served.shutdown()
+        served.server_close()
+
+
+def start(command):
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def wait_for_samples(address, count, limit_s=60.0):
@@ -137,7 +146,7 @@ def test_prometheus_to_an_assessed_study(prometheus_address, tmp_path):
     assert seen["prefix_share"] == pytest.approx(0.25, rel=1e-6)
     assert any("reset" in notice.text for notice in result.warnings)
     assert result.answer["fleet"][0]["chip"] == "nvidia/h20"
-    assert result.answer["fleet"][0]["count"] == 2
+    assert result.answer["fleet"][0]["count"] == 2  # from the exporter of the devices
     assert result.answer["assessable"]
     problems = check(out).answer
     assert not [p for p in problems["problems"] if p["level"] == "error"]
