@@ -15,14 +15,20 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
+import msgspec
+
 from offramp.core.result import FigureLog
-from offramp.scan.answer import rank
+from offramp.scan.answer import first_of, rank
 from offramp.scan.engine import scan_tree
+from offramp.scan.finding import Finding
+from offramp.scan.fold import fold
 from offramp.scan.judge import judge
-from offramp.scan.target import load_target
+from offramp.scan.target import Target, load_target
 
 HERE = Path(__file__).resolve().parent
 GREP = re.compile(r"cuda|nccl|nvidia|gpu", re.IGNORECASE)
@@ -35,8 +41,13 @@ WAVES = {
     "C": "C++ and transport",
     "T": "Triton kernels",
 }
-PRODUCT = ("source", "build", "infra")
 TOPS = (20, 50, 100)
+FIRST_FILES = 5
+"""A port is its vendor's first when at most this many files of the parent name the vendor."""
+CUDA_STACKS = ("amd/",)
+PORTING = (
+    r"(^|[^a-z])(npu|npus|ascend|mlu|cambricon|musa|xpu|hpu|gaudi|rocm|device[- ]agnostic|torch\.accelerator)([^a-z]|$)"
+)
 
 
 @dataclass
@@ -69,11 +80,18 @@ class Score:
     lines_grep: int = 0
     files: int = 0
     files_found: int = 0
+    given: bool = False
+    known_files: int = 0
     findings: int = 0
-    product: int = 0
+    places: int = 0
     groups: int = 0
+    covered: int = 0
     grep_lines: int = 0
+    days: float = 0.0
     tops: dict[int, int] = field(default_factory=dict)
+    ever: dict[int, int] = field(default_factory=dict)
+    chance: dict[int, float] = field(default_factory=dict)
+    touched: dict[str, list[int]] = field(default_factory=dict)
     misses: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -159,41 +177,100 @@ def check_out(repo: Path, commit: str, folder: Path) -> None:
         pipe.stdin.close()
 
 
+def target_of(name: str) -> Target:
+    """A target of the catalogue, or Intel's GPUs, which stand in for accelerators that have none there."""
+    if name != "xpu":
+        return load_target(name)
+    words = frozenset({"xpu", "ipex", "oneapi", "intel", "ze", "sycl"})
+    return msgspec.structs.replace(
+        load_target("huawei/ascend-910b2"), device="xpu", words=words, plugin="intel_extension_for_pytorch",
+        dist_backend="ccl",
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def ported_lines(repo: Path) -> dict[str, set[str]]:
+    """By path, the lines that any commit whose subject names a vendor took away, or added beside."""
+    log = git(repo, "log", "-E", "-i", f"--grep={PORTING}", "--no-merges", "-U1", "-M", "--no-color", "--format=", "-p")
+    found: dict[str, set[str]] = defaultdict(set)
+    path = ""
+    context: list[str] = []
+    for row in log.split("\n"):
+        if row.startswith("--- "):
+            path = row[6:] if row.startswith("--- a/") else ""
+        elif row.startswith("@@"):
+            context = []
+        elif row.startswith("-") and path and row[1:].strip():
+            found[path].add(row[1:].strip())
+        elif row.startswith(" ") and path and row.strip():
+            context.append(row.strip())
+        elif row.startswith("+") and path and context and not row.startswith("+++"):
+            found[path].add(context[-1])
+    return found
+
+
 def measure(row: dict[str, str], repo: Path) -> Score:
     """The score of one port."""
     score = Score(f"{row['repo']} {row['commit'][:9]}", row["wave"], row["split"], row["target"])
+    score.known_files = int(row["known_files"])
     hunks = hunks_of(repo, row["commit"] + "^", row["commit"])
-    target = load_target(row["target"])
+    target = target_of(row["target"])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         check_out(repo, row["commit"] + "^", folder)
-        tree = scan_tree(folder, target=target)
-        findings = [
-            finding
-            for file in tree.files
-            for finding in judge(file, target=target, torch=(2, 9))
-            if finding.role not in ("doc", "vendored")
-        ]
+        tree = scan_tree(folder, target=target, jobs=1)
+        texts = {file.path: read_lines(folder / file.path) for file in tree.files if file.hits}
         for path in folder.rglob("*"):
             if path.is_file() and CODE.search(path.name) and path.stat().st_size < 2_000_000:
-                score.grep_lines += sum(
-                    bool(GREP.search(text)) for text in path.read_text("utf8", "replace").split("\n")
-                )
-    groups = rank(findings, FigureLog())
-    order = {(group.kind, group.symbol): group.rank for group in groups}
-    findings.sort(key=lambda f: (f.guarded, order[f.kind, f.symbol], f.path, f.line))
-    score.findings, score.groups = len(findings), len(groups)
-    score.product = sum(finding.role in PRODUCT for finding in findings)
+                score.grep_lines += sum(bool(GREP.search(text)) for text in read_lines(path))
+    places = [place for file in tree.files for place in judge(file, target=target, torch=(2, 9)) if place.role != "doc"]
+    groups = rank(places, FigureLog())
+    findings = fold(places, order=first_of(groups))
+    score.findings, score.places, score.groups = len(findings), len(places), len(groups)
+    score.days = sum(group.days for group in groups)
     covered: dict[str, set[int]] = defaultdict(set)
-    for finding in findings:
-        covered[finding.path].update(range(finding.line, finding.end_line + 1))
+    for place in places:
+        covered[place.path].update(range(place.line, place.end_line + 1))
+    score.covered = sum(len(lines) for lines in covered.values())
     _count(score, hunks, covered)
+    _precision(score, hunks, findings, ported=ported_lines(repo), texts=texts)
     touched = {(hunk.path, line) for hunk in hunks for line in hunk.lines}
-    for top in TOPS:
-        score.tops[top] = sum(
-            any((f.path, line) in touched for line in range(f.line, f.end_line + 1)) for f in findings[:top]
-        )
+    for place in places:
+        if place.role in ("source", "build", "infra"):
+            pair = score.touched.setdefault(place.kind, [0, 0])
+            pair[0] += 1
+            pair[1] += any((place.path, line) in touched for line in range(place.line, place.end_line + 1))
     return score
+
+
+def read_lines(path: Path) -> list[str]:
+    return path.read_text("utf8", "replace").split("\n")
+
+
+def _precision(
+    score: Score,
+    hunks: list[Hunk],
+    findings: list[Finding],
+    *,
+    ported: dict[str, set[str]],
+    texts: dict[str, list[str]],
+) -> None:
+    """How many of the first findings this port touched, any port of the repository touched, and chance would."""
+    touched = {(hunk.path, line) for hunk in hunks for line in hunk.lines}
+
+    def spans(finding: Finding) -> list[int]:
+        return [line for place in finding.places for line in range(place.line, place.end_line + 1)]
+
+    now = [any((f.path, line) in touched for line in spans(f)) for f in findings]
+    ever: list[bool] = []
+    for f, hit in zip(findings, now, strict=True):
+        lines = texts.get(f.path, [])
+        said = ported.get(f.path, set())
+        ever.append(hit or any(line <= len(lines) and lines[line - 1].strip() in said for line in spans(f)))
+    for top in TOPS:
+        score.tops[top] = sum(now[:top])
+        score.ever[top] = sum(ever[:top])
+        score.chance[top] = min(top, len(ever)) * sum(ever) / max(1, len(ever))
 
 
 def _count(score: Score, hunks: list[Hunk], covered: dict[str, set[int]]) -> None:
@@ -252,112 +329,184 @@ def table_row(label: str, scores: list[Score]) -> str:
         share(total(scores, "lines_found"), total(scores, "lines")),
         share(total(scores, "lines_grep"), total(scores, "lines")),
         share(total(scores, "files_found"), total(scores, "files")),
-        f"{total(scores, 'groups') / lines:.1f}", f"{total(scores, 'product') / lines:.1f}",
-        f"{total(scores, 'findings') / lines:.1f}",
-        f"{total(scores, 'grep_lines') / lines:.1f}",
+        f"{total(scores, 'findings') / lines:.1f}", f"{total(scores, 'groups') / lines:.1f}",
+        f"{total(scores, 'places') / lines:.1f}", f"{total(scores, 'grep_lines') / lines:.1f}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
 
 HEAD = (
     "| set | ports | hunks | hunk recall | grep | line recall | grep | file recall "
-    "| groups per true line | places per true line, "
-    "product code | places per true line, all | grep lines per true line |\n"
+    "| findings per true line | groups per true line | places per true line | grep lines per true line |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|---|"
+)
+SPLITS = (
+    ("tuned", "rules were tuned on these"),
+    ("seen", "misses were read once"),
+    ("held-out", "never looked at"),
 )
 
 
-def write(scores: list[Score], missing: list[str], goal: Path) -> None:
-    """The page."""
-    out = [(HERE / "scan_recall_head.md").read_text("utf8"), HEAD]
+def tables(scores: list[Score]) -> list[str]:
+    """Recall by wave and set."""
+    out = [HEAD]
     for wave, title in WAVES.items():
         mine = [score for score in scores if score.wave == wave]
         if mine:
             out.append(table_row(f"**{title}**", mine))
-        for split, label in (
-            ("tuned", "rules were tuned on these"),
-            ("seen", "misses were read once"),
-            ("held-out", "never looked at"),
-        ):
+        for split, label in SPLITS:
             part = [score for score in mine if score.split == split]
             if part and len(part) < len(mine):
-                out.append(table_row(f"{label}", part))
-    out += ["", "## Precision of the first findings", "",
-            "Share of the first N places, in the order of the report, that lie in a hunk of the port.",
-            "",
-            "| set | 20 | 50 | 100 |", "|---|---|---|---|"]  # fmt: skip
+                out.append(table_row(label, part))
+    return out
+
+
+def precision(scores: list[Score]) -> list[str]:
+    """Precision of the first findings by wave."""
+    out = ["| set | measure | 20 | 50 | 100 |", "|---|---|---|---|---|"]
     for wave, title in WAVES.items():
         mine = [score for score in scores if score.wave == wave]
-        if mine:
-            out.append(
-                f"| {title} | "
-                + " | ".join(
-                    share(sum(score.tops[top] for score in mine), sum(min(top, score.findings) for score in mine))
-                    for top in TOPS
-                )
-                + " |"
-            )
-    out += [
-        "",
-        "## By port",
-        "",
-        "| port | wave | set | target | hunks | found | lines | found | groups | places |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        shown = {top: max(1, sum(min(top, score.findings) for score in mine)) for top in TOPS}
+        for label, name in (("this port", "tops"), ("any port of it", "ever"), ("any order, any port", "chance")):
+            cells = [share(sum(getattr(score, name)[top] for score in mine), shown[top]) for top in TOPS]
+            if mine:
+                out.append(f"| {title} | {label} | " + " | ".join(cells) + " |")
+    return out
+
+
+def corpus_line(scores: list[Score]) -> str:
+    """What the tool's own target is measured on: the given corpus, wave A."""
+    mine = [score for score in scores if score.given and score.wave == "A"]
+    lines = max(1, total(mine, "lines"))
+    return (
+        f"On the {len(mine)} ports of wave A of the given corpus: hunks "
+        f"{share(total(mine, 'hunks_found'), total(mine, 'hunks'))} of {total(mine, 'hunks')}, lines "
+        f"{share(total(mine, 'lines_found'), total(mine, 'lines'))} of {total(mine, 'lines')}, "
+        f"{total(mine, 'findings') / lines:.1f} findings, {total(mine, 'groups') / lines:.1f} groups and "
+        f"{total(mine, 'places') / lines:.1f} places per true line (grep: {total(mine, 'grep_lines') / lines:.1f} lines)."
+    )
+
+
+def is_first(score: Score) -> bool:
+    return score.known_files <= FIRST_FILES
+
+
+def by_port(scores: list[Score]) -> list[str]:
+    """One row a port."""
+    out = [
+        "| port | wave | set | target | vendor known in files | hunks | found | lines | found | findings | places |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for score in scores:
-        found = share(score.hunks_found, score.hunks)
-        out.append(f"| {score.name} | {score.wave} | {score.split} | {score.target} | {score.hunks} | {found} "
-                   f"| {score.lines} | {share(score.lines_found, score.lines)} "
-                   f"| {score.groups} | {score.findings} |")  # fmt: skip
-    reasons = Counter(reason for score in scores for reason, _ in score.misses)
     out += [
-        "",
-        "## What is missed, and why",
-        "",
+        f"| {score.name} | {score.wave} | {score.split} | {score.target} | {score.known_files} | {score.hunks} "
+        f"| {share(score.hunks_found, score.hunks)} | {score.lines} | {share(score.lines_found, score.lines)} "
+        f"| {score.findings} | {score.places} |"
+        for score in scores
+    ]
+    return out
+
+
+def misses(scores: list[Score]) -> list[str]:
+    """What is missed: by reason, and each one on ports that were read."""
+    read = [score for score in scores if score.split != "held-out"]
+    reasons = Counter(reason for score in scores for reason, _ in score.misses)
+    out = [
         f"{sum(reasons.values())} hunks. The reason is guessed from the hunk.",
         "",
         "| reason | hunks |",
         "|---|---|",
     ]
     out += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
-    out += ["", "<details><summary>Every missed hunk</summary>", ""]
-    for score in scores:
-        out += (
-            [f"- {score.name}: " + "; ".join(f"`{place}` ({reason})" for reason, place in score.misses)]
-            if score.misses
-            else []
-        )
-    out += ["", "</details>", ""]
+    out += ["", "<details><summary>Every missed hunk of the ports that were read</summary>", ""]
+    for score in read:
+        if score.misses and score.given:
+            places = "; ".join(f"`{place}` ({reason})" for reason, place in score.misses)
+            out.append(f"- {score.name}: {places}")
+    return [*out, "", "</details>", ""]
+
+
+def write(scores: list[Score], missing: list[str], goal: Path, *, kernels: list[str]) -> None:
+    """The page."""
+    vendors = [score for score in scores if not score.target.startswith(CUDA_STACKS)]
+    first = [score for score in vendors if is_first(score)]
+    later = [score for score in vendors if not is_first(score)]
+    amd = [score for score in scores if score.target.startswith(CUDA_STACKS)]
+    out = [
+        (HERE / "scan_recall_head.md").read_text("utf8").rstrip(), "", corpus_line(scores), "",
+        "## First ports of a vendor", "",
+        f"At most {FIRST_FILES} files of the parent name the vendor. This is what a scan is for.", "", *tables(first), "",
+        "## Later work on a back end that is there", "",
+        "New operators, tuning, repairs: old code rarely announces them.", "", *tables(later), "",
+        "## ROCm, whose PyTorch answers to CUDA's names", "",
+        "Mostly .cu files that hipify translates; a Python line with torch.cuda in it is no obstacle there.", "",
+        *tables(amd), "",
+        "## Precision of the first findings", "",
+        "First ports. *This port*: share of the first N findings, in the order of the report, with a place on a line that",
+        "this port touched. *Any port of it*: that any commit of the repository whose subject names a vendor took away or",
+        "added beside (a port is partial; others finish it). *Any order*: the second, had the order been drawn.", "",
+        *precision(first), "",
+        *kernels,
+        "## By port", "", *by_port(scores), "",
+        "## What is missed, and why", "", *misses(scores),
+    ]  # fmt: skip
     if missing:
         out += [f"Left out, no clone at hand: {', '.join(sorted(set(missing)))}.", ""]
     goal.write_text("\n".join(out), encoding="utf8")
 
 
+def write_touch(scores: list[Score], goal: Path) -> None:
+    """Per class how many places of product code first ports touched, on ports that rules were made with."""
+    table: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    mine = [s for s in scores if s.split != "held-out" and is_first(s) and not s.target.startswith(CUDA_STACKS)]
+    for score in mine:
+        for kind, (places, hits) in score.touched.items():
+            table[kind][0] += places
+            table[kind][1] += hits
+    rows = [f"{kind},{places},{hits}" for kind, (places, hits) in sorted(table.items())]
+    goal.write_text("class,places,touched\n" + "\n".join(rows) + "\n", encoding="utf8")
+
+
+def measure_row(row: dict[str, str], clones: Path) -> Score | None:
+    """The score of one row; None where the clone is missing."""
+    repo = find_clone(clones, row["repo"])
+    if repo is None:
+        return None
+    score = measure(row, repo)
+    score.given = row["source"] == "porting corpus"
+    return score
+
+
 def main() -> None:
+    from scan_triton import kernel_report
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clones", type=Path, help="folder with clones")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "recall.md")
     parser.add_argument("--only", default="", help="only ports whose name holds this")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--touch", type=Path, help="write there how often ports touch each class (scan/touch.csv)")
     options = parser.parse_args()
     with (HERE / "scan_corpus.csv").open(newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if options.only in f"{row['repo']} {row['commit']}"]
     scores: list[Score] = []
     missing: list[str] = []
-    for row in rows:
-        repo = find_clone(options.clones, row["repo"])
-        if repo is None:
-            missing.append(row["repo"])
-            continue
-        score = measure(row, repo)
-        scores.append(score)
-        print(
-            f"{score.name}: hunks {score.hunks_found}/{score.hunks}, lines {score.lines_found}/{score.lines}, "
-            f"{score.findings} places",
-            file=sys.stderr,
-        )
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for row, score in zip(rows, pool.map(measure_row, rows, [options.clones] * len(rows)), strict=True):
+            if score is None:
+                missing.append(row["repo"])
+                continue
+            scores.append(score)
+            print(
+                f"{score.name}: hunks {score.hunks_found}/{score.hunks}, lines {score.lines_found}/{score.lines}, "
+                f"{score.findings} findings, {score.places} places",
+                file=sys.stderr,
+                flush=True,
+            )
     if not scores:
         sys.exit(f"No clone of any port in {options.clones}.")
-    write(scores, missing, options.out)
+    if options.touch:
+        write_touch(scores, options.touch)
+    write(scores, missing, options.out, kernels=kernel_report(options.clones))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from offramp.scan.engine import Scan
 from offramp.scan.finding import Finding
 from offramp.scan.judge import ORDER, classes
 from offramp.scan.reach import MOST_NAMED, entry_points, import_graph, reachable
-from offramp.scan.target import DATA, Target
+from offramp.scan.target import DATA, Target, read_rows
 
 EFFORT_WEIGHT: Final = {"L0": 1.0, "L1": 2.0, "L2": 4.0, "L3": 8.0, "L4": 12.0}
 STAGE_WEIGHT: Final = {"first-run": 3.0, "full-speed": 1.5, "later": 0.4}
@@ -28,6 +28,8 @@ ROLE_WEIGHT: Final = {
     "vendored": 0.1, "generated": 0.1,
 }  # fmt: skip
 """How much one occurrence counts for the rank, by what the file is for. Assumed."""
+SHRINK: Final = 20.0
+"""Places that a class is given beside the counted ones, one of them touched: rare classes stay in the middle."""
 DAYS_ROLES: Final = frozenset({"source", "build", "infra"})
 GUARDED_SHARE: Final = 0.3
 """Work at a guarded place against an unguarded one: often a branch beside it. Assumed."""
@@ -38,7 +40,7 @@ class Group(Record):
 
     Attributes:
         reach: occurrences, weighted by the role of their file.
-        score: effort x reach x stage; groups stand in falling order.
+        score: effort x reach x stage x how often real ports touch the class; groups stand in falling order.
         days, days_low, days_high: engineer-days of the group.
     """
 
@@ -75,6 +77,20 @@ def rank(findings: list[Finding], log: FigureLog) -> list[Group]:
     return [msgspec.structs.replace(group, rank=at) for at, group in enumerate(groups, start=1)]
 
 
+@lru_cache(maxsize=1)
+def _touched() -> dict[str, tuple[int, int]]:
+    return {row["class"]: (int(row["places"]), int(row["touched"])) for row in read_rows("touch.csv")}
+
+
+def share_touched(kind: str) -> float:
+    """Share of a class's places in product code that a repository's first port to a chip changed, slightly shrunk.
+
+    Source: scan/touch.csv, counted on real ports by bench/scan_recall.py; low for what ports leave to later ones.
+    """
+    places, touched = _touched().get(kind, (0, 0))
+    return (touched + 1) / (places + SHRINK)
+
+
 def first_of(groups: list[Group]) -> Callable[[Finding], tuple[bool, int, str, int]]:
     """Sort key of places: unguarded ones first, then by the rank of their group."""
     order = {(group.kind, group.symbol): group.rank for group in groups}
@@ -96,7 +112,7 @@ def _group(key: tuple[str, str], members: list[Finding], log: FigureLog) -> Grou
         replacement=head.replacement,
         message=head.message, occurrences=len(members), unguarded=sum(not f.guarded for f in members),
         files=len({f.path for f in members}), roles=dict(Counter(f.role for f in members)), reach=round(reach, 2),
-        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage] * float(classes()[kind].get("weight", 1)), 3),
+        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage] * share_touched(kind), 4),
         days=days[0], days_low=days[1], days_high=days[2],
         fixable=sum(f.fixable for f in members), verified=all(f.verified for f in members), evidence=head.evidence,
         first=tuple(f"{f.path}:{f.line}" for f in sorted(members, key=_nearest)[:5]),

@@ -122,9 +122,7 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
     )  # fmt: skip
 
 
-def _mentions(
-    source: Source, hits: list[Hit], guards: list[tuple[int, int]], *, words: frozenset[str]
-) -> list[Hit]:
+def _mentions(source: Source, hits: list[Hit], guards: list[tuple[int, int]], *, words: frozenset[str]) -> list[Hit]:
     """Names after CUDA; where a file has other findings also names after GPUs, messages and comments."""
     taken = lines_of((hit.line, hit.end_line) for hit in hits)
     raw, code = source.text.split("\n"), source.masked.split("\n")

@@ -152,6 +152,10 @@ def _by_operator(hit: Hit, verdict: dict[str, Any], target: Target) -> None:
         _, verdict["effort"], verdict["replacement"] = symbols.LIMITED[hit.symbol]
         verdict["evidence"] = f"operator list: {hit.symbol} (Ascend/pytorch@9e73e70)"
         verdict["verified"] = target.vendor == "huawei"
+    elif hit.symbol in symbols.operators():
+        row = symbols.operators()[hit.symbol]
+        verdict["replacement"] = "compose it from supported operators, or run it on the host"
+        verdict["evidence"] = f"operators.csv: {hit.symbol}, {row['huawei_support']} ({row['source']})"
     elif hit.symbol in symbols.NUMERICS:
         verdict["effort"], verdict["replacement"] = symbols.NUMERICS[hit.symbol]
         verdict["evidence"] = f"numerics: {hit.symbol}"

@@ -111,7 +111,7 @@ _KEY: Final = re.compile(r"^\s*[\"']?([A-Za-z][\w.-]*)[\"']?\s*:")
 
 def _named(text: str) -> frozenset[str]:
     """The vendors that a line names, one word each."""
-    low = (word.lower() for word in _VENDOR.findall(text))
+    low: list[str] = [word.lower() for word in _VENDOR.findall(text)]
     return frozenset(_SAME.get(word, word) for word in low)
 
 
@@ -141,9 +141,7 @@ def _key_lists(keys: list[tuple[int, frozenset[str]]], target: Target) -> list[H
             words = frozenset[str]().union(*(found for _, found in group))
             if len(words) >= 2 and "nvidia" in words and not words & (target.words | {target.device}):
                 symbol = "keys of " + ", ".join(sorted(words))
-                hits.append(
-                    Hit(line=group[0][0], end_line=group[-1][0], column=0, kind="branch.list", symbol=symbol)
-                )
+                hits.append(Hit(line=group[0][0], end_line=group[-1][0], column=0, kind="branch.list", symbol=symbol))
             group = []
         group.append(item)
     return hits
@@ -162,7 +160,9 @@ def _mentions(text: str, hits: list[Hit], *, words: frozenset[str]) -> list[Hit]
             continue
         said = spoken_names(_COMMENT.sub("", line)) or (spoken_text(line) if SPOKEN.search(line) else None)
         if said:
-            found.append(Hit(line=number, end_line=number, column=0, kind=said.kind, symbol=said.symbol, also=said.also))
+            found.append(
+                Hit(line=number, end_line=number, column=0, kind=said.kind, symbol=said.symbol, also=said.also)
+            )
     return found
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import bisect
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from offramp.scan.finding import FileNote, Hit
-from offramp.scan.target import Target
+from offramp.scan.target import Target, read_rows
 from offramp.scan.words import words_of
 
 TOKENS: Final = tuple(
@@ -22,6 +23,17 @@ TOKENS: Final = tuple(
     ).split()
 )
 """Lower-case tokens of a cheap first look: only subtrees that touch a line with one of these are walked."""
+
+
+@lru_cache(maxsize=1)
+def operator_tokens() -> tuple[bytes, ...]:
+    """The last names of operators that a vendor's list calls unsupported, where they are no common words."""
+    leaves = {row["symbol"].rsplit(".", 1)[-1].lower() for row in read_rows("operators.csv")}
+    return tuple(sorted(leaf.encode() for leaf in leaves if "_" in leaf or len(leaf) > LONG_NAME))
+
+
+LONG_NAME: Final = 8
+"""Shorter names without an underscore are words that stand everywhere ("load", "enable")."""
 
 
 def has_token(text: str) -> bool:
@@ -92,7 +104,7 @@ class PyFile:
         self.notes: list[FileNote] = []
         self.last_import = 0
         self.has_entry = False
-        self.triggers = token_lines(text, TOKENS)
+        self.triggers = token_lines(text, (*TOKENS, *operator_tokens()) if "torch" in text else TOKENS)
 
     def add_triggers(self, names: list[str]) -> None:
         """Makes lines that speak of these names worth a look (aliases of CUDA modules)."""

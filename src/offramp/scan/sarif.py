@@ -117,7 +117,8 @@ def _result(finding: Finding, rule_index: int, edits: list[Edit] | None) -> dict
         "partialFingerprints": {"offramp/v1": finding.fingerprint},
         "properties": {
             "symbol": finding.symbol, "effort": finding.effort, "guarded": finding.guarded, "role": finding.role,
-            "target": finding.target, "places": max(1, len(finding.places)), "stage": finding.stage, "replacement": finding.replacement, "evidence": evidence,
+            "target": finding.target, "places": max(1, len(finding.places)), "stage": finding.stage,
+            "replacement": finding.replacement, "evidence": evidence,
         },
     }  # fmt: skip
     if edits:

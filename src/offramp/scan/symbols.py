@@ -134,6 +134,20 @@ def table_for(column: str) -> dict[str, Row]:
 
 
 @lru_cache(maxsize=1)
+def operators() -> dict[str, dict[str, str]]:
+    """Operators that some generation of the vendor's chips lacks, by dotted path."""
+    return {row["symbol"]: row for row in read_rows("operators.csv")}
+
+
+def lacks(path: str, target: Target) -> bool:
+    """True for an operator that the target's own generation lacks, or that the hand-written list calls limited."""
+    row = operators().get(path)
+    if path in LIMITED or row is None or not path.startswith("torch."):
+        return True
+    return target.vendor == "huawei" and f"{target.generation}:no" in row["huawei_support"]
+
+
+@lru_cache(maxsize=1)
 def packages() -> dict[str, dict[str, str]]:
     """CUDA-only packages by import name."""
     return {row["import"]: row for row in read_rows("packages.csv")}
@@ -162,7 +176,7 @@ def kind_of(path: str) -> str:
             if path.endswith("allow_tf32"):
                 return "numerics"
             return _refine(path) if kind == "torch.cuda" else kind
-    if path in LIMITED or path.startswith("torch.func."):
+    if path in LIMITED or path in operators() or path.startswith("torch.func."):
         return "op.limited"
     if path in NUMERICS or path.startswith("torch.float8"):
         return "numerics"

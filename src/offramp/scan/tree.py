@@ -27,7 +27,8 @@ _SUFFIX_KIND: Final = {
     ".cuh": "cpp", ".inl": "cpp", ".hxx": "cpp", ".cuinc": "cpp", ".ipp": "cpp",
     ".sh": "shell", ".bash": "shell", ".zsh": "shell", ".slurm": "slurm", ".sbatch": "slurm", ".sub": "slurm",
     ".yaml": "yaml", ".yml": "yaml", ".tpl": "template", ".j2": "template", ".jinja": "template",
-    ".cmake": "cmake", ".toml": "toml", ".cfg": "ini", ".ini": "ini", ".json": "json", ".mk": "make", ".am": "make", ".m4": "make", ".ac": "make", ".bzl": "make", ".bazel": "make",
+    ".cmake": "cmake", ".toml": "toml", ".cfg": "ini", ".ini": "ini", ".json": "json",
+    ".mk": "make", ".am": "make", ".m4": "make", ".ac": "make", ".bzl": "make", ".bazel": "make",
 }  # fmt: skip
 _VENDORED: Final = re.compile(
     r"(?:^|/)(?:third_?party|3rdparty|vendor(?:ed)?|external|_vendor|extern|submodules|deps)(?:/|$)", re.IGNORECASE
