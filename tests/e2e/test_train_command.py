@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from offramp.cli import root
 from offramp.core.errors import InfeasibleError, InputError, OfframpError
 
 STUDY = str(Path(__file__).resolve().parents[2] / "examples" / "train-v3" / "study.toml")
+ONE = ("--set", 'candidates.chips=["huawei/ascend-910c"]')
+"""One candidate, where more would only take time."""
 KEYS = {
     "chip",
     "status",
@@ -59,6 +62,142 @@ def test_the_published_run_lies_in_the_interval(answer: dict) -> None:
     assert held["predicted_over_published"] == pytest.approx(1.0, abs=0.15)
 
 
+def test_the_search_finds_the_published_layout(answer: dict) -> None:
+    layout = answer["runs"][0]["cells"][0]["layout"]
+    assert {key: layout[key] for key in ("tp", "pp", "ep", "zero", "schedule")} == {
+        "tp": 1, "pp": 16, "ep": 64, "zero": 1, "schedule": "dualpipe",
+    }  # fmt: skip
+
+
+def test_inference_stands_beside_training(answer: dict) -> None:
+    for c in answer["runs"][0]["cells"]:
+        beside = c["inference"]
+        assert beside["why"] == ""
+        for rate in (beside["exchange_rate"], beside["training_over_inference"]):
+            assert 0.0 < rate["p10"] <= rate["p50"] <= rate["p90"]
+        if c["chip"] == "nvidia/h800":
+            assert beside["exchange_rate"]["p50"] == pytest.approx(1.0)
+        else:
+            assert 0.0 < beside["p_training_needs_more"] < 1.0
+            middle = c["exchange_rate"]["p50"] / beside["exchange_rate"]["p50"]
+            assert beside["training_over_inference"]["p50"] == pytest.approx(middle, rel=0.35)
+
+
+def test_factors_of_being_behind_multiply_to_the_exchange_rate(answer: dict) -> None:
+    for c in answer["runs"][0]["cells"]:
+        product = math.prod(item["factor"] for item in c["why_slower"])
+        assert product == pytest.approx(c["exchange_rate"]["p50"], rel=0.06)
+
+
+def test_memory_and_software_are_among_what_binds(answer: dict) -> None:
+    for c in answer["runs"][0]["cells"]:
+        levers = {item["part"]: item for item in c["levers"]}
+        assert 0.0 < levers["memory"]["share"] < 0.5
+        assert levers["memory"]["note"].startswith("with any memory: TP")
+        if "software" in levers:
+            assert levers["software"]["p10"] <= levers["software"]["share"] <= levers["software"]["p90"] < 0.9
+        shares = [item["share"] for item in c["levers"]]
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_more_chips_take_fewer_days(answer: dict) -> None:
+    for c in answer["runs"][0]["cells"]:
+        points = c["scaling"]
+        assert len(points) == 5
+        days = [point["days"]["p50"] for point in points]
+        assert days == sorted(days, reverse=True)
+        assert days[0] / days[-1] < 16.0 * 1.1
+
+
+def test_every_statement_says_what_it_rests_on(answer: dict) -> None:
+    findings = answer["record"]["findings"]
+    assert {finding["basis"] for finding in findings} == {"datasheet", "measured", "model", "assumed"}
+    assert {finding["chip"] for finding in findings} == {"huawei/ascend-910b", "huawei/ascend-910c"}
+    assert "without a number" in answer["record"]["reading"]
+
+
+def test_the_record_is_about_large_pre_training_only() -> None:
+    args = (
+        *ONE,
+        "--set",
+        'workload.pretrain.model="Qwen/Qwen3-32B"',
+        "--set",
+        "workload.pretrain.tokens=1e12",
+        "--json",
+    )
+    assert json.loads(run("train", STUDY, *args))["answer"]["record"] is None
+
+
+def test_what_was_not_yet_published_is_not_used() -> None:
+    answer = json.loads(run("train", STUDY, "--set", "study.as_of=2025-03-01", "--json"))["answer"]
+    by_chip = {entry["chip"]: entry for entry in answer["runs"][0]["break_even"]}
+    assert by_chip["huawei/ascend-910b"]["published"] == []
+    assert all(entry["as_of"] <= "2025-03-01" for entry in answer["record"]["known"])
+    layouts = {c["chip"]: c["layout"]["schedule"] for c in answer["runs"][0]["cells"] if c["status"] == "ok"}
+    assert layouts["huawei/ascend-910b"] == "1f1b"
+    assert layouts["nvidia/h800"] == "dualpipe"
+
+
+def test_slow_nodes_and_corruption_cost_what_they_are_said_to(answer: dict) -> None:
+    args = (*ONE, "--set", "train.slow_per_node_hour=1e-4", "--set", "train.corruption_per_device_hour=2e-6", "--json")
+    sick = json.loads(run("train", STUDY, *args))
+    plain = {c["chip"]: c for c in answer["runs"][0]["cells"]}
+    for after in sick["answer"]["runs"][0]["cells"]:
+        before = plain[after["chip"]]
+        parts = {part["part"]: part["share"] for part in after["binds"]}
+        assert parts["slow"] > 0.0
+        assert parts["corruption"] > 0.0
+        assert after["days"]["p50"] > before["days"]["p50"]
+        assert after["goodput_check"]["simulated"] == pytest.approx(after["goodput_check"]["closed"], rel=0.02)
+    used = {figure["id"] for figure in sick["figures"]}
+    assert {"train/slow_factor", "train/slow_notice", "train/corruption_notice"} <= used
+
+
+def test_a_run_that_waits_for_repairs_is_slower_than_one_that_shrinks() -> None:
+    fixed = (*ONE, "--set", "train.spares=0.001", "--set", "train.hazard_per_device_hour=1e-4", "--json")
+    shrinks = json.loads(run("train", STUDY, *fixed))["answer"]["runs"][0]["cells"][0]
+    waits = json.loads(run("train", STUDY, *fixed, "--set", "train.elastic=false"))["answer"]["runs"][0]["cells"][0]
+    assert waits["goodput"]["p50"] < shrinks["goodput"]["p50"]
+
+
+def test_trying_uses_what_the_study_knows(answer: dict) -> None:
+    args = (*ONE, "--set", 'train.port_success={"huawei/*"="90 %"}', "--set", 'train.port_time={"huawei/*"="10 d"}',
+            "--set", 'train.option_value="5e9 CNY"', "--set", 'workload.pretrain.deadline="400 d"', "--json")  # fmt: skip
+    told = json.loads(run("train", STUDY, *args))["answer"]["runs"][0]["break_even"]
+    own = next(t for e in told if e["chip"] == "huawei/ascend-910c" for t in e["trying"] if t["stage"] == "pretrain")
+    assert own["success"]["mid"] == pytest.approx(0.9)
+    assert own["port_months"] == pytest.approx(10.0 / 30.4375)
+    assert own["worth_trying"]
+    assert own["p_deadline_trying"] <= own["p_deadline_staying"]
+    before = next(
+        t for e in answer["runs"][0]["break_even"] if e["chip"] == "huawei/ascend-910c"
+        for t in e["trying"] if t["stage"] == "pretrain"
+    )  # fmt: skip
+    assert not before["worth_trying"]
+
+
+def test_a_chip_with_missing_facts_gets_a_range() -> None:
+    args = ("--set", 'candidates.chips=["cambricon/mlu590"]', "--json")
+    found = json.loads(run("train", STUDY, *args))
+    cell = found["answer"]["runs"][0]["cells"][1]
+    assert cell["mode"] == "bounds"
+    assert "scaleup_bandwidth" in cell["missing"]
+    assert cell["days"]["p10"] < cell["days"]["p50"] < cell["days"]["p90"]
+    assert any(notice["kind"] == "bounds-mode" for notice in found["warnings"])
+
+
+def test_neither_chips_nor_deadline_is_answered_and_said(tmp_path: Path) -> None:
+    text = Path(STUDY).read_text().replace('chips = 2048\ndeadline = "75 d"\n', "")
+    text = text.replace('[[fleet]]\nchip = "nvidia/h800"\ncount = 2048\nsite = "north"\n', "")
+    study = tmp_path / "open.toml"
+    study.write_text(text)
+    found = json.loads(run("train", str(study), *ONE, "--json"))
+    cell = found["answer"]["runs"][0]["cells"][0]
+    assert cell["days"]["p50"] <= 90.0
+    assert cell["p_deadline"] is None
+    assert any(notice["kind"] == "cluster-assumed" for notice in found["warnings"])
+
+
 def test_record_keeps_known_and_unknown_apart(answer: dict) -> None:
     record = answer["record"]
     assert all(entry["source"] for entry in record["known"])
@@ -73,9 +212,9 @@ def test_small_stages_risk_less(answer: dict) -> None:
         assert stake == sorted(stake)
 
 
-def test_same_study_same_answer(answer: dict) -> None:
-    again = json.loads(run("train", STUDY, "--json"))["answer"]
-    assert again == answer
+def test_same_study_same_answer() -> None:
+    first, again = (json.loads(run("train", STUDY, *ONE, "--json"))["answer"] for _ in range(2))
+    assert again == first
 
 
 @pytest.mark.parametrize(
@@ -94,7 +233,8 @@ def test_bad_input_says_what_where_and_how_to_mend(override: str, kind: type[Off
 
 
 def test_a_hazard_too_high_is_said_with_its_break_even() -> None:
-    found = json.loads(run("train", STUDY, "--set", "train.hazard_per_device_hour=0.5", "--json"))["answer"]["runs"][0]
+    args = (*ONE, "--set", "train.hazard_per_device_hour=0.5", "--json")
+    found = json.loads(run("train", STUDY, *args))["answer"]["runs"][0]
     for c in found["cells"]:
         assert c["status"] == "never finishes"
         assert 0 < c["hazard_break_even_per_chip_hour"] < 0.5

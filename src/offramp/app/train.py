@@ -11,6 +11,7 @@ import msgspec
 
 from offramp import __version__, catalog
 from offramp.app.economics import Ledger
+from offramp.app.rollup import short_name
 from offramp.app.study import Study, Workload
 from offramp.app.studyfile import load_study
 from offramp.app.train_bounds import any_cell, scaling
@@ -177,7 +178,7 @@ def run_of(
         except (InfeasibleError, CatalogError) as error:
             problems.append(error)
             answer = {"chip": chip.id, "status": "cannot", "why": str(error)}
-        cells.append(answer)
+        cells.append({**answer, "name": short_name(chip.name)})
     if len(problems) == len(chips):
         raise problems[0]
     base = chips[0].id

@@ -54,7 +54,7 @@ def _findings(run: Item, c: Item) -> list[Item]:
     even = next((entry for entry in run["break_even"] if entry["chip"] == c["chip"]), None)
     if even is None:
         return []
-    chips, base = f"{c['active_chips']:,} {c['chip']}", even["base_days"]
+    chips, base = f"{c['active_chips']:,} {c['name']}", even["base_days"]
     needed = even["mfu_needed_without_failures"]
     ends = (
         "no software and no reliability makes up for that on as many chips" if needed > 1.0
@@ -65,8 +65,9 @@ def _findings(run: Item, c: Item) -> list[Item]:
                       f"the chip in use: {ends}."),
     ]  # fmt: skip
     for entry in even["published"]:
-        borrowed = "" if entry["on"] == c["chip"] else f", borrowed from {entry['on']},"
-        found.append(("measured", f"{entry['what']}: at that MFU{borrowed} {chips} take {entry['days']:.0f} days."))
+        borrowed = "" if entry["on"] == c["chip"] else ", borrowed from another chip,"
+        said = f"{entry['what']}: at its MFU of {entry['mfu']:.0%}{borrowed} {chips} take {entry['days']:.0f} days."
+        found.append(("measured", said))
     days, good = c["days"], c["goodput"]
     found.append((
         "model", f"{chips} take {days['p10']:.0f} to {days['p90']:.0f} days, median {days['p50']:.0f}, at an MFU of "
@@ -110,18 +111,18 @@ def _reading(asked: list[tuple[Item, Item]]) -> str:
         if base["p_deadline"] is not None:
             on_time = f", and on time with {base['p_deadline']:.0%} against {best['p_deadline']:.0%}"
         words.append(
-            f"On as many chips the run is done in {base['days']['p50']:.0f} days on {base['chip']} and in "
-            f"{best['days']['p50']:.0f} on {best['chip']}{on_time}: staying was the faster and the surer choice on these "
+            f"On as many chips the run is done in {base['days']['p50']:.0f} days on {base['name']} and in "
+            f"{best['days']['p50']:.0f} on {best['name']}{on_time}: staying was the faster and the surer choice on these "
             "numbers, before any doubt about software."
         )
     needed = (best["chips_for_deadline"] or {}).get("p90")
     if needed:
         words.append(
-            f"But speed alone forbids nothing: {needed:,} {best['chip']} meet the deadline with 90 %. Nor do failures at "
+            f"But speed alone forbids nothing: {needed:,} {best['name']} meet the deadline with 90 %. Nor do failures at "
             "any rate that was ever published: they cost time, not the run."
         )
     elif best["chips_for_deadline"]:
-        words.append(f"No cluster of {best['chip']} up to 131,072 chips meets the deadline with 90 %.")
+        words.append(f"No cluster of {best['name']} up to 131,072 chips meets the deadline with 90 %.")
     words.append(
         "What is left of the public explanation is what it names without a number: instability beyond those rates, and "
         "software that did not work. Neither can be computed from what was published, and it is not computed here."

@@ -70,12 +70,13 @@ def _lead(run: Item) -> Html:
         )
     ]
     finding = (
-        f"{run['tokens'] / 1e12:.4g} T tokens of {run['model']} take {base['days']['p50']:.0f} days on {base['chip']}"
+        f"{run['tokens'] / 1e12:.4g} T tokens of {run['model'].split('/')[-1]} take {digits(base['days']['p50'])} days "
+        f"on {base['name']}"
     )
     points: list[Cell] = []
     if best is not None:
         low, high = best["days"]["p10"], best["days"]["p90"]
-        finding += f", and {low:.0f} to {high:.0f} days on as many {best['chip']}"
+        finding += f", and {digits(low)} to {digits(high)} days on as many {best['name']}"
         stats.append(stat(f"days on {best['chip']}", spread(*_q(best["days"]), evidence=best["chip"]), "80 % interval"))
         stats.append(
             stat(
@@ -89,7 +90,8 @@ def _lead(run: Item) -> Html:
         words = ", ".join(f"{part['what']} {part['share']:.0%}" for part in top)
         late = "" if c["p_deadline"] is None else f"; on time with {c['p_deadline']:.0%}"
         points.append(
-            f"{c['chip']}: {c['days']['p10']:.0f} to {c['days']['p90']:.0f} days{late}. Beside arithmetic: {words}."
+            f"{c['name']}: {digits(c['days']['p10'])} to {digits(c['days']['p90'])} days{late}. Beside arithmetic: "
+            f"{words}."
         )
     points += [f"{c['chip']}: {c['why']}" for c in run["cells"] if c["status"] != "ok"]
     return decision(finding, stats=stats, points=points)
@@ -254,12 +256,12 @@ def _binds(run: Item, cells: list[Item]) -> Section:
 def _even(run: Item, entry: Item) -> Section:
     rows = [
         {"x": f"{p['restart_min']:.0f} min", "y": f"{p['hazard_per_chip_hour']:.1e}", "value": min(p["mfu_needed"],
-        1.5),
-         "label": f"{p['mfu_needed']:.0%}" if p["mfu_needed"] < 1.5 else "never"}
+        1.2),
+         "label": f"{p['mfu_needed']:.0%}" if p["mfu_needed"] <= 1.0 else "over peak"}
         for p in entry["surface"]
     ]  # fmt: skip
     reachable = entry["mfu_needed_without_failures"] <= 1.0
-    title = f"MFU that {entry['chip']} needs to finish in {entry['base_days']:.0f} days"
+    title = f"MFU that {entry['chip']} needs to finish in {digits(entry['base_days'])} days"
     chart = charts.heatmap(
         rows, title=title, x_title="restart after a failure", y_title="failures per chip-hour", value_title="MFU"
     )
