@@ -42,7 +42,7 @@ from offramp.serve import Requests
 
 QUANTILES: Final = (0.1, 0.5, 0.9)
 Case = Literal["sourced", "low", "mid", "high"]
-LOAD_REQUESTS: Final = 3000
+LOAD_REQUESTS: Final = 2000  # as for draws: the median fleet's latencies come from the run that sized it
 MOST_POINTS: Final = 2000
 """Simulated points kept of one workload on one chip."""
 
@@ -304,7 +304,7 @@ def _load(work: _Work, found: Candidate, values: Mapping[str, float]) -> Loaded 
         one = replace(setting, parameters=setting.parameters.take([at_quantile(order, quantile)]))
         try:
             table = Replica(setting=one, **common).table()
-            return feel(table, stream, rate, most=most, prefix=job.prefix, copies=stream.copies(rate)), one
+            return feel(table, stream, rate, most=most, prefix=job.prefix, copies=found.copies), one
         except InfeasibleError:  # at this draw's memory reserve the cache holds no request
             return unserved(rate), one
 

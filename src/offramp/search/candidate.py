@@ -133,6 +133,7 @@ class Candidate(Record):
         layouts: how many (layout, batch) pairs were priced.
         slow_to_fast: the draws in order of speed.
         accept: accepted draft tokens per step; 0 where it does not speculate.
+        copies: replicas that were simulated together.
         front: throughput against time per output token, closed form.
     """
 
@@ -153,6 +154,7 @@ class Candidate(Record):
     slow_to_fast: tuple[int, ...] = ()
     front: tuple[Choice, ...] = ()
     accept: float = 0.0
+    copies: int = 1
 
     @property
     def per_chip(self) -> float:
@@ -373,7 +375,8 @@ def _answer(catalog: Catalog, best: _Try, tried: list[_Try], priced: int, retune
     )  # fmt: skip
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return Candidate(
-        chip=chip.id, pool=pool, accept=question.accept, rate=best.rate, rates=tuple(float(value) for value in rates),
+        chip=chip.id, pool=pool, accept=question.accept, copies=question.stream.copies(best.closed),
+        rate=best.rate, rates=tuple(float(value) for value in rates),
         packages=pool.devices / chip.devices, felt=best.felt, shares=binding(stack.middle, pool, question, best.felt),
         memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found,
         tried=tuple(row.record() for row in tried), fallback=stack.middle.precision.fallback,
