@@ -35,7 +35,7 @@ from offramp.search import (
     find,
     fleet_for,
 )
-from offramp.search.candidate import binding
+from offramp.search.shares import binding
 from offramp.search.tune import Points, unserved
 from offramp.search.uncertain import at_quantile
 from offramp.serve import Requests
@@ -309,6 +309,8 @@ def _load(work: _Work, found: Candidate, values: Mapping[str, float]) -> Loaded 
             return unserved(rate), one
 
     peak = {f"p{q * 100:.0f}": at(q, fleet.peak_load)[0] for q in QUANTILES} if fleet.peak_load > 0 else {}
+    if found.median_felt is not None and peak:
+        peak["p50"] = found.median_felt
     if fleet.mean_load <= 0:
         return Loaded(fleet=fleet, peak=peak, mean=None)
     mean, one = at(0.5, fleet.mean_load)

@@ -5,12 +5,13 @@ ranks the rest in closed form, simulates the best on the traffic and bisects the
 the answer with joint draws, so that the ratio of two candidates is their exchange rate with its interval.
 """
 
-from offramp.search.candidate import Binding, Candidate, Question, Tried, binding, find, middle
+from offramp.search.candidate import Candidate, Question, Tried, find, middle
 from offramp.search.closed import Grid, evaluate
 from offramp.search.fleet import Fleet, fleet_for
 from offramp.search.front import Choice, front_of, pareto
 from offramp.search.grid import Limits
 from offramp.search.mix import Mix, Stream, mix_of, peak_to_mean
+from offramp.search.shares import Binding, binding
 from offramp.search.split import Side, Split, find_split
 from offramp.search.tune import Felt, Replica, feel, highest_rate
 

@@ -22,17 +22,15 @@ from offramp.cost import (
     Parameters,
     Pool,
     Setting,
-    Steps,
     blockers,
     build_setting,
     memory_for,
-    shard_of,
-    step_time,
 )
 from offramp.search.closed import Grid, Slo, evaluate
 from offramp.search.front import Choice, front_of
 from offramp.search.grid import Limits, candidate_engines, pools, speculations, weight_dtypes
 from offramp.search.mix import Mix, Stream
+from offramp.search.shares import Binding, binding
 from offramp.search.tune import Felt, Points, Replica, highest_rate, with_limits
 from offramp.search.uncertain import Retune, rates_by_draw
 
@@ -97,22 +95,6 @@ class Tried(Record):
     rate: float | None = None
 
 
-class Binding(Record):
-    """Where a step's time goes, as shares that sum to 1."""
-
-    compute: float
-    memory: float
-    floors: float
-    messages: float
-    host: float
-
-    @property
-    def largest(self) -> str:
-        """Name of the largest share."""
-        names = ("compute", "memory", "floors", "messages", "host")
-        return max(names, key=lambda name: getattr(self, name))
-
-
 class Candidate(Record):
     """The answer for one workload on one chip.
 
@@ -134,6 +116,7 @@ class Candidate(Record):
         slow_to_fast: the draws in order of speed.
         accept: accepted draft tokens per step; 0 where it does not speculate.
         copies: replicas that were simulated together.
+        median_felt: what users of the median draw feel, where another layout than ``pool`` suits that draw better.
         front: throughput against time per output token, closed form.
     """
 
@@ -155,6 +138,7 @@ class Candidate(Record):
     front: tuple[Choice, ...] = ()
     accept: float = 0.0
     copies: int = 1
+    median_felt: Felt | None = None
 
     @property
     def per_chip(self) -> float:
@@ -273,7 +257,7 @@ def find(
         return _blocked(question, chip_id, stacks, catalog=catalog, priced=priced)
     best = _refined(_simplest(good))
 
-    def retune(draw: int, behind: float) -> float:
+    def retune(draw: int, behind: float) -> tuple[float, Felt | None]:
         own = [stack for stack in stacks if stack.pools[0].engine == best.pool.engine]
         return _retuned(own, draw, behind)
 
@@ -343,7 +327,7 @@ def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
     )  # fmt: skip
 
 
-def _retuned(stacks: list[PricedStack], draw: int, behind: float) -> float:
+def _retuned(stacks: list[PricedStack], draw: int, behind: float) -> tuple[float, Felt | None]:
     """Rate per device of the layout that suits one draw best, simulated; 0 where it is no better than ``behind``."""
     chosen: tuple[float, PricedStack, int, Grid] | None = None
     for stack in stacks:
@@ -357,47 +341,32 @@ def _retuned(stacks: list[PricedStack], draw: int, behind: float) -> float:
         if each[i] > behind and (chosen is None or each[i] > chosen[0]):
             chosen = (float(each[i]), replace(stack, middle=one), i, grid)
     if chosen is None:
-        return 0.0
+        return 0.0, None
     value, stack, i, grid = chosen
     question = stack.asked
     usable = grid.meets(question.slo)[0] & (grid.pool_index == i)
     batch = float(grid.batch[usable][np.argmax(grid.rate[0][usable])])
-    return _simulated(stack, stack.pools[i], value, batch).per_device
+    found = _simulated(stack, stack.pools[i], value, batch)
+    return found.per_device, found.felt
 
 
 def _answer(catalog: Catalog, best: _Try, tried: list[_Try], priced: int, retune: Retune) -> Candidate:
     pool, stack, question = best.pool, best.stack, best.stack.asked
     chip = catalog.chip(pool.chip)
     assert best.felt is not None
-    rates, order = rates_by_draw(
+    rates, order, median = rates_by_draw(
         question, stack.setting, stack.middle, pool, rate=best.rate, felt=best.felt,
         most=min(question.most_requests, DRAWN), copies=question.stream.copies(best.closed), retune=retune,
     )  # fmt: skip
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return Candidate(
         chip=chip.id, pool=pool, accept=question.accept, copies=question.stream.copies(best.closed),
-        rate=best.rate, rates=tuple(float(value) for value in rates),
+        rate=best.rate, rates=tuple(float(value) for value in rates), median_felt=median,
         packages=pool.devices / chip.devices, felt=best.felt, shares=binding(stack.middle, pool, question, best.felt),
         memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found,
         tried=tuple(row.record() for row in tried), fallback=stack.middle.precision.fallback,
         devices_per_package=chip.devices, layouts=priced, slow_to_fast=tuple(int(draw) for draw in order),
     )  # fmt: skip
-
-
-def binding(setting: Setting, pool: Pool, question: Question, felt: Felt | None) -> Binding:
-    """Where the time of an average step goes at the load that was simulated."""
-    n = np.array([max(felt.batch if felt else 1.0, 1.0)])
-    decodes = max(question.mix.osl - 1.0, 1e-6) / (1.0 + question.accept)
-    prefill = n * question.mix.isl / max(decodes, 1.0)
-    steps = Steps(
-        tokens=n * question.decode_tokens + prefill, decode_seqs=n, decode_context=n * question.mix.context,
-        prefill_pairs=n * question.mix.pairs / max(decodes, 1.0), chunks=n / max(decodes, 1.0),
-        decode_tokens=float(question.decode_tokens),
-    )  # fmt: skip
-    time = step_time(setting, shard_of(pool, 1), steps)
-    total = float(time.total[0, 0])
-    names = ("compute", "memory", "floors", "messages", "host")
-    return Binding(**{name: float(getattr(time, name)[0, 0]) / total for name in names})
 
 
 def _blocked(

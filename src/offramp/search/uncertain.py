@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from offramp.search.candidate import Question
 
 F8 = npt.NDArray[np.float64]
-Retune = Callable[[int, float], float]
-"""Draw and rate per device so far; the best rate per device of another layout."""
+Retune = Callable[[int, float], tuple[float, Felt | None]]
+"""Draw and rate per device so far; the best rate per device of another layout, and what users feel there."""
 FAR_BEHIND: Final = 0.8
 ANCHORS: Final = (0.5, 0.3, 0.7, 0.1, 0.9)
 """Quantiles of speed at which a draw is simulated; between them the rate is interpolated. From the middle outwards, so that
@@ -56,8 +56,10 @@ def speeds(question: Question, setting: Setting, mid: Setting, pool: Pool, felt:
 def rates_by_draw(
     question: Question, setting: Setting, mid: Setting, pool: Pool, *, rate: float, felt: Felt, most: int,
     copies: int = 1, retune: Retune | None = None,
-) -> tuple[F8, npt.NDArray[np.int64]]:  # fmt: skip
+) -> tuple[F8, npt.NDArray[np.int64], Felt | None]:  # fmt: skip
     """Highest rate of one replica within the SLO for each joint draw, and the draws from slow to fast. [draws] each
+
+    The third value is what users of the median draw feel, where another layout suits it better.
 
     A few draws, spread over the range of speeds, are simulated; the others lie on the line between them, because the
     rate depends on a draw through little else than the speed of the step at the operating point.
@@ -72,6 +74,7 @@ def rates_by_draw(
     speed = speeds(question, setting, mid, pool, felt)
     order = np.argsort(speed, kind="stable")
     points: dict[float, float] = {}
+    median: Felt | None = None
     for quantile in ANCHORS:
         draw = at_quantile(order, quantile)
         one = replace(setting, parameters=setting.parameters.take([draw]))
@@ -84,14 +87,16 @@ def rates_by_draw(
             prefix=question.prefix, copies=copies, points=question.points, fine=2,
         )  # fmt: skip
         if retune is not None and found < FAR_BEHIND * rate * float(speed[draw]):
-            found = max(found, retune(draw, found / pool.devices) * pool.devices)
+            other, felt_there = retune(draw, found / pool.devices)
+            if other * pool.devices > found:
+                found, median = other * pool.devices, felt_there if quantile == 0.5 else median
         points[float(speed[draw])] = found
     x = np.array(sorted(points))
     y = np.array([points[value] for value in x])
     inside = np.interp(speed, x, y)
     # beyond the outermost anchors the rate goes on in proportion to the speed
     inside = np.where(speed < x[0], y[0] * speed / x[0], inside)
-    return np.where(speed > x[-1], y[-1] * speed / x[-1], inside), order
+    return np.where(speed > x[-1], y[-1] * speed / x[-1], inside), order, median
 
 
 def _guess(points: dict[float, float], speed: float, rate: float) -> float:
