@@ -87,7 +87,8 @@ class Score:
     groups: int = 0
     covered: int = 0
     grep_lines: int = 0
-    days: float = 0.0
+    days: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    spent: int = 0
     tops: dict[int, int] = field(default_factory=dict)
     ever: dict[int, int] = field(default_factory=dict)
     chance: dict[int, float] = field(default_factory=dict)
@@ -227,7 +228,8 @@ def measure(row: dict[str, str], repo: Path) -> Score:
     groups = rank(places, FigureLog())
     findings = fold(places, order=first_of(groups))
     score.findings, score.places, score.groups = len(findings), len(places), len(groups)
-    score.days = sum(group.days for group in groups)
+    score.days = tuple(sum(getattr(group, name) for group in groups) for name in ("days_low", "days", "days_high"))
+    score.spent = author_days(repo, row)
     covered: dict[str, set[int]] = defaultdict(set)
     for place in places:
         covered[place.path].update(range(place.line, place.end_line + 1))
@@ -241,6 +243,64 @@ def measure(row: dict[str, str], repo: Path) -> Score:
             pair[0] += 1
             pair[1] += any((place.path, line) in touched for line in range(place.line, place.end_line + 1))
     return score
+
+
+SPAN_S = (200 * 86400, 180 * 86400)
+"""Before and after a first port: the span in which its author-days are counted."""
+
+
+def author_days(repo: Path, row: dict[str, str]) -> int:
+    """Pairs of author and day with a commit whose subject names the vendor, around the port; a bound from below."""
+    from scan_find_ports import VENDORS
+
+    words = dict(VENDORS).get(row["target"])
+    if not words or int(row["known_files"]) > FIRST_FILES:
+        return 0
+    at = int(git(repo, "log", "-1", "--format=%at", row["commit"]).strip() or 0)
+    days: set[tuple[str, int]] = set()
+    for line in git(repo, "log", "--no-merges", "--all", "--format=%at%x09%ae%x09%s").split("\n"):
+        when, _, rest = line.partition("\t")
+        author, _, subject = rest.partition("\t")
+        if not when or not at - SPAN_S[0] <= int(when) <= at + SPAN_S[1]:
+            continue
+        if re.search(rf"(?<![a-z])({words})(?![a-z])", subject, re.IGNORECASE):
+            days.add((author, int(when) // 86400))
+    return len(days)
+
+
+def effort(scores: list[Score]) -> list[str]:
+    """Estimated engineer-days beside the author-days that the logs show."""
+    seen: set[tuple[str, str]] = set()
+    mine: list[Score] = []
+    for score in scores:
+        key = (score.name.split()[0], score.target)
+        if is_first(score) and score.spent and key not in seen:
+            seen.add(key)
+            mine.append(score)
+    ratios = sorted(score.days[1] / score.spent for score in mine)
+    if not ratios:
+        return []
+    middle, low, high = (ratios[int(len(ratios) * part)] for part in (0.5, 0.1, 0.9))
+    inside = sum(score.days[0] <= score.spent * PER_AUTHOR_DAY <= score.days[2] for score in mine)
+    out = [
+        "## Engineer-days beside the logs", "",
+        "The days of a scan are assumed. What repositories show of a port is a bound from below: author-days, the pairs of an",
+        "author and a day with a commit whose subject names the vendor, from 200 days before the first port to 180 days after;",
+        "work on a branch shows as one day. The scan counts everything that ties the product's code to CUDA, the ports a part.",
+        f"On {len(ratios)} first ports the middle estimate is {middle:.1f} times the author-days (median; 80 % between "
+        f"{low:.1f} and {high:.1f}). Taking {PER_AUTHOR_DAY} engineer-days for an author-day (assumed), the range of the scan",
+        f"holds the logs on {inside} of {len(ratios)}. So the estimate is good to a factor of several: read the range, not the",
+        "middle.", "",
+        "| first port | target | author-days | estimate | low | high |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    out += [
+        f"| {s.name} | {s.target} | {s.spent} | {s.days[1]:.0f} | {s.days[0]:.0f} | {s.days[2]:.0f} |" for s in mine
+    ]
+    return [*out, ""]
+
+
+PER_AUTHOR_DAY = 2.5
+"""Engineer-days behind a day on which a commit shows. Assumed."""
 
 
 def read_lines(path: Path) -> list[str]:
@@ -446,6 +506,7 @@ def write(scores: list[Score], missing: list[str], goal: Path, *, kernels: list[
         "added beside (a port is partial; others finish it). *Any order*: the second, had the order been drawn.", "",
         *precision(first), "",
         *kernels,
+        *effort(scores),
         "## By port", "", *by_port(scores), "",
         "## What is missed, and why", "", *misses(scores),
     ]  # fmt: skip

@@ -136,8 +136,6 @@ def _print_table(result: Result) -> None:
 
 
 def _print_answer(out: Any, result: Result) -> None:
-    from rich.table import Table as RichTable
-
     answer = result.answer
     days = answer["engineer_days"]
     out.print(answer["verdict"], markup=False, style="bold")
@@ -167,10 +165,45 @@ def _print_answer(out: Any, result: Result) -> None:
             f"{spent['mid']:g} days ({spent['low']:g} to {spent['high']:g})",
             markup=False,
         )
-    table = RichTable(title="What a porter does first", title_justify="left", show_edge=False, pad_edge=False)
+    _print_groups(out, answer["groups"][:20])
+    if len(answer["groups"]) > 20:
+        out.print(f"... and {len(answer['groups']) - 20} more groups; --format json or html lists all.", style="dim")
+    _print_entries(out, answer)
+    _print_files(out, answer)
+
+
+NARROW = 120
+"""Terminals narrower than this get a list: a table of eight columns would break every word."""
+
+
+def _print_groups(out: Any, groups: list[dict[str, Any]]) -> None:
+    from textwrap import fill
+
+    from rich.table import Table as RichTable
+
+    title = "What a porter does first"
+    if out.width < NARROW:
+        out.print(title, style="italic")
+        for group in groups:
+            count = group["occurrences"]
+            head = f"{group['rank']:>3}. {group['effort']} {group['class']}: {group['symbol']}"
+            tail = f"{count} place{'s' if count > 1 else ''}, {group['days']:.1f} days, first {group['first'][0]}"
+            out.print(head, markup=False, style="bold")
+            out.print(f"     {tail}", markup=False, soft_wrap=True)
+            out.print(
+                fill(
+                    f"instead: {group['replacement']}",
+                    out.width - 1,
+                    initial_indent=" " * 5,
+                    subsequent_indent=" " * 14,
+                ),
+                markup=False,
+            )
+        return
+    table = RichTable(title=title, title_justify="left", show_edge=False, pad_edge=False)
     for name in ("#", "effort", "class", "symbol", "places", "days", "instead", "first"):
         table.add_column(name, overflow="fold", justify="right" if name in ("#", "places", "days") else "left")
-    for group in answer["groups"][:20]:
+    for group in groups:
         cells = (
             group["rank"],
             group["effort"],
@@ -183,10 +216,6 @@ def _print_answer(out: Any, result: Result) -> None:
         )
         table.add_row(*(_plain(str(cell)) for cell in cells))
     out.print(table)
-    if len(answer["groups"]) > 20:
-        out.print(f"... and {len(answer['groups']) - 20} more groups; --format json or html lists all.", style="dim")
-    _print_entries(out, answer)
-    _print_files(out, answer)
 
 
 def _plain(text: str) -> Any:

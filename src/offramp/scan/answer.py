@@ -91,6 +91,11 @@ def share_touched(kind: str) -> float:
     return (touched + 1) / (places + SHRINK)
 
 
+def _weight(kind: str) -> float:
+    """How much a place of the class counts beside others of its effort; wording counts little."""
+    return float(classes()[kind].get("weight", 1))
+
+
 def first_of(groups: list[Group]) -> Callable[[Finding], tuple[bool, int, str, int]]:
     """Sort key of places: unguarded ones first, then by the rank of their group."""
     order = {(group.kind, group.symbol): group.rank for group in groups}
@@ -112,7 +117,7 @@ def _group(key: tuple[str, str], members: list[Finding], log: FigureLog) -> Grou
         replacement=head.replacement,
         message=head.message, occurrences=len(members), unguarded=sum(not f.guarded for f in members),
         files=len({f.path for f in members}), roles=dict(Counter(f.role for f in members)), reach=round(reach, 2),
-        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage] * share_touched(kind), 4),
+        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage] * share_touched(kind) * _weight(kind), 4),
         days=days[0], days_low=days[1], days_high=days[2],
         fixable=sum(f.fixable for f in members), verified=all(f.verified for f in members), evidence=head.evidence,
         first=tuple(f"{f.path}:{f.line}" for f in sorted(members, key=_nearest)[:5]),
@@ -145,7 +150,7 @@ def days_of(members: list[Finding], log: FigureLog) -> tuple[float, float, float
     parts = [(f"group.{top}", share)] + [
         (f"place.{f.effort}", GUARDED_SHARE if f.guarded else 1.0) for f in _places(counted)
     ]
-    weight = float(classes()[members[0].kind].get("weight", 1))
+    weight = _weight(members[0].kind)
     for name, count in parts:
         figure = log.use(f"scan/effort#{name}", _day_figures()[name])
         day = DAY_S
