@@ -309,3 +309,16 @@ def test_a_closed_site_receives_and_runs_nothing():
     shut = two.site_run.copy()
     shut[1:, :, 1] = False
     assert solve(replaced(two, site_run=shut)).run[:, 1:, :, 1].max() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_regret_of_orders_that_the_ban_voids_with_two_sites():
+    """Orders of a chip that may no longer arrive are void; with two sites the programme once had no solution."""
+    sites = {
+        "sites": ["here", "there"], "fleet": np.array([[10.0, 0.0], [0.0, 0.0]]), "running_cost": np.zeros((3, 2, 2)),
+        "power_w": np.array([[400.0] * 2, [350.0] * 2]), "site_power_w": np.full((3, 2), np.inf),
+        "site_servers": np.full((3, 2), np.inf), "most_order": np.full((3, 2), 50.0),
+    }  # fmt: skip
+    blind = toy(400.0, **sites)
+    closed = blind.can_arrive.copy()
+    closed[:, 1:, 1] = False
+    assert analysis.regret(solve(replaced(blind, can_arrive=closed)), blind) == pytest.approx(0.0, abs=1e-6)

@@ -87,6 +87,14 @@ def _order_bounds(problem: PlanProblem, scale: Scale) -> tuple[F8, F8]:
     return np.where(useful.any(axis=0), most, 0.0), each.reshape(s, q, c)
 
 
+def orderable(program: Program) -> F8:
+    """Most chips of each kind that may be ordered for a site in the committed quarters, in chips. [Q now, C, X]"""
+    problem = program.problem
+    first, _ = _order_bounds(problem, program.scale)
+    now = min(problem.commit, len(problem.quarters))
+    return np.where(_open_sites(problem) > 0, first[..., None] * program.scale.chips, 0.0)[:now]
+
+
 def _open_sites(problem: PlanProblem) -> F8:
     """1 where a chip ordered in a quarter may be delivered to a site, else 0. [Q, C, X]"""
     _, q, c, _, x, _ = problem.sizes

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from offramp.core.errors import BackendError, InfeasibleError
 from offramp.plan import builder
 from offramp.plan.builder import Solution
-from offramp.plan.lp import Program, arrivals, build, money_unit
+from offramp.plan.lp import Program, arrivals, build, money_unit, orderable
 from offramp.plan.problem import PlanProblem, check
 
 F8 = npt.NDArray[np.floating[Any]]
@@ -125,7 +125,7 @@ def _fix(program: Program, plan: Plan) -> None:
     """Holds the committed decisions at those of another plan of the same chips, sites and orders."""
     k = program.scale.chips
     now = program.cols["order_now"]
-    values = plan.order[0, : now.shape[0]] / k
+    values = np.minimum(plan.order[0, : now.shape[0]], orderable(program)) / k  # what a ban voids is not ordered
     program.model.bound(now.ravel(), lower=values.ravel(), upper=values.ravel())
     if "delivery" in program.cols:
         for name, taken in (("delivery", plan.deliver), ("cancel", plan.cancel)):
