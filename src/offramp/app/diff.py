@@ -14,6 +14,10 @@ from offramp.core.result import Cell, Notice, Result, hash_inputs, result_from_j
 
 SILENT: Final = ("charts", "chart", "solver", "seconds", "figures")
 """Keys of an answer that carry no answer of their own."""
+LATE: Final = ("alternatives", "binding", "rules", "concentration", "retire", "bottlenecks", "drivers")
+"""Parts of an answer that follow from the rest: their changes come last."""
+ASKED: Final = {"study": "study", "as_of": "date", "currency": "currency", "hypothetical_ban": "hypothetical ban"}
+"""Keys of an answer that repeat the question: a difference is a reason, not a change."""
 SMALL: Final = 0.005
 """Relative changes below this are noise of rounding and are left out."""
 _KEYS: Final = ("quarter", "chip", "site", "workload", "id", "scenario", "what", "scope", "from", "year", "order",
@@ -91,12 +95,24 @@ def _changes(old: Result, new: Result) -> list[dict[str, Cell]]:
     rows: list[tuple[float, dict[str, Cell]]] = []
     for where in dict.fromkeys([*first, *second]):
         a, b = first.get(where), second.get(where)
+        if isinstance(a if a is not None else b, str) and (where.endswith(_TOLD) or _is_name(where, a or b)):
+            continue
         size = _size(a, b)
         if size > SMALL:
             shown = None if not math.isfinite(size) else size
             rows.append((size, {"where": where, "before": a, "after": b, "change": shown}))
-    rows.sort(key=lambda row: (-min(row[0], 1e9), str(row[1]["where"])))
+    rows.sort(key=lambda row: (str(row[1]["where"]).startswith(LATE), -min(row[0], 1e9), str(row[1]["where"])))
     return [row for _, row in rows]
+
+
+_TOLD: Final = ("headline", "finding", "text")
+"""Sentences that say again what numbers say."""
+
+
+def _is_name(where: str, value: Cell) -> bool:
+    """Whether a text only repeats the name of the entry that it stands in."""
+    entry = where.rpartition("[")[2].partition("]")[0]
+    return "[" in where and str(value) in entry
 
 
 def _size(a: Cell, b: Cell) -> float:
@@ -114,6 +130,9 @@ def _reasons(old: Result, new: Result) -> list[str]:
     found: list[str] = []
     if old.inputs_hash != new.inputs_hash:
         found.append("the study, its settings or the flags differ")
+    if isinstance(old.answer, dict) and isinstance(new.answer, dict):
+        asked = [(words, old.answer.get(key), new.answer.get(key)) for key, words in ASKED.items()]
+        found += [f"{words}: {a or 'none'} became {b or 'none'}" for words, a, b in asked if a != b]
     pairs = (
         ("data", old.data_version, new.data_version),
         ("code", old.offramp_version, new.offramp_version),

@@ -16,6 +16,7 @@ from offramp.cli._output import console, json_option, print_json, print_notices
 def command(before: str, after: str, root: str | None, most: int, as_json: bool) -> None:
     """What changed from run BEFORE to run AFTER (ids, folders, or files written by --json), and what they rest on."""
     from rich.table import Table
+    from rich.text import Text
 
     from offramp.app.diff import diff
 
@@ -32,7 +33,7 @@ def command(before: str, after: str, root: str | None, most: int, as_json: bool)
         table.add_column(name, justify="left" if name == "where" else "right", overflow="fold")
     for row in answer["changes"][:most]:
         change = "" if row["change"] is None else f"{row['change']:.0%}"
-        table.add_row(row["where"], _show(row["before"]), _show(row["after"]), change)
+        table.add_row(Text(row["where"]), _show(row["before"]), _show(row["after"]), change)
     out.print(table)
     left = len(answer["changes"]) - most
     if left > 0:
