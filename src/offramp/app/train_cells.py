@@ -302,7 +302,8 @@ def cell(
         limit = deadline_s / DAY_S
         answer["p_deadline"] = float(np.mean(out.days <= limit))
         needed: dict[str, int | None] = {}
+        tried: dict[int, float] = {}
         for label, chance in (("p50", 0.5), ("p90", 0.9)):
-            needed[label], _ = chips_for(q, setting.posterior, limit, probability=chance)
+            needed[label], _ = chips_for(q, setting.posterior, limit, probability=chance, chance=tried)
         answer["chips_for_deadline"] = needed
     return answer, out

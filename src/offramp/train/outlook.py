@@ -283,16 +283,22 @@ def cluster_reliability(q: Question, active: int, spare: int, layout: Layout, dr
 
 
 def chips_for(
-    question: Question, posterior: Posterior, deadline_days: float, *, probability: float, most: int = 131_072
+    question: Question,
+    posterior: Posterior,
+    deadline_days: float,
+    *,
+    probability: float,
+    most: int = 131_072,
+    chance: dict[int, float] | None = None,
 ) -> tuple[int | None, Mapping[int, float]]:
     """Smallest of the usual cluster sizes that meets the deadline with ``probability``; and the chance at each
     size tried.
 
-    Sizes are powers of two and half-way between, in whole nodes.
+    Sizes are powers of two and half-way between, in whole nodes. ``chance`` passes on what was tried before.
     """
     node = max(question.packages_per_node, 1)
     sizes = sorted({int(node * 2**k * m) for k in range(18) for m in (1.0, 1.5) if node * 2**k * m <= most})
-    chance: dict[int, float] = {}
+    chance = {} if chance is None else chance
 
     def meets(size: int) -> bool:
         if size not in chance:
