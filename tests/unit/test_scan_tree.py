@@ -62,10 +62,10 @@ def test_answer_on_top(tree: Path) -> None:
     assert "does not run on Ascend today" in answer["verdict"]
     days = answer["engineer_days"]
     assert 0 < days["low"] < days["mid"] < days["high"]
-    stages = [answer[key]["findings"] for key in ("before_first_run", "for_full_speed", "later")]
-    product = [f for f in answer["findings"] if f["role"] in ("source", "build", "infra")]
+    stages = [answer[key]["places"] for key in ("before_first_run", "for_full_speed", "later")]
+    product = [f for f in answer["places"] if f["role"] in ("source", "build", "infra")]
     assert sum(stages) == len(product)
-    assert answer["before_first_run"]["findings"] >= 5
+    assert answer["before_first_run"]["places"] >= 5
 
 
 def test_engineer_days_rest_on_figures_that_are_marked_assumed(tree: Path) -> None:
@@ -75,7 +75,7 @@ def test_engineer_days_rest_on_figures_that_are_marked_assumed(tree: Path) -> No
 
 
 def test_every_place_has_what_a_reader_needs(tree: Path) -> None:
-    for finding in scan(tree, target=TARGET).answer["findings"]:
+    for finding in scan(tree, target=TARGET).answer["places"]:
         lines = (tree / finding["path"]).read_text().split("\n")
         assert 1 <= finding["line"] <= finding["end_line"] <= len(lines)
         assert lines[finding["line"] - 1].strip()[:160] == finding["snippet"]
@@ -97,7 +97,7 @@ def test_group_order_is_effort_times_reach(tree: Path) -> None:
     groups = scan(tree, target=TARGET).answer["groups"]
     assert [group["rank"] for group in groups] == list(range(1, len(groups) + 1))
     assert [group["score"] for group in groups] == sorted((group["score"] for group in groups), reverse=True)
-    assert sum(group["occurrences"] for group in groups) == len(scan(tree, target=TARGET).answer["findings"])
+    assert sum(group["occurrences"] for group in groups) == len(scan(tree, target=TARGET).answer["places"])
 
 
 def test_nothing_in_a_project_without_cuda(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def _print_answer(out: Any, result: Result) -> None:
         part = answer[key]
         spent = part["engineer_days"]
         out.print(
-            f"{title}: {part['findings']} places in {part['groups']} groups, "
+            f"{title}: {part['places']} places in {part['groups']} groups, "
             f"{spent['mid']:g} days ({spent['low']:g} to {spent['high']:g})",
             markup=False,
         )
@@ -238,7 +238,7 @@ def _print_entries(out: Any, answer: dict[str, Any]) -> None:
         cells = (
             row["entry"],
             row["files"],
-            row["findings"],
+            row["places"],
             row["before_first_run"],
             row["hardest"],
             f"{row['engineer_days']:g}",

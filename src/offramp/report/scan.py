@@ -60,8 +60,8 @@ def _lead(answer: Item) -> Html:
         answer["verdict"],
         stats=[
             stat("work", _days(answer["engineer_days"]), "engineer-days, tests and examples left out"),
-            stat("before the first run", number(first["findings"]), join([_days(first["engineer_days"])])),
-            stat("for full speed", number(speed["findings"]), join([_days(speed["engineer_days"])])),
+            stat("before the first run", number(first["places"]), join([_days(first["engineer_days"])])),
+            stat("for full speed", number(speed["places"]), join([_days(speed["engineer_days"])])),
         ],
         points=[*first["first"][:3], answer["engineer_days_basis"]],
     )
@@ -104,7 +104,7 @@ def _entries(answer: Item) -> Section | None:
                Col(title="before the first run", align="right"), Col(title="hardest"),
                Col(title="days", align="right")]  # fmt: skip
     rows: list[list[Cell]] = [
-        [row["entry"], row["files"], row["findings"], row["before_first_run"], row["hardest"], row["engineer_days"]]
+        [row["entry"], row["files"], row["places"], row["before_first_run"], row["hardest"], row["engineer_days"]]
         for row in answer["entry_points"][:50]
     ]
     return section(
@@ -131,16 +131,26 @@ def _places(answer: Item) -> Section | None:
     found = answer["findings"]
     if not found:
         return None
-    columns = [Col(title="place"), Col(title="class"), Col(title="what"), Col(title="instead"), Col(title="source")]
+    columns = [Col(title="first place"), Col(title="class"), Col(title="what"), Col(title="instead"),
+               Col(title="further lines"), Col(title="source")]  # fmt: skip
     rows: list[list[Cell]] = [
         [f"{item['path']}:{item['line']}", join([item["class"], " ", badge("guarded") if item["guarded"] else ""]),
-         item["message"],
-         item["replacement"], Html("<code>{}</code>").format(item["snippet"])]
+         item["message"], item["replacement"], _further(item), Html("<code>{}</code>").format(item["snippet"])]
         for item in found[:MOST_FINDINGS]
     ]  # fmt: skip
     left = len(found) - MOST_FINDINGS
-    tail = paragraph(f"{left} more places are in the JSON form.") if left > 0 else Html("")
-    return section("Every place", table(columns, rows, compact=True), tail, anchor="places")
+    tail = paragraph(f"{left} more findings are in the JSON form.") if left > 0 else Html("")
+    return section("Every finding", table(columns, rows, compact=True), tail, anchor="places")
+
+
+def _further(finding: Item) -> str:
+    """The lines of the other places of a finding, shortened."""
+    lines = sorted({place["line"] for place in finding["places"]} - {finding["line"]})
+    shown = ", ".join(str(line) for line in lines[:MOST_LINES])
+    return shown + (f" and {len(lines) - MOST_LINES} more" if len(lines) > MOST_LINES else "")
+
+
+MOST_LINES = 12
 
 
 def _notes(answer: Item) -> Section | None:

@@ -212,7 +212,7 @@ def summary(scan: Scan, findings: list[Finding], groups: list[Group], *, target:
 def _stage(groups: list[Group], findings: list[Finding], stage: str) -> dict[str, Any]:
     mine = [group for group in groups if group.stage == stage]
     return {
-        "findings": sum(f.stage == stage and f.role in DAYS_ROLES for f in findings),
+        "places": sum(f.stage == stage and f.role in DAYS_ROLES for f in findings),
         "groups": len(mine),
         "engineer_days": {
             "mid": round(sum(group.days for group in mine), 1),
@@ -262,7 +262,7 @@ def entries(
         blockers = [f for f in met if f.stage == "first-run"]
         hardest = max((f.effort for f in blockers), key=ORDER.index, default="")
         rows.append({
-            "entry": name, "path": start, "files": len(paths), "findings": len(met), "before_first_run": len(blockers),
+            "entry": name, "path": start, "files": len(paths), "places": len(met), "before_first_run": len(blockers),
             "hardest": hardest, "unguarded": sum(not f.guarded for f in met), "engineer_days": _entry_days(met, log),
         })  # fmt: skip
     rows.sort(key=lambda row: (-int(row["files"]), str(row["entry"])))

@@ -19,7 +19,7 @@ TOKENS: Final = tuple(
         b"modelopt spconv tilelang cutlass cudf cuml warp float64 double complex float8 channels_last tf32 "
         b"matmul_precision dataparallel cpp_extension jit. compile reduceop embedding_bag gumbel pdist torch.func "
         b"dlpack distributedtype accelerator inductor h100 a100 h20 h800 v100 a800 sm_ extension collective "
-        b"block_size max_fused [grid] rank device_map device_ids "
+        b"block_size max_fused [grid] rank device_map device_ids torch.device( "
     ).split()
 )
 """Lower-case tokens of a cheap first look: only subtrees that touch a line with one of these are walked."""
@@ -39,7 +39,9 @@ LONG_NAME: Final = 8
 def has_token(text: str) -> bool:
     """True when a text holds any of the tokens."""
     low = text.encode("utf-8", "surrogatepass").lower()
-    return any(token in low for token in TOKENS)
+    return any(token in low for token in TOKENS) or (
+        b"torch" in low and any(token in low for token in operator_tokens())
+    )
 
 
 def token_lines(text: str, tokens: tuple[bytes, ...]) -> list[int]:
