@@ -24,6 +24,7 @@ from offramp.app.rollup import Row, row_of
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.app.splits import first_step, pairs_of, run_splits, split_answers
 from offramp.app.study import DemandPoint, Study, Workload
+from offramp.app.together import together
 from offramp.app.train import runs_table
 from offramp.app.workload import load_model, load_trace, requests_key, requests_of
 from offramp.arch.record import Model
@@ -293,7 +294,7 @@ def _result(
         "study": study.study.name, "as_of": study.study.as_of.isoformat() if study.study.as_of else None,
         "currency": currency, "baseline": catalog.chip(study.candidates.baseline).id,
         "decision": joined(answers.decision(parts, currency), training, bool(parts)), "workloads": parts,
-        "training": training,
+        "training": training, "together": together([(work.id, rows) for work, _, rows in rolled], catalog),
         "flips": [msgspec.to_builtins(flip) for flip in flips],
         "fleet": [{"chip": catalog.chip(entry.chip).id, "count": entry.count, "site": entry.site}
                   for entry in study.fleet],

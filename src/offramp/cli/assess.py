@@ -62,6 +62,9 @@ def _show(result: Result) -> None:
         out.print(f"- {text}", markup=False)
     for work in answer["workloads"]:
         _show_workload(work, answer["currency"])
+    for item in answer["together"]:
+        if item["chips_shared"] < item["chips_apart"]:
+            out.print(f"{item['text']}", markup=False)
     for run in (answer["training"] or {}).get("runs", ()):
         show_run(run, answer["currency"])
     if answer["flips"]:
