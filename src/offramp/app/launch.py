@@ -178,7 +178,7 @@ def _whole(raw: bytes) -> bytes:
     read = msgspec.json.decode(raw)
     if not isinstance(read, dict) or read.get("command") != "scan" or not isinstance(read.get("answer"), dict):
         return raw
-    beside = {name: read.pop(name) for name in ("findings", "groups", "entry_points", "files_noted") if name in read}
+    beside = {name: read.pop(name) for name in list(read) if name not in Result.__struct_fields__ and name != "target"}
     read.pop("target", None)
     return msgspec.json.encode({**read, "answer": {**read["answer"], **beside}})
 

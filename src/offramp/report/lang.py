@@ -6,8 +6,10 @@ ids, layouts, names and titles of sources (``<cite>``) are left alone; a sentenc
 English.
 
 A phrase book is a folder of TOML files. ``[phrase]`` holds whole texts, ``[term]`` words that also stand inside others,
-``[template]`` texts with slots: ``{n}`` a number, ``{w}`` one word, ``{x}`` a text without semicolons that is kept, ``{z}`` any
-text that is kept, ``{t}`` any text that is translated again; the translation names them in order as ``{1}``, ``{2}`` ...
+``[template]`` texts with slots: ``{n}`` a number, ``{w}`` one word, ``{i}`` a name,
+``{x}`` a text without semicolons that is kept, ``{z}`` any
+text that is kept, ``{t}`` any text that is translated again (``{g}`` as much of it as fits); the translation names
+them in order as ``{1}``, ``{2}`` ...
 """
 
 from __future__ import annotations
@@ -34,11 +36,19 @@ _ATTRIBUTE: Final = re.compile(r'\b(title|aria-label|alt)="([^"]*)"')
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _HAN: Final = re.compile(r"[\u4e00-\u9fff]")
 _NUMBER: Final = r"[+−–-]?(?:\d(?:[\d., ]*\d)?(?:e[+-]?\d+)?(?: ?%)?|∞)"
-_SLOTS: Final = {"n": rf"({_NUMBER})", "w": r"([^\s,;]+)", "x": r"([^;]+?)", "t": r"(.+?)", "z": r"(.+?)"}
+_SLOTS: Final = {
+    "n": rf"({_NUMBER})",
+    "w": r"([^\s,;]+)",
+    "i": r"([A-Za-z\u4e00-\u9fff][^\s,;]*)",
+    "x": r"((?:(?!\. [A-Z])[^;])+?)",
+    "t": r"(.+?)",
+    "g": r"(.+)",
+    "z": r"(.+?)",
+}
 _OPAQUE: Final = re.compile(
     r"(?:[a-z][a-z-]*(?: (?:TP|PP|DP|EP|CP|VPP|ZeRO)-?\d+)+)|(?:(?:TP|PP|VP|DP|EP|CP|VPP|ZeRO)-?\d+ ?)+"
     r"|(?:= )?[+−–-]?[\d.,\u202f ]+ (?:[TGMkP]?(?:FLOP/s|OPS|B/s|B|bit/s|b/s|W|Wh|iB)|[GMT]iB|CNY|USD|EUR|CNY/\w+|min|ms|h|s|d|m)"
-    r"|(?:from |import )?[\w-]+(?:\.[\w*()\[\]-]+)+|[\w.~%+@:-]*[/#][^\s]*|[A-Z]{2}-[A-Z0-9-]+"
+    r"|[\w./~-]+#.+|(?:from |import )?[\w-]+(?:\.[\w*()\[\]-]+)+|[\w.~%+@:-]*[/#][^\s]*|[A-Z]{2}-[A-Z0-9-]+|[\w.-]+:\d+"
 )
 MOST_ITEMS: Final = 24
 """Longest list that is translated item by item."""
@@ -80,11 +90,12 @@ def words(lang: str) -> dict[str, Any]:
 
 
 class Template(NamedTuple):
-    """A text with slots: what it looks like, its translation, and the kind of each slot."""
+    """A text with slots: what it looks like, its translation, the kind of each slot, how much of it is literal."""
 
     match: re.Pattern[str]
     to: str
     kinds: str
+    weight: int
 
 
 class Book(NamedTuple):
@@ -104,14 +115,15 @@ def _book(lang: str) -> Book:
             phrases |= {_squeeze(key): value for key, value in data.get(name, {}).items()}
         templates += [_template(_squeeze(key), to) for key, to in data.get("template", {}).items()]
     # the most literal text first: "{x} on {x}, chips" before "{x} on {x}"
-    return Book(phrases, sorted(templates, key=lambda item: -len(re.sub(r"\(.*?\)", "", item.match.pattern))))
+    return Book(phrases, sorted(templates, key=lambda item: -item.weight))
 
 
 def _template(text: str, to: str) -> Template:
-    kinds = "".join(re.findall(r"\{([nwxtz])\}", text))
-    parts = [_SLOTS[part[1]] if re.fullmatch(r"\{[nwxtz]\}", part) else re.escape(part)
-             for part in re.split(r"(\{[nwxtz]\})", text)]  # fmt: skip
-    return Template(re.compile("".join(parts), re.DOTALL), to, kinds)
+    pieces = re.split(r"(\{[nwixtgz]\})", text)
+    slots = [piece[1] for piece in pieces if re.fullmatch(r"\{[nwixtgz]\}", piece)]
+    parts = [_SLOTS[piece[1]] if re.fullmatch(r"\{[nwixtgz]\}", piece) else re.escape(piece) for piece in pieces]
+    weight = len(text) - 3 * len(slots)
+    return Template(re.compile("".join(parts), re.DOTALL), to, "".join(slots), weight)
 
 
 def _squeeze(text: str) -> str:
@@ -157,7 +169,7 @@ def _fill(template: Template, match: re.Match[str], lang: str) -> str | None:
     """The translation with the groups of a match put in; None where a group that needs translation is not known."""
     parts: list[str] = []
     for kind, value in zip(template.kinds, match.groups(), strict=True):
-        inner = phrase(value, lang) if kind == "t" else value
+        inner = phrase(value, lang) if kind in "tg" else value
         if inner is None:
             return None
         parts.append(inner.removesuffix("。"))
@@ -166,7 +178,7 @@ def _fill(template: Template, match: re.Match[str], lang: str) -> str | None:
 
 def _sentences(plain: str, lang: str) -> str | None:
     """Sentence by sentence, where the book knows each of them."""
-    parts = re.split(r"(?<=[a-z0-9%)\]][.?!]) +(?=[A-Z0-9])", plain)
+    parts = re.split(r"(?<=[A-Za-z0-9%)\]][.?!]) +(?=[A-Z0-9])", plain)
     if len(parts) < 2:
         return None
     made = [phrase(part, lang) for part in parts]
