@@ -156,6 +156,9 @@ def run_of(
     where = f"{path}:$.workload[{index}]"
     _check(work, setting.study, where)
     model = load_model(work, f"{where}.model")
+    if model.max_context_tokens and (work.sequence_tokens or 0) > model.max_context_tokens:
+        text = f"sequences of {work.sequence_tokens:,} tokens are longer than the {model.max_context_tokens:,} of {model.id}"
+        setting.notices.append(Notice(kind="context", text=text, where=work.id))
     chips = _chips(setting.study, setting.catalog)
     cells: list[dict[str, Any]] = []
     done: dict[str, tuple[Question, Outlook]] = {}

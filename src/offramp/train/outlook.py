@@ -185,7 +185,11 @@ def fitted_task(task: Task, devices: int) -> Task:
 def step_draws(
     question: Question, posterior: Posterior, task: Task, layout: Layout, draws: int = DRAWS
 ) -> tuple[F8, StepTime]:
-    """Step times of a layout as draws, residual included, and the parts at the centre."""
+    """Step times of a layout as draws, and the parts at the centre.
+
+    The residual is that of a deployment, shared by chips of one family and framework so that it cancels between them,
+    and that of a configuration, each chip's own.
+    """
     q = question
     work = model_work(q.model, mtp=task.mtp)
     f = features(work, q.device, task, grid_of([layout]))
@@ -193,9 +197,16 @@ def step_draws(
     drawn = step_time(f, draw(posterior, q.stack, draws=draws, seed=q.seed)).total[:, 0]
     drawn = drawn * (center.total[0] / np.median(drawn))  # the median is that of the most probable parameters
     left = residual_of(posterior, q.stack)
-    rng = np.random.default_rng(derive_seed(q.seed, "train-residual", q.stack.framework, q.stack.family))
-    half = rng.standard_normal(draws // 2)
-    return drawn * np.exp(left.group_sd * np.concatenate([half, -half])), center
+    shared = _normal(draws, derive_seed(q.seed, "train-residual", q.stack.framework, q.stack.family))
+    own = _normal(draws, derive_seed(q.seed, "train-residual", q.stack.chip, q.model.id, q.stack.dtype))
+    return drawn * np.exp(left.group_sd * shared + left.row_sd * own), center
+
+
+def _normal(draws: int, seed: int) -> F8:
+    """Normal draws whose mean and median are nil. [draws]"""
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((draws + 1) // 2)
+    return rng.permutation(np.concatenate([half, -half])[:draws])
 
 
 REFERENCE: Final = "megatron-bridge"
