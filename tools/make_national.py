@@ -53,7 +53,8 @@ TAIL: Final = """
   a ban of *using* most of the loss.
 - For later years the views expect domestic supply to multiply. Here HBM, wafers and yield limit it in the draws that follow the
   structure of supply; a vendor's published totals are the other voices. Who believes the totals should read the upper end of
-  the band. The views themselves are never an input.
+  the band. Huawei's totals for 2027 and 2028 are derived from money that the same houses
+  published, so nearness to them is no independent confirmation.
 - As of August 2025 the answer is too low: [every replay of the supply forecasts was](backtest.md). What was reported for 2025
   lies in the upper half of what could be expected then.
 

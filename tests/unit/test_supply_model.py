@@ -149,3 +149,13 @@ def test_without_the_grey_market_nothing_arrives_under_a_closed_regime():
 def test_a_chip_without_a_product_row_falls_to_its_maker():
     vendor = vendor_of(facts.load(), "huawei/ascend-910b3")
     assert vendor is not None and vendor.id == "huawei"
+
+
+def test_a_year_between_two_published_totals_lies_between_them_in_part_of_the_draws():
+    """Cambricon: half a million planned for 2026, a million forecast for 2028; nobody published 2027."""
+    drawn = model.simulate(facts.load(), dt.date(2026, 11, 23), draws=2000, seed=0, last="2028Q4", log=FigureLog())
+    parts = dict(drawn.components["cambricon", 2027])
+    assert set(parts) == {"structure", "between published totals"}
+    assert parts["between published totals"] == pytest.approx(0.5, abs=0.05)
+    early = model.simulate(facts.load(), dt.date(2025, 6, 30), draws=200, seed=0, last="2028Q4", log=FigureLog())
+    assert "between published totals" not in dict(early.components["cambricon", 2027])

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from offramp import __version__
+from offramp import __version__, catalog
 from offramp.app import national_facts as facts
 from offramp.app import national_model as model
 from offramp.app.national_facts import Question
@@ -51,7 +51,7 @@ def national(
         InputError: the study or its facts are wrong.
     """
     question = facts.load(path, overrides)
-    inputs = hash_inputs({**question.inputs, "data": supply_facts.DATA_VERSION, "code": code_version()})
+    inputs = hash_inputs({**question.inputs, "data": catalog.load(question.header.as_of).version, "code": code_version()})
     store = RunStore(runs_root(root) if keep else None)
     run = Run(store, "plan", inputs, title=question.header.name, seed=question.header.seed)
     done = run.start()
@@ -80,7 +80,7 @@ def _solve(question: Question, inputs_hash: str) -> Result:
         "bridge": _bridge(run), "charts": {"coverage": _chart(rows), "frontier": part["chart"]}, "currency": "USD",
     }  # fmt: skip
     return Result(
-        command="plan", answer=answer, inputs_hash=inputs_hash, data_version=supply_facts.DATA_VERSION,
+        command="plan", answer=answer, inputs_hash=inputs_hash, data_version=catalog.load(question.header.as_of).version,
         tables=_tables(rows, years, limits, views) | {"frontier": table, "drivers": _drivers_table(drivers)}, knowledge_horizon=log.horizon,
         seed=question.header.seed, figures=log.figures, warnings=_warnings(run, log), offramp_version=__version__,
     )  # fmt: skip

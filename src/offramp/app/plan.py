@@ -178,7 +178,7 @@ def _answer(setting: Setting, options: Options, inputs_hash: str, progress: Prog
     }  # fmt: skip
     tables = answers.tables(found, currency)
     if setting.allowed:
-        columns = ("chip", "act", "buyer", "site", "from", "verdict", "rules")
+        columns = ("chip", "act", "buyer", "site", "from", "verdict", "rules", "conditions")
         tables["rules"] = table_of(setting.allowed.rows, columns=columns, title="What the rules say")
     _warn_of_bounds(setting, body["order_now"])
     body |= _comparisons(setting, base, found, options)

@@ -156,8 +156,9 @@ def _changes(
         for t, (quarter, verdict) in enumerate(zip(quarters, verdicts, strict=True)):
             if verdict != before:
                 why = ", ".join(dict.fromkeys(rule for x in group for rule in _rules(answers[x][t])))
+                said = "; ".join(dict.fromkeys(item.text for x in group for item in answers[x][t].conditions))
                 rows.append({"chip": chip, "act": act.use, "buyer": act.buyer, "site": names,
-                             "from": quarter_name(quarter), "verdict": verdict, "rules": why})  # fmt: skip
+                             "from": quarter_name(quarter), "verdict": verdict, "rules": why, "conditions": said})  # fmt: skip
             before = verdict
     return rows
 

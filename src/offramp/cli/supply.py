@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -81,17 +81,19 @@ def _show(result: Result, vendor: str) -> None:
     out = console()
     answer = result.answer
     years = sorted({year for band in answer["cards_by_year"].values() for year in band})
-    table = Table(title=f"Thousand cards a year as of {answer['as_of']}: median (10 % to 90 %)")
-    table.add_column("vendor")
+    style: dict[str, Any] = {"box": None, "header_style": "dim", "title_justify": "left", "title_style": "bold"}
+    title = f"Thousand cards a year as of {answer['as_of']}: median (10 % to 90 %)"
+    table = Table(title=title, **style)
+    table.add_column("vendor", no_wrap=True)
     for year in years:
-        table.add_column(year, justify="right")
+        table.add_column(year, justify="right", no_wrap=True)
     for name, bands in answer["cards_by_year"].items():
         table.add_row(name, *(_band(bands[year]) for year in years))
     out.print(table)
     if vendor:
         _show_ramp(result, vendor)
-    tornado = Table(title=result.tables["tornado"].title)
-    for title in ("input", "rank correlation", "k cards at low fifth", "at high fifth"):
+    tornado = Table(title=result.tables["tornado"].title, **style)
+    for title in ("input", "rank", "k at low fifth", "k at high"):
         tornado.add_column(title, justify="left" if title == "input" else "right")
     for row in answer["tornado"]["inputs"]:
         tornado.add_row(
@@ -103,7 +105,7 @@ def _show(result: Result, vendor: str) -> None:
 def _show_ramp(result: Result, vendor: str) -> None:
     from rich.table import Table
 
-    ramp = Table(title=f"Thousand cards a quarter, {vendor}")
+    ramp = Table(title=f"Thousand cards a quarter, {vendor}", box=None, header_style="dim", title_justify="left")
     for title in ("quarter", "10 %", "median", "90 %"):
         ramp.add_column(title, justify="right")
     for row in result.tables["ramps"].dicts():
@@ -112,7 +114,7 @@ def _show_ramp(result: Result, vendor: str) -> None:
 
 
 def _band(band: dict[str, float]) -> str:
-    return f"{_k(band['p50'])} ({_k(band['p10'])} to {_k(band['p90'])})"
+    return f"{_k(band['p50'])} ({_k(band['p10'])}-{_k(band['p90'])})"
 
 
 def _k(cards: float) -> str:

@@ -22,6 +22,8 @@ from offramp.supply.sample import F8, I8, draw, mixture
 GRID_START: Final = parse_quarter("2023Q1")
 FIRST: Final = parse_quarter("2025Q1")
 """First quarter of the output: the first whole year for which the sources can be compared."""
+BETWEEN_WEIGHT: Final = 2.0
+"""Weight of the way between two published totals in a year that has none: that of one analyst's estimate."""
 STRUCTURE_WEIGHT: Final = 2.0
 """Weight of the structural path beside published totals: that of one analyst's estimate."""
 
@@ -187,21 +189,41 @@ def _levelled(
     if vendor.kind == "foundry":
         memory = inputs.param("calibration_memory", label=f"{vendor.id}: memory of a published total")
     carry = np.ones(inputs.draws)
+    before: F8 | None = None
     out = np.zeros((inputs.draws, grid.size))
     for year in range(FIRST // 4, int(grid[-1]) // 4 + 1):
         columns = np.flatnonzero(grid // 4 == year)
         shape = path.year(columns, carry)
         base = shape.sum(axis=1)
         names, values, weights = _components(inputs, vendor, year, base if columns.size == 4 else None)
+        between = _between(inputs, vendor, year, before, u) if names == ["structure"] else None
+        if between is not None:
+            names, values, weights = (
+                [*names, "between published totals"],
+                [*values, between],
+                [*weights, BETWEEN_WEIGHT],
+            )
         level, index = mixture(values, weights, u) if values else (base, np.zeros(u.size, dtype=np.int64))
         scale = level / np.maximum(base, 1e-9)
         # a published total says nothing about its quarters: they are taken as even
         published = np.asarray([name != "structure" for name in names] or [False])[index]
         out[:, columns] = np.where(published[:, None], level[:, None] / columns.size, shape * scale[:, None])
+        before = level
         path.settle(columns, carry, scale)
         carry = np.clip(carry * scale, 1e-3, 1e3) ** memory
         components[vendor.id, year] = [(name, float((index == i).mean())) for i, name in enumerate(names)]
     return out
+
+
+def _between(inputs: Inputs, vendor: Vendor, year: int, before: F8 | None, u: F8) -> F8 | None:
+    """A year without a published total, on the way from the year before to the next year that has one. [draws]"""
+    later = next((y for y in range(year + 1, year + 3) if _published(inputs, vendor, y)), None)
+    if before is None or later is None:
+        return None
+    rows = _published(inputs, vendor, later)
+    level, _ = mixture([drawn for _, drawn, _ in rows], [weight for _, _, weight in rows], u)
+    share = 1.0 / (later - year + 1)
+    return np.exp((1.0 - share) * np.log(np.maximum(before, 1.0)) + share * np.log(np.maximum(level, 1.0)))
 
 
 def _components(inputs: Inputs, vendor: Vendor, year: int, base: F8 | None) -> tuple[list[str], list[F8], list[float]]:

@@ -79,7 +79,10 @@ def year_rows(data: SupplyData, supply: SupplyDraws, names: Sequence[str]) -> li
 def tornado_rows(
     data: SupplyData, supply: SupplyDraws, name: str, year: int, *, most: int = 12
 ) -> list[dict[str, Cell]]:
-    """The inputs whose ranks move a year's cards most, with the cards at their low and high fifth."""
+    """The inputs whose ranks move a year's cards most, with the cards at their low and high fifth.
+
+    Beyond the first three, correlations that chance alone gives to so many draws are left out.
+    """
     vendors = members(data, name)
     output = supply.year(vendors, year)
     rows: list[dict[str, Cell]] = []
@@ -98,7 +101,8 @@ def tornado_rows(
             }
         )  # fmt: skip
     rows.sort(key=lambda row: -abs(float(row["rank_correlation"] or 0.0)))
-    return rows[:most]
+    chance = 2.0 / np.sqrt(output.size)
+    return [row for i, row in enumerate(rows[:most]) if i < 3 or abs(float(row["rank_correlation"] or 0.0)) > chance]
 
 
 def binding_rows(supply: SupplyDraws) -> list[dict[str, Cell]]:
