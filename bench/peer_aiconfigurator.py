@@ -39,12 +39,12 @@ def main() -> None:
     ready = {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - spent}
     rounds: list[dict[str, float]] = []
     values: list[dict[str, float]] = []
-    for _ in range(asked["rounds"]):
+    for number in range(asked["rounds"]):  # another prompt length each, because the peer keeps what it has priced
         values = []
         began, spent = time.perf_counter(), time.process_time()
         for tp, (session, more) in zip(asked["tps"], sessions, strict=True):
             for batch in asked["batches"]:
-                config = RuntimeConfig(isl=asked["isl"], osl=asked["osl"], batch_size=batch)
+                config = RuntimeConfig(isl=asked["isl"] + 1 + number, osl=asked["osl"], batch_size=batch)
                 summary = session.run_agg(config, **more)
                 found = summary.get_result_dict()
                 if found is None or summary.check_oom() or summary.check_kv_cache_oom():

@@ -101,7 +101,7 @@ class Job:
             model=self.model, mix=self.mix, slo=self.slo,
             stream=Stream(requests=self.requests, seed=self.seed, demand=self.demand.peak),
             limits=self.limits, simulate=self.simulate, most_requests=self.most_requests, prefix=self.prefix,
-            accept=self.accept, points=points or Points(),
+            accept=self.accept, spares=self.demand.spares, least=self.demand.least, points=points or Points(),
         )  # fmt: skip
 
 

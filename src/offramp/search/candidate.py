@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -26,11 +27,11 @@ from offramp.cost import (
     build_setting,
     memory_for,
 )
-from offramp.search.closed import Grid, Slo, evaluate
+from offramp.search.closed import Grid, Slo, evaluate, lowest
 from offramp.search.front import Choice, front_of
 from offramp.search.grid import Limits, candidate_engines, pools, speculations, weight_dtypes
 from offramp.search.mix import Mix, Stream
-from offramp.search.shares import Binding, binding
+from offramp.search.shares import TERMS, Binding, binding
 from offramp.search.tune import Felt, Points, Replica, highest_rate, with_limits
 from offramp.search.uncertain import Retune, rates_by_draw
 
@@ -41,7 +42,7 @@ EXPLORE: Final = 3000
 DRAWN: Final = 2000
 """The same for a draw, whose rate sets only the interval."""
 NEARLY: Final = 0.95
-"""A smaller replica is preferred if it carries at least this share of the best per device."""
+"""A smaller replica is preferred if the best takes at least this share of its devices."""
 CLOSED_GUESS: Final = 0.9
 """Where the first simulation begins, over the closed-form rate, which knows no bursts."""
 PREFIX_GUESS: Final = 1.5
@@ -61,6 +62,7 @@ class Question:
         most_requests: simulated requests of a final run.
         prefix: whether prompts share cached prefixes.
         accept: accepted draft tokens per step of speculation, which is tried beside none; 0 is no speculation.
+        spares, least: replicas beyond those that carry the demand's peak, and the least of them.
         points: what was simulated before of this traffic on this chip.
     """
 
@@ -73,7 +75,20 @@ class Question:
     most_requests: int = 20_000
     prefix: bool = False
     accept: float = 0.0
+    spares: int = 0
+    least: int = 1
     points: Points = field(default_factory=Points, compare=False)
+
+    def devices_for(self, rate: float, devices: int) -> float:
+        """Devices of all replicas for the demand, or per request and second where none is stated: fewer is better.
+
+        Spares and a minimum of replicas make large replicas dear for a small demand.
+        """
+        if rate <= 0.0:
+            return math.inf
+        if self.stream.demand <= 0.0:
+            return devices / rate
+        return float(max(math.ceil(self.stream.demand / rate - 1e-9) + self.spares, self.least) * devices)
 
     @property
     def decode_tokens(self) -> int:
@@ -202,15 +217,19 @@ def stacks_of(
 
 
 def _ranked(stacks: list[PricedStack], slo: Slo, most: int) -> list[tuple[float, PricedStack, int, float]]:
-    """The best layouts as (rate per device, stack, index, best batch); at most two per (engine, tp, pp, dp)."""
-    rows: list[tuple[float, int, int]] = []
+    """The layouts with the fewest devices for the demand as (rate per device, stack, index, best batch).
+
+    One per (engine, precision, tp, pp, dp).
+    """
+    rows: list[tuple[float, float, int, int]] = []
     for s, stack in enumerate(stacks):
-        devices = np.array([pool.devices for pool in stack.pools], dtype=float)
-        rows += [(float(value), s, i) for i, value in enumerate(stack.rates / devices) if value > 0]
-    rows.sort(key=lambda row: (-row[0], row[1], row[2]))
+        for i, (pool, rate) in enumerate(zip(stack.pools, stack.rates.tolist(), strict=True)):
+            if rate > 0.0:
+                rows.append((stack.asked.devices_for(rate, pool.devices), -rate / pool.devices, s, i))
+    rows.sort()
     chosen: list[tuple[float, PricedStack, int, float]] = []
     seen: set[tuple[object, ...]] = set()
-    for value, s, i in rows:
+    for _, value, s, i in rows:
         stack = stacks[s]
         pool = stack.pools[i]
         key = (pool.engine, pool.weights_dtype, pool.tp, pool.pp, pool.dp)
@@ -219,7 +238,7 @@ def _ranked(stacks: list[PricedStack], slo: Slo, most: int) -> list[tuple[float,
         seen.add(key)
         good = stack.grid.meets(slo)[0] & (stack.grid.pool_index == i)
         batch = stack.grid.batch[good][np.argmax(stack.grid.rate[0][good])]
-        chosen.append((value, stack, i, float(batch)))
+        chosen.append((-value, stack, i, float(batch)))
         if len(chosen) >= most:
             break
     return chosen
@@ -297,9 +316,10 @@ def _simulated(stack: PricedStack, pool: Pool, per_device: float, batch: float, 
 
 
 def _simplest(tries: list[_Try]) -> _Try:
-    """The smallest replica among those that carry nearly as much per device as the best."""
-    best = max(row.per_device for row in tries)
-    near = [row for row in tries if row.per_device >= NEARLY * best]
+    """The smallest replica among those that take hardly more devices for the demand than the best."""
+    needs = [(row.stack.asked.devices_for(row.rate, row.pool.devices), row) for row in tries]
+    best = min(need for need, _ in needs)
+    near = [row for need, row in needs if need <= best / NEARLY]
     return min(near, key=lambda row: (row.pool.devices, -row.per_device))
 
 
@@ -328,25 +348,41 @@ def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
 
 
 def _retuned(stacks: list[PricedStack], draw: int, behind: float) -> tuple[float, Felt | None]:
-    """Rate per device of the layout that suits one draw best, simulated; 0 where it is no better than ``behind``."""
-    chosen: tuple[float, PricedStack, int, Grid] | None = None
-    for stack in stacks:
-        question = stack.asked
+    """Rate per device of a layout that suits one draw better, simulated, and what users feel; 0 where there is none.
+
+    The closed form's first choice may break a limit in simulation: then those of more tensor parallelism are tried,
+    whose steps are shorter.
+    """
+    rows: list[tuple[float, int, int]] = []
+    own: list[PricedStack] = []
+    for s, stack in enumerate(stacks):
         one = replace(stack.setting, parameters=stack.setting.parameters.take([draw]))
+        asked = stack.asked
         grid = evaluate(
-            one, stack.pools, question.mix, decode_tokens=question.decode_tokens, accept_tokens=1.0 + question.accept
-        )
-        each = grid.best_rates(question.slo, len(stack.pools))[0] / [pool.devices for pool in stack.pools]
-        i = int(np.argmax(each))
-        if each[i] > behind and (chosen is None or each[i] > chosen[0]):
-            chosen = (float(each[i]), replace(stack, middle=one), i, grid)
-    if chosen is None:
+            one, stack.pools, asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + asked.accept
+        )  # fmt: skip
+        rates = grid.best_rates(asked.slo, len(stack.pools))[0]
+        own.append(replace(stack, middle=one, grid=grid, rates=rates))
+        each = rates / np.array([pool.devices for pool in stack.pools], dtype=float)
+        rows += [(-float(value), s, i) for i, value in enumerate(each) if value > behind]
+    least_tp = 1
+    for value, s, i in sorted(rows):
+        stack, pool = own[s], own[s].pools[i]
+        if pool.tp < least_tp:
+            continue
+        least_tp = 2 * pool.tp
+        usable = stack.grid.meets(stack.asked.slo)[0] & (stack.grid.pool_index == i)
+        batch = float(stack.grid.batch[usable][np.argmax(stack.grid.rate[0][usable])])
+        found = _simulated(stack, pool, -value, batch)
+        if found.per_device > behind:
+            return found.per_device, found.felt
+    if rows:
         return 0.0, None
-    value, stack, i, grid = chosen
-    question = stack.asked
-    usable = grid.meets(question.slo)[0] & (grid.pool_index == i)
-    batch = float(grid.batch[usable][np.argmax(grid.rate[0][usable])])
-    found = _simulated(stack, stack.pools[i], value, batch)
+    # by rule of thumb no layout keeps the limits: the simulation may find that the nearest one does
+    nearest = min(own, key=lambda stack: float(stack.grid.strain(stack.asked.slo)[0].min()))
+    at = int(np.argmin(nearest.grid.strain(nearest.asked.slo)[0]))
+    pool, grid = nearest.pools[int(nearest.grid.pool_index[at])], nearest.grid
+    found = _simulated(nearest, pool, float(grid.rate[0][at]) / pool.devices, float(grid.batch[at]))
     return found.per_device, found.felt
 
 
@@ -413,25 +449,23 @@ def _slo_blocked(
     texts: list[str] = []
     best: tuple[PricedStack, int] = fitting[0]
     for key, limit in question.slo.items():
-        lowest, stack, i = min(
-            ((_lowest(stack.grid, i, key), stack, i) for stack, i in fitting), key=lambda row: row[0]
-        )
+        lowest, stack, i = min(((lowest(stack.grid, i, key), stack, i) for stack, i in fitting), key=lambda row: row[0])
         if lowest > limit:
             best = (stack, i)
             shares = binding(stack.middle, stack.pools[i], stack.asked, None)
             percent = 100.0 * getattr(shares, shares.largest)
             texts.append(
                 f"{key.replace('_', ' ').upper()} of {limit * 1e3:g} ms is out of reach: {lowest * 1e3:.1f} ms at "
-                f"batch 1 on {stack.pools[i].devices} devices, {percent:.0f} % of it {_TERMS[shares.largest]}"
+                f"batch 1 on {stack.pools[i].devices} devices, {percent:.0f} % of it {TERMS[shares.largest]}"
             )
     if not texts:
         best = min(
             fitting,
-            key=lambda row: max(_lowest(row[0].grid, row[1], key) / limit for key, limit in question.slo.items()),
+            key=lambda row: max(lowest(row[0].grid, row[1], key) / limit for key, limit in question.slo.items()),
         )
         grid, i = best[0].grid, best[1]
         shown = ", ".join(
-            f"{key.replace('_', ' ').upper()} {_lowest(grid, i, key) * 1e3:.0f} ms (limit {limit * 1e3:g} ms)"
+            f"{key.replace('_', ' ').upper()} {lowest(grid, i, key) * 1e3:.0f} ms (limit {limit * 1e3:g} ms)"
             for key, limit in question.slo.items()
         )
         texts.append(
@@ -446,22 +480,3 @@ def _slo_blocked(
         shares=binding(stack.middle, pool, stack.asked, None), packages=pool.devices / base.devices_per_package,
         memory=memory_for(stack.middle, pool, context_tokens=question.mix.context),
     )  # fmt: skip
-
-
-_TERMS: Final = {
-    "compute": "arithmetic", "memory": "memory traffic", "floors": "kernel launch floors",
-    "messages": "communication", "host": "host overhead of the engine",
-}  # fmt: skip
-
-
-def _lowest(grid: Grid, index: int, key: str) -> float:
-    """Lowest value of a limited metric over the batches of one layout that fit, without queueing."""
-    mine = (grid.pool_index == index) & grid.fits
-    metric = key.partition("_")[0]
-    if metric == "ttft":
-        values = grid.ttft_base_s[0][mine]
-    elif metric == "e2e":
-        values = grid.ttft_base_s[0][mine] + grid.decode_s[0][mine] * grid.output_steps
-    else:
-        values = grid.decode_s[0][mine]
-    return float(values.min()) if values.size else float("inf")

@@ -72,22 +72,25 @@ class Grid:
         """Time per output token at a percentile. [draws, n]"""
         return np.minimum(self.tpot_s + NORMAL[stat] * self.tpot_sd_s, np.maximum(self.mixed_s, self.tpot_s))
 
-    def meets(self, slo: Slo) -> npt.NDArray[np.bool_]:
-        """Whether each point keeps the limits, by rule of thumb for percentiles. [draws, n]"""
-        good = np.broadcast_to(self.fits, self.rate.shape).copy()
+    def strain(self, slo: Slo) -> F8:
+        """The largest latency over its limit, by rule of thumb for percentiles; infinite where it does not fit. [draws, n]"""
+        worst = np.where(np.broadcast_to(self.fits, self.rate.shape), 0.0, np.inf)
         for key, limit in slo.items():
             metric, _, stat = key.partition("_")
             if metric == "ttft":
-                good &= self.ttft_base_s + TTFT_WAIT[stat] * self.ttft_wait_s <= limit
+                value = self.ttft_base_s + TTFT_WAIT[stat] * self.ttft_wait_s
             elif metric == "tpot":
-                good &= self.tpot_at(stat) <= limit
+                value = self.tpot_at(stat)
             elif metric == "itl":
-                worst = self.mixed_s if stat in ("p95", "p99") else self.tpot_s
-                good &= worst <= limit
-            elif metric == "e2e":
-                wait = TTFT_WAIT[stat] * self.ttft_wait_s
-                good &= self.ttft_base_s + wait + self.tpot_s * self.output_steps <= limit
-        return good
+                value = self.mixed_s if stat in ("p95", "p99") else self.tpot_s
+            else:
+                value = self.ttft_base_s + TTFT_WAIT[stat] * self.ttft_wait_s + self.tpot_s * self.output_steps
+            worst = np.maximum(worst, value / limit)
+        return worst
+
+    def meets(self, slo: Slo) -> npt.NDArray[np.bool_]:
+        """Whether each point keeps the limits. [draws, n]"""
+        return self.strain(slo) <= 1.0
 
     def best_rates(self, slo: Slo, pools: int) -> F8:
         """Highest rate of each layout under the SLO; 0 where none is possible. [draws, pools]"""
@@ -205,3 +208,16 @@ def _fits(setting: Setting, shard: Shard, col: Mapping[str, F8], mix: Mix, *, mt
     )  # fmt: skip
     tokens = table["kv_capacity_tokens"] / col["pp"]  # the stages' micro-batches share the cache
     return (tokens >= col["batch"] * mix.context) & (tokens >= mix.longest)
+
+
+def lowest(grid: Grid, index: int, key: str) -> float:
+    """Lowest value of a limited metric over the batches of one layout that fit, without queueing."""
+    mine = (grid.pool_index == index) & grid.fits
+    metric = key.partition("_")[0]
+    if metric == "ttft":
+        values = grid.ttft_base_s[0][mine]
+    elif metric == "e2e":
+        values = grid.ttft_base_s[0][mine] + grid.decode_s[0][mine] * grid.output_steps
+    else:
+        values = grid.decode_s[0][mine]
+    return float(values.min()) if values.size else float("inf")

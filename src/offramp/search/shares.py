@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -12,6 +12,11 @@ from offramp.search.tune import Felt
 
 if TYPE_CHECKING:
     from offramp.search.candidate import Question
+
+TERMS: Final = {
+    "compute": "arithmetic", "memory": "memory traffic", "floors": "kernel launch floors",
+    "messages": "communication", "host": "host overhead of the engine",
+}  # fmt: skip
 
 
 class Binding(Record):
