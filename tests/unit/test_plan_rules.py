@@ -53,3 +53,11 @@ def test_state_funded_sites_are_judged_by_their_completion():
 def test_an_organisation_outside_both_jurisdictions_has_no_quota():
     found = _ask(headquarters="DE", sites=(Site(id="shanghai", country="DE"),))
     assert not found.caps and found.buy[:, 0].all()
+
+
+def test_chips_that_may_never_be_bought_are_named():
+    study = Study(study=Header(name="x", as_of=dt.date(2026, 11, 23)), site=SITES[-1:],
+                  organisation=Organisation(headquarters="CN", military=True))  # fmt: skip
+    found = allowed(study, ["nvidia/h100"], QUARTERS, FigureLog(), list(study.site))
+    assert not found.buy.any()
+    assert any("no chip of this study" in notice.text and notice.where == "nvidia/h100" for notice in found.notices)

@@ -69,6 +69,9 @@ def hypothetical(setting: Setting, problem: PlanProblem, text: str) -> PlanProbl
         raise InputError(f'"{what}" is not buy, use or support', where="--ban", mend='Write "use:2027Q1".')
     parse_quarter(quarter, where="--ban")
     ban = Ban(from_quarter=quarter, what=what or "buy", chips=foreign(setting))  # pyright: ignore[reportArgumentType]
+    if parse_quarter(quarter) < setting.quarters[0]:
+        mend = f"A ban in force belongs to the rules; first quarter of the plan: {problem.quarters[0]}."
+        raise InputError(f"the ban starts in {quarter}, before the plan", where="--ban", mend=mend)
     if parse_quarter(quarter) > setting.quarters[-1]:
         raise InputError(f"{quarter} lies after the plan", where="--ban", mend=f"Last: {problem.quarters[-1]}.")
     return banned(problem, ban_of(setting, problem, ban))

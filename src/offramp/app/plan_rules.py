@@ -83,8 +83,19 @@ def allowed(
     found.operate_state = np.any(state if len(acts) > 2 else found.operate, axis=2)
     found.caps = _caps(quotas, chips, sites)
     log.note_date(book.horizon(study.study.as_of))
-    found.notices += _case_by_case(found.rows)
+    found.notices += [*_case_by_case(found.rows), *_closed(found, chips)]
     return found
+
+
+def _closed(found: Allowed, chips: Sequence[str]) -> list[Notice]:
+    """Chips that the rules let nobody of this kind buy at any site, in any quarter."""
+    closed = [chip for chip, buy in zip(chips, found.buy.any(axis=(0, 2)), strict=True) if not buy]
+    if not closed:
+        return []
+    text = "the rules close the purchase in every quarter and at every site: none is bought"
+    if len(closed) == len(chips):
+        text = "the rules allow no chip of this study to be bought, in any quarter: the plan can only run what is there"
+    return [Notice(kind="rules", text=text, where=", ".join(closed))]
 
 
 def _over_time(
