@@ -19,7 +19,7 @@ from offramp.app.train_cells import Setting, framework_of, load_model, quantiles
 from offramp.app.train_extra import break_even, exchange, goodput_check, published, resources, trying
 from offramp.app.train_inference import beside, question_for, served, traffic_of
 from offramp.app.train_limits import levers, why_slower
-from offramp.app.train_record import record_of
+from offramp.app.train_record import counter_evidence, record_of
 from offramp.arch.record import Model
 from offramp.catalog import Chip
 from offramp.core.errors import CatalogError, InfeasibleError, InputError, OfframpError
@@ -194,7 +194,12 @@ def run_of(
         "parameters": model.parameters_total, "active_parameters": model.parameters_active,
         "deadline_days": None if work.deadline_s is None else work.deadline_s / DAY_S, "chips": count, "baseline": base,
         "cells": cells, "break_even": extra,
+        "counter_evidence": counter_evidence(setting.study.study.as_of) if _has_huawei(cells) else [],
     }  # fmt: skip
+
+
+def _has_huawei(cells: list[dict[str, Any]]) -> bool:
+    return any(c["chip"].startswith("huawei/") for c in cells)
 
 
 def _tell(setting: Setting, q: Question, chip: Chip, answer: dict[str, Any], count: int) -> None:

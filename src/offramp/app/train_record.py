@@ -45,6 +45,13 @@ def record_of(setting: Setting, runs: list[Item]) -> Item | None:
     return {"known": known, "unknown": raw["unknown"], "findings": findings, "reading": _reading(asked)}
 
 
+def counter_evidence(as_of: dt.date | None) -> list[Item]:
+    """Published runs of smaller stages that speak against "it cannot be done", as far as they were known."""
+    raw = tomllib.loads((DATA / "record.toml").read_text(encoding="utf-8"))
+    found = [entry for entry in raw["known"] if entry.get("stage") and _is_known(entry["as_of"], as_of)]
+    return [{**entry, "as_of": str(entry["as_of"])} for entry in found]
+
+
 def _is_known(day: dt.date, as_of: dt.date | None) -> bool:
     return as_of is None or day <= as_of
 
@@ -69,10 +76,12 @@ def _findings(run: Item, c: Item) -> list[Item]:
         said = f"{entry['what']}: at its MFU of {entry['mfu']:.0%}{borrowed} {chips} take {entry['days']:.0f} days."
         found.append(("measured", said))
     days, good = c["days"], c["goodput"]
+    own_base = next(other for other in run["cells"] if other["chip"] == run["baseline"])
+    links = ("tp", "expert", "context", "gather", "hop", "end", "bubble")
     found.append((
         "model", f"{chips} take {days['p10']:.0f} to {days['p90']:.0f} days, median {days['p50']:.0f}, at an MFU of "
                  f"{c['mfu']['p10']:.0%} to {c['mfu']['p90']:.0%}. Links of every kind and idle stages cost "
-                 f"{_share(c, ('tp', 'expert', 'context', 'gather', 'hop', 'end', 'bubble')):.0%} of that, memory "
+                 f"{_share(c, links):.0%} of that (on {own_base['name']} {_share(own_base, links):.0%}), memory "
                  f"{_lever(c, 'memory'):.0%}, software behind the best measured {_lever(c, 'software'):.0%}.",
     ))  # fmt: skip
     half = even["hazard_half_per_chip_hour"]

@@ -296,13 +296,34 @@ def _trying(run: Item, entries: list[Item], currency: str) -> Section:
                 "–" if s["p_deadline_trying"] is None
                 else f"{s['p_deadline_trying']:.0%} | {s['p_deadline_staying']:.0%}",
             ])  # fmt: skip
+    steps = [words for entry in entries if (words := _first_step(entry, currency))]
+    against = [f"{item['text']} ({item['confidence']}: {item['source']}, {item['as_of']})"
+               for item in run.get("counter_evidence", ())]  # fmt: skip
     return section(
-        f"{run['workload']}: whether to try first, and with which stage", table(columns, rows),
+        f"{run['workload']}: whether to try first, and with which stage", bullets(steps) if steps else "",
+        table(columns, rows), bullets(against) if against else "",
         "Chances, months of porting and the cost of delay are assumed where the study states none under [train]. A "
         "stage that fails falls back to the chip in use after the time lost. Small stages cost little to try and "
         "teach what "
         "large ones need, which is why fine-tuning and post-training come before pre-training.",
     )  # fmt: skip
+
+
+def _first_step(entry: Item, currency: str) -> str:
+    """With which stage to begin, in a sentence."""
+    stages = entry["trying"]
+    pays = [s["stage"] for s in stages if s["worth_trying"]]
+    if pays:
+        return f"{entry['chip']}: {', '.join(pays)} pays by itself at the chance taken."
+    if len(stages) < 2:
+        return ""
+    first, last = stages[0], stages[-1]
+    small, large = (s["option_value_to_break_even"] / 1e6 for s in (first, last))
+    return (
+        f"{entry['chip']}: nothing pays by itself. {first['stage']} is worth trying if being able to is worth "
+        f"{digits(small)} M {currency}; {last['stage']} only if it is worth {digits(large)} M {currency}, "
+        f"{digits(large / max(small, 1e-12))} times as much."
+    )
 
 
 def _layouts(run: Item, cells: list[Item]) -> Section:
@@ -342,7 +363,7 @@ def record_sections(answer: Item, result: Result) -> list[Section]:
                None]  # fmt: skip
     parts: list[Cell] = [paragraph(record["reading"])]
     for basis, title in BASES.items():
-        texts = [finding["text"] for finding in record["findings"] if finding["basis"] == basis]
+        texts = list(dict.fromkeys(item["text"] for item in record["findings"] if item["basis"] == basis))
         parts += [Html("<h3>{}</h3>").format(title), bullets(texts)] if texts else []
     parts += [
         Html("<h3>Known</h3>"), bullets(known), Html("<h3>Unknown</h3>"),
