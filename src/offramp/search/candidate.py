@@ -27,7 +27,7 @@ from offramp.cost import (
     build_setting,
     memory_for,
 )
-from offramp.search.closed import Grid, Slo, evaluate, lowest
+from offramp.search.closed import Grid, Slo, evaluate, lowest_of
 from offramp.search.front import Choice, front_of
 from offramp.search.grid import Limits, candidate_engines, pools, speculations, weight_dtypes
 from offramp.search.mix import Mix, Stream
@@ -449,7 +449,9 @@ def _slo_blocked(
     texts: list[str] = []
     best: tuple[PricedStack, int] = fitting[0]
     for key, limit in question.slo.items():
-        lowest, stack, i = min(((lowest(stack.grid, i, key), stack, i) for stack, i in fitting), key=lambda row: row[0])
+        lowest, stack, i = min(
+            ((lowest_of(stack.grid, i, key), stack, i) for stack, i in fitting), key=lambda row: row[0]
+        )
         if lowest > limit:
             best = (stack, i)
             shares = binding(stack.middle, stack.pools[i], stack.asked, None)
@@ -461,11 +463,11 @@ def _slo_blocked(
     if not texts:
         best = min(
             fitting,
-            key=lambda row: max(lowest(row[0].grid, row[1], key) / limit for key, limit in question.slo.items()),
+            key=lambda row: max(lowest_of(row[0].grid, row[1], key) / limit for key, limit in question.slo.items()),
         )
         grid, i = best[0].grid, best[1]
         shown = ", ".join(
-            f"{key.replace('_', ' ').upper()} {lowest(grid, i, key) * 1e3:.0f} ms (limit {limit * 1e3:g} ms)"
+            f"{key.replace('_', ' ').upper()} {lowest_of(grid, i, key) * 1e3:.0f} ms (limit {limit * 1e3:g} ms)"
             for key, limit in question.slo.items()
         )
         texts.append(

@@ -210,7 +210,7 @@ def _fits(setting: Setting, shard: Shard, col: Mapping[str, F8], mix: Mix, *, mt
     return (tokens >= col["batch"] * mix.context) & (tokens >= mix.longest)
 
 
-def lowest(grid: Grid, index: int, key: str) -> float:
+def lowest_of(grid: Grid, index: int, key: str) -> float:
     """Lowest value of a limited metric over the batches of one layout that fit, without queueing."""
     mine = (grid.pool_index == index) & grid.fits
     metric = key.partition("_")[0]
