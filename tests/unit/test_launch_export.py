@@ -14,7 +14,7 @@ import yaml
 
 from offramp.app.export import csv_text, export
 from offramp.app.launch import launch
-from offramp.app.launch_engines import data
+from offramp.app.launch_engines import data, image_of
 from offramp.app.launch_files import yaml as to_yaml
 from offramp.catalog.engines import version_key
 from offramp.core.errors import InputError, ModelRangeError
@@ -324,3 +324,18 @@ def test_an_export_takes_the_form_that_a_scan_prints(tmp_path):
     path = tmp_path / "scan.json"
     path.write_text(json.dumps(raw), encoding="utf-8")
     assert result_of(path, None).answer == {"path": "p", "findings": [{"a": 1}], "groups": []}
+
+
+@pytest.mark.parametrize(
+    ("engine", "chip", "image"),
+    [
+        ("vllm-ascend", "huawei/ascend-910b2", "quay.io/ascend/vllm-ascend:v0.1"),
+        ("vllm-ascend", "huawei/ascend-910c", "quay.io/ascend/vllm-ascend:v0.1-a3"),
+        ("vllm-ascend", "nvidia/h20", ""),
+        ("sglang", "huawei/ascend-910c-752", "quay.io/ascend/sglang:main-cann8.5.0-a3"),
+        ("vllm", "amd/mi300x", "vllm/vllm-openai-rocm:v0.1"),
+        ("mindie", "huawei/ascend-910b2", ""),
+    ],
+)
+def test_images_are_those_of_the_chip(engine, chip, image):
+    assert image_of(data()["engine"][engine], chip, "0.1") == image

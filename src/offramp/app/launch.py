@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from offramp import __version__, arch, catalog
-from offramp.app.launch_engines import DATA, SETTINGS, data, effective_dtype
+from offramp.app.launch_engines import DATA, SETTINGS, data, effective_dtype, image_of
 from offramp.app.launch_files import files_of
 from offramp.app.runs import read_result
 from offramp.catalog import Catalog, Chip
@@ -237,9 +237,13 @@ def _compose(
     flags = tuple(_flag(name, value, why, style, version, chip) for name, value, why in settings)
     command = _command(style, item["model"], flags)
     served = re.sub(r"[^a-z0-9.-]+", "-", item["model"].rpartition("/")[2].lower()).strip("-.")
-    image = known.get("image", {}).get(chip.id.partition("/")[0], "").format(version=version)
+    image = image_of(known, chip.id, version)
     if not image:
         notes.append(f"no source names a container image of {layout['engine']} for {chip.name}: fill it in")
+    if ":main" in image:
+        notes.append("the image's tag moves with every build: pin its digest")
+    if chip.id.startswith("huawei/"):
+        notes.append("the nodes need Ascend's container runtime, which brings the driver into the pod")
     if entry["precision_fallback"]:
         notes.append(f"{entry['precision_fallback']}: check accuracy before moving")
     return Launch(

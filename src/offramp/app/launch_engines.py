@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,13 @@ MINDIE_CONTEXT: Final = 32768
 def data() -> dict[str, Any]:
     """Engines, flags and manifests."""
     return tomllib.loads((DATA / "engines.toml").read_text("utf-8"))
+
+
+def image_of(known: dict[str, Any], chip: str, version: str) -> str:
+    """The container image of an engine for a chip; "" where no source names one."""
+    images: dict[str, str] = known.get("image", {})
+    fitting = [name for name in images if fnmatchcase(chip, name if "/" in name else f"{name}/*")]
+    return images[max(fitting, key=len)].format(version=version) if fitting else ""
 
 
 def effective_dtype(entry: dict[str, Any]) -> str:
@@ -124,6 +132,7 @@ def _sglang(
         )
     if chip.id.startswith("huawei/"):
         out.append(("--device", "npu", "Ascend backend"))
+        out.append(("--attention-backend", "ascend", "attention kernels of the Ascend backend"))
     stored, dtype = stored_dtype(model), layout["weights_dtype"]
     notes: list[str] = []
     if dtype == "fp8" and stored == "bf16":
