@@ -125,9 +125,10 @@ def _ask(
 
 
 def _open(answer: Verdict) -> bool:
-    """Whether the act is possible: not blocked, and not under a quota that leaves nothing."""
+    """Whether the act is possible: not blocked whatever is unknown, and not under a quota that leaves nothing."""
+    may_be = answer.possible if answer.verdict == "indeterminate" else (answer.verdict,)
     whole = any(item.kind == QUOTA and (item.value or 0.0) >= 1.0 for item in answer.conditions)
-    return answer.verdict not in BLOCKED and not whole
+    return any(verdict not in BLOCKED for verdict in may_be) and not whole
 
 
 def _note_quotas(
