@@ -89,7 +89,7 @@ def allowed(
 
 def _closed(found: Allowed, chips: Sequence[str]) -> list[Notice]:
     """Chips that the rules let nobody of this kind buy at any site, in any quarter."""
-    closed = [chip for chip, buy in zip(chips, found.buy.any(axis=(0, 2)), strict=True) if not buy]
+    closed = [chip for chip, buy in zip(chips, np.any(found.buy, axis=(0, 2)).tolist(), strict=True) if not buy]
     if not closed:
         return []
     text = "the rules close the purchase in every quarter and at every site: none is bought"
