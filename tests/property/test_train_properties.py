@@ -98,3 +98,19 @@ def test_flop_of_a_dense_model_is_six_per_weight() -> None:
 def test_weights_of_all_ranks_are_the_models() -> None:
     model = arch.load("deepseek-ai/DeepSeek-V3")
     assert model_work(model).weights == pytest.approx(model.parameters_total, rel=1e-6)
+
+
+def test_zero_2_trades_messages_for_memory() -> None:
+    model, device = arch.load("Qwen/Qwen3-8B"), chip_device("nvidia/h800", catalog.load())
+    task = Task(sequence_tokens=4096, batch_sequences=64)
+    one, two, three = (
+        grid_of([Layout(dp=8, zero=zero, sequence_parallel=False)]) for zero in (1, 2, 3)
+    )  # fmt: skip
+    work = model_work(model)
+    need = [float(memory(work, device, task, grid).total[0]) for grid in (one, two, three)]
+    assert need[0] > need[1] > need[2]
+    sent = [
+        float((f.gather * f.micro_batches + f.reduce)[0])
+        for f in (features(work, device, task, grid) for grid in (one, two, three))
+    ]
+    assert sent[0] < sent[1] < sent[2]

@@ -235,9 +235,9 @@ def energy_and_cost(setting: Setting, q: Question, chip: Chip, out: Outlook) -> 
         "cost": None,
     }
     if capital is not None:
-        money = (
-            capital.draws(len(seconds), setting.study.study.seed, chip.id) + rest
-        ) * out.chips * seconds + joules * price
+        extras = setting.ledger.extras_per_s(out.chips, out.chips // max(q.packages_per_node, 1), site)
+        each = capital.draws(len(seconds), setting.study.study.seed, chip.id) + rest
+        money = (each * out.chips + extras) * seconds + joules * price
         answer["cost"] = quantiles(money)
     return answer
 

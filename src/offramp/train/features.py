@@ -226,7 +226,10 @@ def _layer_messages(case: _Case, layer: LayerWork, hidden: float) -> tuple[F8, F
 
 
 def _sharded(case: _Case, work: ModelWork) -> tuple[F8, F8, F8]:
-    """Per micro-batch weight gathering (ZeRO-3); per step gradient reduction and weight return; optimiser bytes."""
+    """Per micro-batch weight gathering (ZeRO-3) and gradient scattering (ZeRO-2 and 3); per step what is left of them.
+
+    And the seconds of the optimiser. Source: arXiv 1910.02054, section 7.
+    """
     grid, task, fabric = case.grid, case.task, case.device.fabric
     dense = sum(layer.count * layer.weights for layer in work.layers) + work.head_weights + work.embedding_weights
     expert = sum(layer.count * layer.expert_weights for layer in work.layers)
@@ -243,8 +246,12 @@ def _sharded(case: _Case, work: ModelWork) -> tuple[F8, F8, F8]:
 
     weight_bytes = 2.0
     whole = grid.zero >= 3
-    gather = np.where(whole, both(2.0 * weight_bytes) + trained * both(2.0), 0.0)
-    once = both(task.grad_bytes) + np.where(grid.zero >= 1, both(weight_bytes), both(task.grad_bytes))
+    each = np.where(
+        grid.zero == 2, trained * both(task.grad_bytes), 0.0
+    )  # no rank has room to add its own gradients up
+    gather = np.where(whole, both(2.0 * weight_bytes) + trained * both(2.0), each)
+    once = np.where(grid.zero == 2, 0.0, both(task.grad_bytes))
+    once = once + np.where(grid.zero >= 1, both(weight_bytes), both(task.grad_bytes))
     shared = np.where(grid.zero >= 1, per_rank / width + per_rank_expert / expert_width, per_rank + per_rank_expert)
     return gather, np.where(whole, 0.0, trained * once), trained * shared * ADAM_BYTES / case.bandwidth
 

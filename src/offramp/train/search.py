@@ -106,7 +106,7 @@ def enumerate_grid(model: Model, device: Device, task: Task, devices: int, limit
     for tp, pp, cp, dp, ep in _degrees(model, device, task, devices, limits):
         share = task.batch_sequences // dp
         chunks = limits.vp or _chunks(model.layer_count, pp)
-        zeros = limits.zero or ((1, 3) if pp == 1 else (1,))
+        zeros = limits.zero or ((1, 2, 3) if pp == 1 else (1,))
         for micro in limits.micro_batch or MICRO_BATCHES:
             if share % micro:
                 continue
