@@ -12,7 +12,7 @@ from offramp.app.check import check
 from offramp.app.init import init
 from offramp.core.errors import InputError
 from offramp.intake.kubectl import chip_of_product
-from offramp.intake.metrics import increase
+from offramp.intake.metrics import _spread, increase
 from offramp.intake.prometheus import Series, parse_dump
 
 
@@ -277,3 +277,14 @@ def test_nodes_without_accelerators_are_said(tmp_path):
     path = write(tmp_path, node("n1", {"cpu": "8"}), {"kind": "Node", "metadata": "x", "status": [1]})
     groups, notes = intake.nodes_of(path)
     assert groups == [] and any("none of 2 nodes offers an accelerator" in note for note in notes)
+
+
+def test_a_histogram_without_a_sum_has_a_mean_from_its_buckets_or_none():
+    """An exporter may leave the sum out: zero is no mean."""
+    buckets = [Series(name="h_bucket", labels={"le": le}, times=(0.0, 9.0), values=(0.0, value))
+               for le, value in (("0.5", 80.0), ("1.0", 100.0), ("+Inf", 100.0))]  # fmt: skip
+    found = _spread(100.0, 0.0, buckets)
+    assert found is not None and not found.exact
+    assert found.mean == pytest.approx(0.8 * 0.25 + 0.2 * 0.75)
+    assert _spread(100.0, 0.0, []) is None
+    assert _spread(100.0, 250.0, []).mean == 2.5

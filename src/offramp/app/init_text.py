@@ -182,7 +182,7 @@ def _observed(work: WorkPart) -> list[str]:
             tail = "".join(
                 f", {key} {_time(spread.quantiles[key])}" for key in ("p50", "p90") if key in spread.quantiles
             )
-            found.append(f"{name} mean {_time(spread.mean)}{tail}")
+            found.append(f"{name} mean {'' if spread.exact else 'about '}{_time(spread.mean)}{tail}")
     return [f"# observed: {'; '.join(found)}"] if found else []
 
 

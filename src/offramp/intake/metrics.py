@@ -24,10 +24,11 @@ class Spread(Record):
 
     Attributes:
         count: observations.
-        mean: exact, from sum and count.
+        mean: from sum and count; from the buckets where no sum is exported (:attr:`exact` is False).
         cv: standard deviation over mean, from the buckets (values spread evenly inside one); None without buckets.
         quantiles: by "p50", "p90", "p99"; interpolated inside a bucket; empty without buckets.
         open_share: share of observations above the last finite bucket bound.
+        exact: whether the mean comes from the sum.
     """
 
     count: float
@@ -35,6 +36,7 @@ class Spread(Record):
     cv: float | None = None
     quantiles: dict[str, float] = {}
     open_share: float = 0.0
+    exact: bool = True
 
 
 class Traffic(Record):
@@ -159,12 +161,14 @@ class _View:
         for name in metric_names()[topic]["names"]:
             count = sum(increase(one)[0] for one in self.named(f"{name}_count"))
             total = sum(increase(one)[0] for one in self.named(f"{name}_sum"))
-            if count > 0:
-                return _spread(count, total, self.named(f"{name}_bucket"))
+            found = _spread(count, total, self.named(f"{name}_bucket")) if count > 0 else None
+            if found is not None:
+                return found
         return None
 
 
-def _spread(count: float, total: float, buckets: Sequence[Series]) -> Spread:
+def _spread(count: float, total: float, buckets: Sequence[Series]) -> Spread | None:
+    """What a histogram holds; None where neither sum nor buckets give a mean. ``total`` is 0 where no sum is exported."""
     bounds: dict[float, float] = {}
     for one in buckets:
         try:
@@ -172,10 +176,9 @@ def _spread(count: float, total: float, buckets: Sequence[Series]) -> Spread:
         except ValueError:
             continue
         bounds[bound] = bounds.get(bound, 0.0) + increase(one)[0]
-    mean = total / count
     finite = sorted(bound for bound in bounds if math.isfinite(bound))
     if not finite:
-        return Spread(count=count, mean=mean)
+        return Spread(count=count, mean=total / count) if total > 0 else None
     edges = [0.0, *finite]
     held = [0.0, *(bounds[bound] for bound in finite)]
     inside = [max(b - a, 0.0) for a, b in itertools.pairwise(held)]
@@ -193,7 +196,12 @@ def _spread(count: float, total: float, buckets: Sequence[Series]) -> Spread:
         target = share * whole
         if target <= closed and closed > 0:
             quantiles[name] = _quantile(edges, held, target)
-    return Spread(count=count, mean=mean, cv=cv, quantiles=quantiles, open_share=above / whole if whole else 0.0)
+    if total <= 0 and cv is None:
+        return None
+    return Spread(
+        count=count, mean=total / count if total > 0 else first / closed, cv=cv, quantiles=quantiles,
+        open_share=above / whole if whole else 0.0, exact=total > 0,
+    )  # fmt: skip
 
 
 def _quantile(edges: Sequence[float], held: Sequence[float], target: float) -> float:
