@@ -366,3 +366,15 @@ def test_a_benchmark_file_calibrates_end_to_end(tmp_path):
     assert by_metric["tpot_ms_mean"]["median_ape"] < 0.25
     texts = [notice["text"] for notice in json.loads(done.stdout)["warnings"]]
     assert any("TPOT is (latency - TTFT)" in text for text in texts)
+
+
+def test_bench_takes_several_files_in_one_go(tmp_path):
+    from click.testing import CliRunner
+
+    from offramp.cli import root
+
+    one, two = write(tmp_path, "a.json", VLLM), write(tmp_path, "b.json", {**VLLM, "model_id": "Qwen/Qwen3-8B"})
+    out = tmp_path / "s.toml"
+    done = CliRunner().invoke(root, ["init", "--bench", str(one), str(two), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert all(f"benchmark: {path}" in out.read_text("utf-8") for path in (one, two))

@@ -30,6 +30,7 @@ _FILE = click.Path(path_type=str)
 @click.option(
     "--bench", multiple=True, type=_FILE, metavar="FILE", help="Benchmark file of any known tool; repeatable."
 )
+@click.argument("more", nargs=-1, type=_FILE, metavar="[FILE]...")
 @click.option(
     "--prices", type=_FILE, default="", metavar="FILE", help="Price list (CSV, XLSX) or OpenCost export (JSON)."
 )
@@ -37,17 +38,20 @@ _FILE = click.Path(path_type=str)
 @click.option("--out", type=_FILE, default=None, metavar="FILE", help="Study file to write; printed where absent.")
 @json_option
 def command(
-    kubectl: str, deployments: str, prometheus: str, bench: tuple[str, ...], prices: str, orders: str, out: str | None,
-    as_json: bool,
+    kubectl: str, deployments: str, prometheus: str, bench: tuple[str, ...], more: tuple[str, ...], prices: str, orders: str,
+    out: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Drafts a commented study from what your cluster already knows; marks what it could not know."""
+    """Drafts a commented study from what your cluster already knows; marks what it could not know.
+
+    Further FILEs are benchmark files too: --bench a.json b.json.
+    """
     from offramp.app.init import init
 
     result = init(
         kubectl=kubectl,
         deployments=deployments,
         prometheus=prometheus,
-        bench=bench,
+        bench=(*bench, *more),
         prices=prices,
         orders=orders,
         out=out,
