@@ -242,3 +242,17 @@ def test_judged_hits_keep_as_many_lines_as_symbols(tmp_path: Path) -> None:
     for file in scan_tree(tmp_path, target=target, jobs=1).files:
         for place in judge(file, target=target, torch=(2, 9)):
             assert len(place.also) == len(place.also_lines)
+
+
+def test_a_folder_without_anything_to_read_gets_no_verdict(tmp_path: Path) -> None:
+    put(tmp_path, "a.rs", "fn main() {}\n")
+    answer = scan(tmp_path, target=TARGET).answer
+    assert answer["can_run_today"] is None
+    assert "nothing is known" in answer["verdict"]
+
+
+def test_a_link_to_a_folder_around_it_is_noted(tmp_path: Path) -> None:
+    put(tmp_path, "deep/a.py", "x = 1\n")
+    (tmp_path / "deep" / "again").symlink_to(tmp_path)
+    noted = scan(tmp_path, target=TARGET).answer["files_noted"]
+    assert [(note["path"], note["kind"]) for note in noted] == [("deep/again", "symlink-loop")]

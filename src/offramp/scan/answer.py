@@ -168,6 +168,9 @@ def _places(members: list[Finding]) -> list[Finding]:
     return list(kept.values())
 
 
+NOTHING_READ: Final = "No file in it is of a kind that the scan reads: nothing is known of it."
+
+
 def summary(scan: Scan, findings: list[Finding], groups: list[Group], *, target: Target, torch: str) -> dict[str, Any]:
     """The answer on top: can it run today, what before the first run, what for full speed, how many days."""
     active = [f for f in findings if f.role in DAYS_ROLES]
@@ -184,8 +187,8 @@ def summary(scan: Scan, findings: list[Finding], groups: list[Group], *, target:
         "target": target.chip,
         "stack": target.name,
         "torch": torch,
-        "can_run_today": not blockers,
-        "verdict": _verdict(findings, blockers, target),
+        "can_run_today": not blockers if scan.files else None,
+        "verdict": _verdict(findings, blockers, target) if scan.files else NOTHING_READ,
         "before_first_run": stages["first-run"],
         "for_full_speed": stages["full-speed"],
         "later": stages["later"],

@@ -155,7 +155,8 @@ def _walk(root: str, real_root: str, notes: list[FileNote]) -> Iterator[Item]:
 def _note_link(entry: os.DirEntry[str], path: str, real_root: str, notes: list[FileNote]) -> None:
     """Links are never followed: what lies in the tree is read under its own name, what lies outside is not ours."""
     goal = os.path.realpath(entry.path)
-    if not Path(goal).exists():
+    here = os.path.realpath(Path(entry.path).parent)
+    if not Path(goal).exists() or here == goal or here.startswith(goal + os.sep):
         notes.append(FileNote(path=path, kind="symlink-loop", text="a link to nowhere or in a loop; not followed"))
     elif goal != real_root and not goal.startswith(real_root + os.sep):
         notes.append(FileNote(path=path, kind="outside-tree", text="a link out of the tree; not followed"))
