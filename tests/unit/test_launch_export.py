@@ -339,3 +339,18 @@ def test_an_export_takes_the_form_that_a_scan_prints(tmp_path):
 )
 def test_images_are_those_of_the_chip(engine, chip, image):
     assert image_of(data()["engine"][engine], chip, "0.1") == image
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_a_study_of_training_runs_only_does_not_say_that_every_workload_can_move(lang):
+    result = assessment()
+    said = (
+        "pretrain (training) takes 101 (65 to 167) days on 2,072 Ascend 910C against 56 (48 to 68) days on 2,072 H800."
+    )
+    answer = {**result.answer, "workloads": [], "flips": [],
+              "decision": {"headline": "Training that cannot: pretrain", "training": [said]}}  # fmt: skip
+    only = Result(command="assess", answer=answer, inputs_hash="h" * 20, data_version="d")
+    for page in (decision.page(only, lang=lang), exitplan.page(only, lang=lang)):
+        assert words(lang)["finding_all"] not in page
+        assert "2,072" in page and words(lang)["training"] in page
+    assert ("不能迁移的训练" if lang == "zh" else "Training that cannot") in decision.page(only, lang=lang)

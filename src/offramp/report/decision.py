@@ -62,9 +62,10 @@ def page(result: Result, *, lang: str = "en") -> str:
     moves = [work["id"] for work in answer["workloads"] if work["recommended"]]
     stays = [work["id"] for work in answer["workloads"] if not work["recommended"]]
     finding = word["finding_all"] if not stays else word["finding_some"] if moves else word["finding_none"]
-    finding = finding.format(moves=", ".join(moves), stays=", ".join(stays))
+    finding = finding.format(moves=word["comma"].join(moves), stays=word["comma"].join(stays))
     headline = answer["decision"]["headline"] + "." if answer.get("decision") else ""
-    finding = phrase(headline, lang) or finding if headline else finding
+    if headline:
+        finding = phrase(headline, lang) or (finding if answer["workloads"] else headline)
     parts = [
         Html("<h1>{}</h1><p class='soft'>{}{}{} {} · {} {}</p>").format(
             answer["study"],
@@ -76,7 +77,8 @@ def page(result: Result, *, lang: str = "en") -> str:
             result.knowledge_horizon or "–",
         ),
         Html("<p class='finding'>{}</p>").format(finding),
-        _table(answer, word),
+        _table(answer, word) if answer["workloads"] else Html(""),
+        training(answer, word, lang),
         _when(result, answer, word),
         _others(answer, word, lang),
         _flips(answer, word, lang),
@@ -97,6 +99,12 @@ def page(result: Result, *, lang: str = "en") -> str:
     count = len(answer["workloads"])
     size = "" if count <= MOST_ROOMY else "dense" if count <= 2 * MOST_ROOMY else "dense tiny"
     return document(f"{answer['study']}: {word['decision']}", join(parts), lang=lang, size=size)
+
+
+def training(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Html:
+    """What the assessment says of training runs; nothing where the study has none."""
+    said = (answer.get("decision") or {}).get("training", ())
+    return _list(word["training"], [phrase(text, lang) or text for text in said]) if said else Html("")
 
 
 def span(value: dict[str, float | None], *, whole: bool = False) -> str:

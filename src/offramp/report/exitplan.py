@@ -8,7 +8,7 @@ from markupsafe import Markup as Html
 
 from offramp.core.errors import InputError
 from offramp.core.result import Result
-from offramp.report.decision import counted, document, kinds, span, verdict
+from offramp.report.decision import counted, document, kinds, span, training, verdict
 from offramp.report.html import digits, join
 from offramp.report.lang import phrase, words
 
@@ -36,7 +36,8 @@ def page(result: Result, *, lang: str = "en") -> str:
             result.knowledge_horizon or "–",
         ),
         _concentration(answer, word),
-        _alternatives(answer, word, lang),
+        _alternatives(answer, word, lang) if answer["workloads"] else Html(""),
+        training(answer, word, lang),
         _tested(result, word),
         _timetable(result, word),
         _triggers(word),
@@ -131,13 +132,15 @@ def _tested(result: Result, word: dict[str, Any]) -> Html:
 def _timetable(result: Result, word: dict[str, Any]) -> Html:
     best = {work["id"]: work["recommended"] for work in result.answer["workloads"]}
     names = {item["chip"]: str(item["name"]) for work in result.answer["workloads"] for item in work["chips"]}
+    quarters = result.tables["quarters"].dicts() if "quarters" in result.tables else iter(())
     rows = [
         [str(row["workload"]), str(row["quarter"]), digits(_number(row["mean_requests_per_s"])), names[str(row["chip"])],
          span({key: _number(row[f"chips_{key}"]) for key in ("low", "mid", "high")}, whole=True)]
-        for row in result.tables["quarters"].dicts() if row["chip"] == best.get(str(row["workload"]))
+        for row in quarters if row["chip"] == best.get(str(row["workload"]))
     ]  # fmt: skip
     if not rows:
-        return _section(word["timetable"], word["no_timetable"])
+        said = word["no_timetable"] if result.answer["workloads"] else word["training_timetable"]
+        return _section(word["timetable"], said)
     heads = [word["workload"], word["quarter"], word["demand"], word["becomes"], word["chips"]]
     return _section(word["timetable"], word["timetable_text"], _table(heads, rows))
 
