@@ -215,6 +215,17 @@ class TestOperators:
         assert places_of(tmp_path, "cambricon/mlu590") == []
 
 
+class TestSemantics:
+    def test_compile_as_a_decorator(self, tmp_path: Path) -> None:
+        put(tmp_path, "a.py", "import torch\n\n\n@torch.compile\ndef f(x):\n    return x\n")
+        assert [(p["line"], p["class"]) for p in places_of(tmp_path)] == [(4, "compile")]
+
+    def test_inf_and_nan_differ_on_ascend_only(self, tmp_path: Path) -> None:
+        put(tmp_path, "a.py", "import torch\n\n\ndef f(x):\n    return torch.isinf(x).any(), torch.isfinite(x)\n")
+        assert [(p["symbol"], p["class"]) for p in places_of(tmp_path)] == [("torch.isinf", "numerics")]
+        assert places_of(tmp_path, "cambricon/mlu590") == []
+
+
 def test_narrow_terminal_gets_whole_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,9 @@ def _by_operator(hit: Hit, verdict: dict[str, Any], target: Target) -> None:
         row = symbols.operators()[hit.symbol]
         verdict["replacement"] = "compose it from supported operators, or run it on the host"
         verdict["evidence"] = f"operators.csv: {hit.symbol}, {row['huawei_support']} ({row['source']})"
+    elif hit.symbol in symbols.NONFINITE:
+        verdict["effort"], verdict["replacement"] = "L1", symbols.NONFINITE[hit.symbol]
+        verdict["evidence"] = f"numerics: {hit.symbol} (Ascend/pytorch@9e73e70:inf_nan_difference_apis)"
     elif hit.symbol in symbols.NUMERICS:
         verdict["effort"], verdict["replacement"] = symbols.NUMERICS[hit.symbol]
         verdict["evidence"] = f"numerics: {hit.symbol}"

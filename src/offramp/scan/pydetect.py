@@ -183,8 +183,6 @@ def on_call(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
         and file.has_word("torch")
     ):
         file.add(func, "numerics", ".double()", ctx=ctx)
-    if name == "compile" and isinstance(func, ast.Attribute) and resolve(file, func) == "torch.compile":
-        file.add(func, "compile", "torch.compile", ctx=ctx)
     if file.has_word("torch"):
         _index(file, node, name, ctx=ctx)
     if file.has_word("ray"):

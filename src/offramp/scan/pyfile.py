@@ -19,7 +19,7 @@ TOKENS: Final = tuple(
         b"modelopt spconv tilelang cutlass cudf cuml warp float64 double complex float8 channels_last tf32 "
         b"matmul_precision dataparallel cpp_extension jit. compile reduceop embedding_bag gumbel pdist torch.func "
         b"dlpack distributedtype accelerator inductor h100 a100 h20 h800 v100 a800 sm_ extension collective "
-        b"block_size max_fused [grid] rank device_map device_ids torch.device( "
+        b"block_size max_fused [grid] rank device_map device_ids torch.device( isinf isnan linalg. torch.sign( "
     ).split()
 )
 """Lower-case tokens of a cheap first look: only subtrees that touch a line with one of these are walked."""

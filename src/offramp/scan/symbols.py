@@ -69,6 +69,15 @@ NUMERICS: Final = {
     "torch.channels_last_3d": ("L1", "torch.contiguous_format"),
 }  # fmt: skip
 
+NONFINITE: Final = {
+    "torch.sign": "differs for inf and nan in the input: compare results, or mask them before",
+    "torch.linalg.svd": "differs for inf and nan in the input: compare results, or mask them before",
+    "torch.linalg.qr": "differs for inf and nan in the input: compare results, or mask them before",
+    "torch.isinf": "torch.isfinite: an overflow may come out as nan instead of inf, or with the other sign",
+    "torch.isnan": "torch.isfinite: an overflow may come out as inf instead of nan",
+}
+"""Where Ascend's results part from CUDA's on inf and nan (Ascend/pytorch@9e73e70: inf_nan_difference_apis)."""
+
 KINDS: Final = (
     ("torch.cuda.amp", "torch.amp"),
     ("torch.cuda.nvtx", "monitor.profile"),
@@ -93,6 +102,7 @@ KINDS: Final = (
     ("torch.utils.cpp_extension.BuildExtension", "build.ext"),
     ("torch._C._cuda", "torch.cuda"),
     ("torch.jit.script", "compile"),
+    ("torch.compile", "compile"),
     ("numba.cuda", "lib.import"),
     ("ray.get_gpu_ids", "infra.ray"),
     ("ray.util.collective", "lib.import"),
@@ -140,7 +150,9 @@ def operators() -> dict[str, dict[str, str]]:
 
 
 def lacks(path: str, target: Target) -> bool:
-    """True for an operator that the target's own generation lacks, or that the hand-written list calls limited."""
+    """True for an operator that the target's own generation lacks or treats otherwise, or that a list calls limited."""
+    if path in NONFINITE:
+        return target.vendor == "huawei"
     row = operators().get(path)
     if path in LIMITED or row is None or not path.startswith("torch."):
         return True
@@ -178,7 +190,7 @@ def kind_of(path: str) -> str:
             return _refine(path) if kind == "torch.cuda" else kind
     if path in LIMITED or path in operators() or path.startswith("torch.func."):
         return "op.limited"
-    if path in NUMERICS or path.startswith("torch.float8"):
+    if path in NUMERICS or path in NONFINITE or path.startswith("torch.float8"):
         return "numerics"
     return ""
 
