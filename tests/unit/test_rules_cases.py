@@ -122,3 +122,10 @@ def test_a_byte_order_mark_and_blanks_do_no_harm() -> None:
 def test_a_peak_without_bit_length_takes_its_types_and_sparse_ones_are_halved(text: str, peaks: object) -> None:
     """ "FP16 280" was once read as a TPP of 280, far below every threshold."""
     assert parse_performance(text, "here") == (peaks, None, None)
+
+
+def test_a_stack_of_memory_is_no_accelerator() -> None:
+    for name in ("HBM3 stack", "SK hynix HBM3E", "Samsung HBM2E 8-high", "Micron HBM3E"):
+        facts = inline_facts({"chip_name": name, "die_mm2": "110", "dram_bw_GBps": "819"}, dt.date(2025, 1, 15), "here")
+        assert facts.item == "hbm", name
+    assert inline_facts({"chip_name": "X9 with HBM3E"}, dt.date(2025, 1, 15), "here").item == "ic"

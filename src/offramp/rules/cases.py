@@ -225,7 +225,8 @@ def _bare_peaks(text: str) -> list[tuple[str, float, float]]:
 
 def _item(row: Mapping[str, str]) -> Item:
     name = row.get("chip_name", "") or row.get("chip", "")
-    loose = re.match(r"(?:\S+\s+)?HBM\d?E?\b", name, re.IGNORECASE) or re.search(
+    maker = r"(?:SK\s*hynix|hynix|Samsung|Micron|CXMT)\s+"
+    loose = re.match(rf"(?:{maker}|\S+\s+)?HBM\d?E?\b", name, re.IGNORECASE) or re.search(
         r"\bHBM\d?E?\s+(?:stack|loose|memory|cube)", name, re.IGNORECASE
     )
     return "hbm" if loose and not row.get("dense_tops_x_bits") else "ic"
