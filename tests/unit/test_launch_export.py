@@ -314,16 +314,15 @@ def test_an_export_takes_the_form_that_a_scan_prints(tmp_path):
     from offramp.app.launch import result_of
 
     raw = json.loads(assessment().to_json())
-    raw |= {
-        "command": "scan",
-        "answer": {"path": "p"},
-        "findings": [{"a": 1}],
-        "groups": [],
-        "target": "huawei/ascend-910b2",
-    }
+    findings = [{"a": 1, "many": [1, 2]}, {"a": 2, "b": "x"}]
+    raw |= {"command": "scan", "answer": {"path": "p"}, "tables": {}}
+    raw |= {"findings": findings, "groups": [], "target": "huawei/ascend-910b2"}
     path = tmp_path / "scan.json"
     path.write_text(json.dumps(raw), encoding="utf-8")
-    assert result_of(path, None).answer == {"path": "p", "findings": [{"a": 1}], "groups": []}
+    found = result_of(path, None)
+    assert found.answer == {"path": "p", "findings": findings, "groups": []}
+    assert list(found.tables["findings"].dicts()) == [{"a": 1, "b": None}, {"a": 2, "b": "x"}]
+    assert "groups" not in found.tables
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def export(result: Result, folder: str | Path, formats: Sequence[str] = FORMATS)
     for name in formats:
         if name not in FORMATS:
             raise InputError(f'unknown format "{name}"', where="--format", mend=f"Known: {', '.join(FORMATS)}.")
-    if not result.tables:
+    if formats and not result.tables:
         raise InputError(f'a Result of "{result.command}" has no tables', where="export")
     place = Path(folder)
     tables: dict[str, Table] = {}

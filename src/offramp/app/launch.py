@@ -19,7 +19,7 @@ from offramp.catalog import Catalog, Chip
 from offramp.catalog.engines import version_key
 from offramp.core.errors import InputError, ModelRangeError, OfframpError, near_miss_hint
 from offramp.core.record import Record
-from offramp.core.result import Notice, Result, hash_inputs, result_from_json, table_of
+from offramp.core.result import Notice, Result, Table, hash_inputs, result_from_json, table_of
 
 
 class Flag(Record):
@@ -109,6 +109,8 @@ def launch(
     wanted = [item for item in result.answer["workloads"] if workload in ("", item["id"])]
     if not wanted:
         names = [item["id"] for item in result.answer["workloads"]]
+        if not names:
+            raise InputError("nothing is served: training runs have a layout, not a launch command", where=str(source))
         raise InputError(
             f'no workload "{workload}"',
             where="--workload",
@@ -180,7 +182,15 @@ def _whole(raw: bytes) -> bytes:
         return raw
     beside = {name: read.pop(name) for name in list(read) if name not in Result.__struct_fields__ and name != "target"}
     read.pop("target", None)
-    return msgspec.json.encode({**read, "answer": {**read["answer"], **beside}})
+    tables = {name: msgspec.to_builtins(_listed(name, rows)) for name, rows in beside.items() if rows}
+    return msgspec.json.encode({**read, "answer": {**read["answer"], **beside}, "tables": tables})
+
+
+def _listed(name: str, rows: list[dict[str, Any]]) -> Table:
+    """A list of records as a table; what is no single value is left out."""
+    plain = [{key: value for key, value in row.items() if not isinstance(value, (list, dict))} for row in rows]
+    columns = dict.fromkeys(key for row in plain for key in row)
+    return table_of(plain, columns=columns, title=name.replace("_", " ").capitalize())
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
