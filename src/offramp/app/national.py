@@ -23,6 +23,7 @@ from offramp.plan.coverage import coverage, most_work
 from offramp.supply import facts as supply_facts
 from offramp.supply.buyer import buyer_figures
 from offramp.supply.sample import rank_correlation
+from offramp.supply.summary import regime_rows
 
 F8 = npt.NDArray[np.floating[Any]]
 Bool = npt.NDArray[np.bool_]
@@ -51,7 +52,9 @@ def national(
         InputError: the study or its facts are wrong.
     """
     question = facts.load(path, overrides)
-    inputs = hash_inputs({**question.inputs, "data": catalog.load(question.header.as_of).version, "code": code_version()})
+    inputs = hash_inputs(
+        {**question.inputs, "data": catalog.load(question.header.as_of).version, "code": code_version()}
+    )
     store = RunStore(runs_root(root) if keep else None)
     run = Run(store, "plan", inputs, title=question.header.name, seed=question.header.seed)
     done = run.start()
@@ -81,7 +84,7 @@ def _solve(question: Question, inputs_hash: str) -> Result:
     }  # fmt: skip
     return Result(
         command="plan", answer=answer, inputs_hash=inputs_hash, data_version=catalog.load(question.header.as_of).version,
-        tables=_tables(rows, years, limits, views) | {"frontier": table, "drivers": _drivers_table(drivers)}, knowledge_horizon=log.horizon,
+        tables=_tables(rows, years, limits, views) | {"frontier": table, "drivers": _drivers_table(drivers), "regimes": _regimes(run)}, knowledge_horizon=log.horizon,
         seed=question.header.seed, figures=log.figures, warnings=_warnings(run, log), offramp_version=__version__,
     )  # fmt: skip
 
@@ -363,6 +366,13 @@ def _tables(rows: Any, years: Any, limits: Any, views: Any) -> dict[str, Any]:
         "views": table_of(views, columns=["who", "year", "view", "known", "money_p50", "work_p50"],
                           title="Published views beside this answer"),
     }  # fmt: skip
+
+
+def _regimes(run: National) -> Any:
+    """Share of the draws in which each kind of foreign chip is open, restricted or closed, by quarter."""
+    rows = [row for row in regime_rows(run.supply) if row["quarter"] in run.quarters]
+    columns = ["regime", "quarter", *(Column(name=state, unit="share") for state in ("open", "restricted", "closed"))]
+    return table_of(rows, columns=columns, title="Policy regimes of foreign chips")
 
 
 def _drivers_table(rows: list[dict[str, Any]]) -> Any:

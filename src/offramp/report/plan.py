@@ -232,7 +232,11 @@ def _national(result: Result) -> Page:
             details("What drives the answer", result_table(result.tables["drivers"])),
         ),
         _views(result),
-        section("From money and cards to work", bullets(answer["bridge"])),
+        section(
+            "From money and cards to work",
+            bullets(answer["bridge"]),
+            details("Policy regimes of foreign chips", result_table(result.tables["regimes"])),
+        ),
     ]
     return Page(
         title=answer["study"], question="Could foreign accelerators be banned, for which work, and when?",
