@@ -120,7 +120,7 @@ def _bans(summary: list[dict[str, Any]]) -> str:
     scopes = list(dict.fromkeys(item["scope"] for item in summary))
     cell = {
         (item["scope"], item["what"]): f"from {item['met_from']}" if item["met_from"] else
-        f"no, keeps {_share(item['best_kept_p10'])}" for item in summary
+        f"no, keeps {_share(min(item['best_kept_p10'], 0.994))}" for item in summary
     }  # fmt: skip
     kinds = ("buy", "use", "support")
     return _table(

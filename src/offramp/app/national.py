@@ -82,9 +82,11 @@ def _solve(question: Question, inputs_hash: str) -> Result:
         "coverage": rows, "years": years, "views": views, "bottlenecks": limits, "drivers": drivers, "frontier": part,
         "bridge": _bridge(run), "charts": {"coverage": _chart(rows), "frontier": part["chart"]}, "currency": "USD",
     }  # fmt: skip
+    tables = _tables(rows, years, limits, views)
+    tables |= {"frontier": table, "drivers": _drivers_table(drivers), "regimes": _regimes(run)}
     return Result(
-        command="plan", answer=answer, inputs_hash=inputs_hash, data_version=catalog.load(question.header.as_of).version,
-        tables=_tables(rows, years, limits, views) | {"frontier": table, "drivers": _drivers_table(drivers), "regimes": _regimes(run)}, knowledge_horizon=log.horizon,
+        command="plan", answer=answer, inputs_hash=inputs_hash,
+        data_version=catalog.load(question.header.as_of).version, tables=tables, knowledge_horizon=log.horizon,
         seed=question.header.seed, figures=log.figures, warnings=_warnings(run, log), offramp_version=__version__,
     )  # fmt: skip
 

@@ -100,7 +100,7 @@ def _frontier(answer: dict[str, Any]) -> None:
         table.add_column(word)
     rows: dict[str, dict[str, str]] = {}
     for item in answer["frontier"]["summary"]:
-        best = f"no, keeps {item['best_kept_p10']:.0%}"
+        best = f"no, keeps {min(item['best_kept_p10'], 0.994):.0%}"
         rows.setdefault(item["scope"], {})[item["what"]] = f"from {item['met_from']}" if item["met_from"] else best
     for scope, cells in rows.items():
         table.add_row(scope, *(cells.get(kind, "") for kind in words))

@@ -24,6 +24,8 @@ from offramp.report.html import (
     table,
 )
 
+NEARLY: Final = 0.994
+"""What a ban that is not met is shown to keep at most: a little less than all."""
 _ACT: Final = {"buy": "buying", "use": "using", "support": "support"}
 Item = dict[str, Any]
 
@@ -97,7 +99,7 @@ def _frontier_table(summary: list[Item]) -> Html:
     """Scope by kind: from when a ban can be met, else the most of the work that is done."""
     rows: dict[str, dict[str, str]] = {}
     for item in summary:
-        best = f"no; keeps {item['best_kept_p10']:.0%} at best"
+        best = f"no; keeps {min(item['best_kept_p10'], NEARLY):.0%} at best"
         rows.setdefault(item["scope"], {})[item["what"]] = f"from {item['met_from']}" if item["met_from"] else best
     columns = [Col(title="with 90 % probability"), *(Col(title=f"a ban of {word}") for word in _ACT.values())]
     return table(columns, [[scope, *(cells.get(kind, "") for kind in _ACT)] for scope, cells in rows.items()])
@@ -272,7 +274,7 @@ def _views(result: Result) -> Section:
         cells = [f"{mine[key]['p50']:.0%} ({mine[key]['p10']:.0%} to {mine[key]['p90']:.0%})" if mine else "" for key in
                  ("money_ratio", "work_ratio")]  # fmt: skip
         later = "" if view["known"] else ", published later"
-        rows.append([f"{view['who']}{later}", view["year"], f"{view['view']:.0%}", *cells])
+        rows.append([f"{view['who']}{later}", str(view["year"]), f"{view['view']:.0%}", *cells])
     columns = [Col(title="who"), Col(title="year"), Col(title="their view, money", align="right"),
                Col(title="here, money", align="right"), Col(title="here, work", align="right")]  # fmt: skip
     text = (
