@@ -14,6 +14,8 @@ from offramp.plan.solution import Plan, attempt, read, solve
 
 F8 = npt.NDArray[np.floating[Any]]
 _BY_SCENARIO: Final = ("productivity", "demand", "price", "fill", "can_arrive", "can_use", "serviceable", "most_rent")
+FEW: Final = 12
+"""Futures of the smaller programme whose first decisions are tried as well."""
 _PARTS: Final = (
     "scenario_cost",
     "order",
@@ -50,7 +52,8 @@ def solve_apart(problem: PlanProblem, *, spent_s: float = 0.0) -> Plan:
 
     Knowing the future can only make a plan cheaper, so the weighted mean of the futures' own optima is a lower bound
     (of the mean, hence of any mixture of mean and tail). The weighted mean of their first decisions is allowed in every
-    future, because first decisions have linear limits of their own and all others can be broken at a price.
+    future, because first decisions have linear limits of their own and all others can be broken at a price; so are
+    the first decisions of a programme of few futures. The better of the two is the plan.
 
     Args:
         problem: not strict.
@@ -59,34 +62,52 @@ def solve_apart(problem: PlanProblem, *, spent_s: float = 0.0) -> Plan:
     relaxed = replaced(problem, integer=False, cvar_weight=0.0)
     singles = [subset(relaxed, [row]) for row in range(len(problem.scenarios))]
     known = [solve(single) for single in singles]
-    first = _mean_decisions(problem, known)
-    plans = [solve(single, commitments=first) for single in singles]
-    cost = np.concatenate([plan.scenario_cost for plan in plans])
+    few = solve(replaced(thinned(problem, FEW), integer=False))
+    tried = [_carried_out(singles, first) for first in (_mean_decisions(problem, known), _whole_lots(problem, few))]
+    first, plans = min(tried, key=lambda item: _objective(problem, _costs(item[1])))
+    cost = _costs(plans)
     parts: dict[str, Any] = {name: np.concatenate([getattr(plan, name) for plan in plans]) for name in _PARTS}
     broken = sorted({name for plan in plans for name in plan.broken})
-    shape = (len(problem.scenarios), len(problem.quarters))
-    blank = np.zeros((1, shape[1]))
+    blank = np.zeros((1, len(problem.quarters)))
     return Plan(
         problem=problem, status="time-limit", cost=float(problem.weight @ cost), objective=_objective(problem, cost),
         bound=float(problem.weight @ [plan.cost for plan in known]), **parts,
         deliver=first.deliver, cancel=first.cancel, duals={},
         broken={name: np.concatenate([plan.broken.get(name, blank) for plan in plans]) for name in broken},
-        seconds=spent_s + sum(plan.seconds for plan in [*known, *plans]),
+        seconds=spent_s + few.seconds + sum(plan.seconds for plan in [*known, *tried[0][1], *tried[1][1]]),
     )  # fmt: skip
 
 
+def _carried_out(singles: Sequence[PlanProblem], first: Plan) -> tuple[Plan, list[Plan]]:
+    """First decisions, and the best that every future makes of them."""
+    return first, [solve(single, commitments=first) for single in singles]
+
+
+def _costs(plans: Sequence[Plan]) -> F8:
+    """Cost of each future. [S]"""
+    return np.concatenate([plan.scenario_cost for plan in plans])
+
+
 def _mean_decisions(problem: PlanProblem, plans: Sequence[Plan]) -> Plan:
-    """The first of the plans, with the weighted mean of all their committed decisions (whole lots where asked)."""
-    now = min(problem.commit, len(problem.quarters))
+    """The first of the plans, with the weighted mean of all their committed decisions."""
     order = plans[0].order.copy()
+    now = min(problem.commit, len(problem.quarters))
     order[0, :now] = sum(weight * plan.order[0, :now] for weight, plan in zip(problem.weight, plans, strict=True))
-    if problem.integer:
-        order[0, :now] = np.round(order[0, :now] / problem.lot[None, :, None]) * problem.lot[None, :, None]
-        order[0, :now] = np.minimum(order[0, :now], problem.most_order[:now, :, None])
-    taken = [
-        sum(w * getattr(p, name) for w, p in zip(problem.weight, plans, strict=True)) for name in ("deliver", "cancel")
-    ]
-    return replace(plans[0], order=order, deliver=taken[0], cancel=taken[1])
+    deliver, cancel = (
+        sum(w * getattr(plan, name) for w, plan in zip(problem.weight, plans, strict=True))
+        for name in ("deliver", "cancel")
+    )
+    return _whole_lots(problem, replace(plans[0], order=order, deliver=deliver, cancel=cancel))
+
+
+def _whole_lots(problem: PlanProblem, plan: Plan) -> Plan:
+    """The plan with its committed orders in whole lots, where the problem asks for them."""
+    if not problem.integer:
+        return plan
+    order, now = plan.order.copy(), min(problem.commit, len(problem.quarters))
+    order[0, :now] = np.round(order[0, :now] / problem.lot[None, :, None]) * problem.lot[None, :, None]
+    order[0, :now] = np.minimum(order[0, :now], problem.most_order[:now, :, None])
+    return replace(plan, order=order)
 
 
 def _objective(problem: PlanProblem, cost: F8) -> float:
