@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal, cast
@@ -353,7 +354,8 @@ def run_cells(
             at = f" ({where})" if where else ""
             progress(f"[{len(done)}/{len(wanted)}] {cell.workload} on {cell.chip}: {_outcome(cell)}{at}")
 
-    work(run_cell, wanted, missing, store, keep=keep, crew=crew or Crew(jobs, progress), progress=progress)
+    with nullcontext(crew) if crew is not None else Crew(jobs, progress) as hands:
+        work(run_cell, wanted, missing, store, keep=keep, crew=hands, progress=progress)
     return [done[i] for i in range(len(wanted))]
 
 
