@@ -146,7 +146,7 @@ def trying(
     own = work.stage if work.stage in ("fine-tune", "pretrain") else "pretrain"
     found: list[dict[str, Any]] = []
     for name, share in STAGES if own == "pretrain" else ((own, 1.0),):
-        stage, chances = _stage(setting, chip, table, name, share=share, is_run=name == own,
+        stage, chances = _stage(setting, chip, table, (name, share), is_run=name == own,
                                 days=(run.days, base.days), costs=costs)  # fmt: skip
         verdict = judge(stage)
         answer: dict[str, Any] = {
@@ -171,10 +171,14 @@ def trying(
 
 
 def _stage(
-    setting: Setting, chip: Chip, table: dict[str, Any], name: str, *, share: float, is_run: bool,
+    setting: Setting, chip: Chip, table: dict[str, Any], of: tuple[str, float], *, is_run: bool,
     days: tuple[F8, F8], costs: tuple[float, float],
 ) -> tuple[Stage, dict[str, float]]:  # fmt: skip
-    """What a stage puts at stake: the study's own numbers for the run itself, assumed ones elsewhere."""
+    """What a stage (its name and its share of the tokens) puts at stake.
+
+    The study's own numbers for the run itself, assumed ones elsewhere.
+    """
+    name, share = of
     own, ledger = setting.study.train, setting.ledger
     vendor = chip.vendor.lower()
     entry = table["success"].get(vendor, table["success"]["default"])[name]

@@ -47,16 +47,17 @@ class Run:
 class _Nodes:
     """Nodes in repair and slow nodes; time only moves forward."""
 
-    def __init__(self, r: Reliability, rng: np.random.Generator) -> None:
+    def __init__(self, r: Reliability, seed: int) -> None:
         self.r = r
-        self.rng = rng
+        self.failing = np.random.default_rng(derive_seed(seed, "train-failures"))
+        self.slowing = np.random.default_rng(derive_seed(seed, "train-slow"))
         self.back: list[float] = []
         self.slow_at = self._gap(0.0)
         self.slow_until = 0.0
 
     def _gap(self, now: float) -> float:
         rate = float(self.r.slow_per_s)
-        return now + float(self.rng.exponential(1.0 / rate)) if rate > 0 else float("inf")
+        return now + float(self.slowing.exponential(1.0 / rate)) if rate > 0 else float("inf")
 
     def _is_slow(self, now: float) -> bool:
         while self.slow_at <= now:
@@ -97,13 +98,12 @@ def simulate(
         seed: of the failures.
         most_failures: where a run that never finishes is cut.
     """
-    rng = np.random.default_rng(derive_seed(seed, "train-failures"))
-    nodes = _Nodes(r, np.random.default_rng(derive_seed(seed, "train-slow")))
+    nodes = _Nodes(r, seed)
     corrupts = float(r.corruptions_per_s)
     totals = _Totals()
     while totals.done < useful_s and totals.failures < most_failures:
-        until = totals.now + float(rng.exponential(1.0 / corrupts)) if corrupts > 0 else float("inf")
-        _until(totals, r, nodes, rng, interval_s=interval_s, useful_s=useful_s, until=until, most=most_failures)
+        until = totals.now + float(nodes.failing.exponential(1.0 / corrupts)) if corrupts > 0 else float("inf")
+        _until(totals, r, nodes, interval_s=interval_s, useful_s=useful_s, until=until, most=most_failures)
         if totals.now < until:
             break
         totals.corruptions += 1  # what was trained since the last checkpoint before it is void once it is noticed
@@ -130,14 +130,14 @@ class _Totals:
 
 
 def _until(
-    t: _Totals, r: Reliability, nodes: _Nodes, rng: np.random.Generator, *, interval_s: float, useful_s: float,
+    t: _Totals, r: Reliability, nodes: _Nodes, *, interval_s: float, useful_s: float,
     until: float, most: int,
 ) -> None:  # fmt: skip
     """Runs on, failures and restarts included, until the work is done or the clock shows ``until``."""
     rate, restart = float(r.failures_per_s), float(r.restart_s)
     stall, lag = float(r.stall_s), float(r.lag_s)
     while t.done < useful_s and t.failures < most and t.now < until:
-        fails = t.now + (float(rng.exponential(1.0 / rate)) if rate > 0 else float("inf"))
+        fails = t.now + (float(nodes.failing.exponential(1.0 / rate)) if rate > 0 else float("inf"))
         end = min(fails, until)
         kept, trained, idle, stood, t.now = _stretch(nodes, t.now, end, interval_s, stall, lag, useful_s - t.done)
         t.done += kept
@@ -149,7 +149,7 @@ def _until(
         t.failures += 1
         nodes.fail(t.now)
         while True:  # a failure while restarting starts it again
-            again = float(rng.exponential(1.0 / rate))
+            again = float(nodes.failing.exponential(1.0 / rate))
             if again >= restart:
                 t.now, t.down = t.now + restart, t.down + restart
                 break
