@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offramp.app.train import train
 from offramp.app.validate_training import validate_training
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "train-validation.md"
@@ -72,3 +73,34 @@ def test_left_out_intervals_in_the_documentation_hold_what_they_say() -> None:
     assert 75.0 <= held["all"] <= 88.0
     for name in ("MLPerf, Llama-3.1-405B step time", "Megatron-Bridge, by release", "torchtitan, by chip and model"):
         assert held[name] >= 70.0, name
+
+
+RUN = """
+[study]
+name = "A whole run"
+[organisation]
+headquarters = "US"
+[[workload]]
+id = "run"
+kind = "train"
+model = "meta-llama/Meta-Llama-3.1-405B"
+tokens = 15.6e12
+sequence_tokens = 8192
+batch_tokens = 16777216
+chips = 16384
+dtype = "bf16"
+[candidates]
+baseline = "nvidia/h100"
+[train]
+framework = "meta-4d"
+"""
+
+
+def test_chip_hours_of_a_whole_run_lie_in_the_interval(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(RUN)
+    held = train(study).answer["runs"][0]["cells"][0]["published"]
+    hours = held["predicted_chip_hours"]
+    assert hours["p10"] < 30.84e6 < hours["p90"]
+    assert hours["p90"] / hours["p10"] < 2.0
+    assert held["predicted_over_published"] == pytest.approx(1.0, abs=0.15)
