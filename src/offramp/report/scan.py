@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from markupsafe import Markup as Html
+from markupsafe import escape
 
 from offramp.core.result import Result
 from offramp.report import charts
@@ -60,8 +62,8 @@ def _lead(answer: Item) -> Html:
         answer["verdict"],
         stats=[
             stat("work", _days(answer["engineer_days"]), "engineer-days, tests and examples left out"),
-            stat("before the first run", number(first["places"]), join([_days(first["engineer_days"])])),
-            stat("for full speed", number(speed["places"]), join([_days(speed["engineer_days"])])),
+            stat("before the first run", number(_count(first["places"])), join([_days(first["engineer_days"])])),
+            stat("for full speed", number(_count(speed["places"])), join([_days(speed["engineer_days"])])),
         ],
         points=[*first["first"][:3], answer["engineer_days_basis"]],
     )
@@ -71,10 +73,9 @@ def _groups(answer: Item) -> Section | None:
     groups = answer["groups"]
     if not groups:
         return None
-    columns = [Col(title="#", align="right"), Col(title="effort"), Col(title="class"), Col(title="symbol"),
-               Col(title="places", align="right"),
-               Col(title="guarded", align="right"), Col(title="days", align="right"), Col(title="instead"),
-               Col(title="first")]  # fmt: skip
+    columns = [Col(title="#", align="right"), Col(title="effort"), Col(title="what, and its first place"),
+               Col(title="places", align="right"), Col(title="guarded", align="right"),
+               Col(title="days", align="right"), Col(title="instead")]  # fmt: skip
     rows = [_group_row(group) for group in groups[:MOST_GROUPS]]
     top = groups[:15]
     chart = charts.bars(
@@ -90,11 +91,22 @@ def _groups(answer: Item) -> Section | None:
 def _group_row(group: Item) -> list[Cell]:
     effort = badge(group["effort"], {"L0": "good", "L1": "good", "L2": "warn"}.get(group["effort"], "bad"))  # type: ignore[arg-type]
     lead = Html("") if group["verified"] else badge("unverified", "warn")
+    first = Html('<span class="where">{}</span>').format(_breakable(group["first"][0])) if group["first"] else Html("")
     return [
-        group["rank"], effort, group["class"], group["symbol"], group["occurrences"],
-        group["occurrences"] - group["unguarded"],
-        group["days"], join([group["replacement"], " ", lead]), group["first"][0] if group["first"] else "",
+        _count(group["rank"]), effort, join([group["class"], ": ", _breakable(group["symbol"]), first]),
+        _count(group["occurrences"]), _count(group["occurrences"] - group["unguarded"]), group["days"],
+        join([_breakable(group["replacement"]), " ", lead]),
     ]  # fmt: skip
+
+
+def _count(value: int) -> str:
+    """A count as it is; the tables round numbers to three digits."""
+    return f"{value:,}"
+
+
+def _breakable(text: str) -> Html:
+    """Text with places where a long path or dotted name may break."""
+    return Html(re.sub(r"([/.(,])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def _entries(answer: Item) -> Section | None:
@@ -104,7 +116,14 @@ def _entries(answer: Item) -> Section | None:
                Col(title="before the first run", align="right"), Col(title="hardest"),
                Col(title="days", align="right")]  # fmt: skip
     rows: list[list[Cell]] = [
-        [row["entry"], row["files"], row["places"], row["before_first_run"], row["hardest"], row["engineer_days"]]
+        [
+            _breakable(row["entry"]),
+            _count(row["files"]),
+            _count(row["places"]),
+            _count(row["before_first_run"]),
+            row["hardest"],
+            row["engineer_days"],
+        ]
         for row in answer["entry_points"][:50]
     ]
     return section(
@@ -124,7 +143,9 @@ def _files(answer: Item) -> Section | None:
         return None
     columns = [Col(title="file"), Col(title="places", align="right"), Col(title="unguarded", align="right")]
     ordered = sorted(counts.items(), key=lambda item: (-item[1][1], item[0]))[:100]
-    return section("By file", table(columns, [[path, *pair] for path, pair in ordered], compact=True))
+    return section(
+        "By file", table(columns, [[_breakable(path), *map(_count, pair)] for path, pair in ordered], compact=True)
+    )
 
 
 def _places(answer: Item) -> Section | None:
@@ -134,8 +155,9 @@ def _places(answer: Item) -> Section | None:
     columns = [Col(title="first place"), Col(title="class"), Col(title="what"), Col(title="instead"),
                Col(title="further lines"), Col(title="source")]  # fmt: skip
     rows: list[list[Cell]] = [
-        [f"{item['path']}:{item['line']}", join([item["class"], " ", badge("guarded") if item["guarded"] else ""]),
-         item["message"], item["replacement"], _further(item), Html("<code>{}</code>").format(item["snippet"])]
+        [_breakable(f"{item['path']}:{item['line']}"), join([item["class"], " ", badge("guarded") if item["guarded"] else ""]),
+         _breakable(item["message"]), _breakable(item["replacement"]), _further(item),
+         Html("<code>{}</code>").format(item["snippet"])]
         for item in found[:MOST_FINDINGS]
     ]  # fmt: skip
     left = len(found) - MOST_FINDINGS
