@@ -12,7 +12,7 @@ from offramp import arch, catalog, intake
 from offramp.arch.record import Model
 from offramp.core.errors import InputError, OfframpError
 from offramp.core.record import Record
-from offramp.validate.cases import Case, build_case
+from offramp.validate.cases import Case, beyond_silicon, build_case
 from offramp.validate.rows import Problem, breaks_little, parse_row, read_rows
 
 LIMIT = 200_000
@@ -120,6 +120,10 @@ def sort_out(rows: Iterable[dict[str, str]], *, limit: int, where: str) -> Loade
             case = Problem(row.id, error.what)
         if isinstance(case, Problem):
             unpredicted.setdefault(case.why, []).append(case.id)
+            continue
+        why = beyond_silicon(case)
+        if why:
+            rejected.append(Problem(row.id, why))
         else:
             cases.append(case)
     if count == 0:

@@ -153,9 +153,9 @@ def _logs(cases: Sequence[Case], parameters: Calibration, seed: int) -> list[F8]
     """Logs of output per chip, TPOT and TTFT by draw, deployment residuals included. each [draws, 3]"""
     batch = make_batch(cases)
     solutions = solve_draws(batch, parameters_of(cases, batch, parameters))
-    residual = residual_of(parameters, "output_tok_s")
     found: list[F8] = []
     for i, case in enumerate(cases):
+        residual = residual_of(parameters, "output_tok_s", case.stack)
         rng = np.random.default_rng(derive_seed(seed, case.stack.chip, case.stack.engine, case.model.id))
         common = (
             0.0 if parameters.is_measured(case.stack) else rng.standard_normal(parameters.draws) * residual.group_sd

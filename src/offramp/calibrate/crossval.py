@@ -22,13 +22,15 @@ FOLDS: Final = 5
 FOLD_DRAWS: Final = 24
 FOLD_ITERATIONS: Final = 4
 TARGET: Final = 0.80
+MIN_GROUPS: Final = 8
+"""Deployments that a residual of one kind of evidence needs; below, that of all evidence stands."""
 
 
 class Split(Record):
     """Left-out predictions of one way to split.
 
     Attributes:
-        name: "same series", "new model", "new source or chip".
+        name: "same series", "new deployment", "new model", "new source or chip".
         predictions: of rows that their fold's fit did not see; intervals without residuals.
     """
 
@@ -52,8 +54,14 @@ def _chip_key(case: Case) -> str:
     return case.stack.chip
 
 
+def _deployment_key(case: Case) -> str:
+    row = case.row
+    return "|".join((source_key(row), case.stack.chip, row.engine, case.model.id, row.weights))
+
+
 SPLITS: Final[dict[str, Callable[[Case], str]]] = {
-    "same series": _series_key, "new model": _model_key, "new source or chip": _source_key, "new chip": _chip_key,
+    "same series": _series_key, "new deployment": _deployment_key, "new model": _model_key,
+    "new source or chip": _source_key, "new chip": _chip_key,
 }  # fmt: skip
 """Split name -> what is left out together."""
 
@@ -108,9 +116,12 @@ def residuals_from(split: Split) -> dict[str, Residual]:
     by_kind: dict[str, list[Prediction]] = {}
     for prediction in split.predictions:
         if prediction.grade in ("A", "B"):
-            by_kind.setdefault(KIND.get(prediction.metric, "output"), []).append(prediction)
+            kind = KIND.get(prediction.metric, "output")
+            by_kind.setdefault(kind, []).append(prediction)
+            by_kind.setdefault(f"{kind}@{prediction.evidence}", []).append(prediction)
     for kind, predictions in by_kind.items():
-        if len(predictions) >= 40:
+        groups = len({p.deployment for p in predictions})
+        if len(predictions) >= 40 and (groups >= MIN_GROUPS or "@" not in kind):
             found[kind] = _residual(predictions)
     return found
 

@@ -29,6 +29,8 @@ STEP = 0.02
 """Finite-difference step of a log parameter."""
 ANCHOR_SD = 0.12
 """How far an engine's kernels in a running server may differ from their tables, log scale. Assumed."""
+ROW_SD_LOW = 0.12
+"""Smallest scale of a row's error: rows of one sweep miss alike, so their scatter understates what the model misses."""
 GROUP_DF = 2.0
 """Degrees of freedom of deployment errors. Assumed."""
 STUDENT_DF = 4.0
@@ -230,7 +232,7 @@ def fit(
         for k in range(scale.size):
             mine = left[data.kind == k]
             if mine.size > 20:
-                scale[k] = np.clip(1.4826 * np.median(np.abs(mine)), 0.02, 0.4)
+                scale[k] = np.clip(1.4826 * np.median(np.abs(mine)), ROW_SD_LOW, 0.4)
         if before - after < 1e-3 * before:
             break
     return Posterior(

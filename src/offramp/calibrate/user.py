@@ -50,7 +50,7 @@ def update(base: Calibration, cases: Sequence[Case], *, created: dt.date, seed: 
         mine = [case for case in plain if case.stack.deployment == key]
         moved = _fit_draws(base, mine, seed=derive_seed(seed, key))
         for p, name in enumerate(PARAMETER_NAMES):
-            effects[name][key] = [round(float(v), 5) for v in moved[:, p]]
+            effects.setdefault(name, {})[key] = [round(float(v), 5) for v in moved[:, p]]
     digest = hashlib.blake2b("".join(sorted(case.row.id for case in plain)).encode(), digest_size=6).hexdigest()
     return msgspec.structs.replace(
         base, version=f"{base.version}+{digest}", created=max(created, base.created), effects=effects,

@@ -163,7 +163,7 @@ def _show_national(result: Result) -> None:
     )
     table.add_column("quarter")
     for key in answer["scopes"]:
-        table.add_column(heads.get(key, key), justify="right", overflow="fold")
+        table.add_column(heads.get(str(key), str(key)), justify="right", overflow="fold")
     for row in answer["coverage"]:
         table.add_row(row["quarter"], *(_percent(row[key], whole=key in heads) for key in answer["scopes"]))
     out.print(table)

@@ -41,7 +41,7 @@ SHARES: Final = frozenset(
 SHARE_CAP: Final = 0.99
 RELEASE_PARAMETERS: Final = frozenset(
     {"step_host_s", "seq_host_s", "prefill_layer_s", "first_token_s", "queue_factor", "vector_floor_s", "gemm_floor_s",
-     "grouped_floor_s", "attention_floor_s", "link_latency_s", "grouped_memory", "gemm_memory"}
+     "grouped_floor_s", "attention_floor_s", "link_latency_s", "grouped_memory", "gemm_memory", "pace"}
 )  # fmt: skip
 """Parameters that a release of an engine moves: overheads, fusion, kernels. The silicon's limits stay."""
 
@@ -49,7 +49,7 @@ RELEASE_PARAMETERS: Final = frozenset(
 PATH_PARAMETERS: Final = frozenset(
     {"gemm_compute", "gemm_compute_8", "gemm_compute_4", "gemm_memory", "gemm_floor_s", "grouped_compute",
      "grouped_memory", "grouped_floor_s", "decode_memory", "decode_mla_memory", "decode_mla_compute", "vector_floor_s",
-     "attention_floor_s", "prefill_compute", "prefill_mla_compute", "prefill_layer_s"}
+     "attention_floor_s", "prefill_compute", "prefill_mla_compute", "prefill_layer_s", "pace"}
 )  # fmt: skip
 """Parameters that a kernel path (an engine's kernels for one dtype, attention kind and dense or expert layers) moves."""
 LEVEL_PARAMETERS: Final = {"release": RELEASE_PARAMETERS, "path": PATH_PARAMETERS}
@@ -136,7 +136,7 @@ class Calibration(Record):
         effects: by parameter, by effect key ("population", "family:huawei-a2", "chip:nvidia/h20",
             "engine:sglang", "engine-family:sglang/nvidia-hopper", "deployment:..."): the draws of the log effect.
         spreads: by parameter, by level: standard deviation of unseen effects of that level.
-        residuals: by metric.
+        residuals: by metric family, and by family and evidence ("output@moe") where groups enough tell them apart.
         offsets: by measured deployment (source, chip, model, engine, version, dtype), by metric family.
         row_ids: ids of the rows used, or a digest and a count where there are many.
         note: what was used and left out.
@@ -166,6 +166,17 @@ class Calibration(Record):
             return wanted
         numbered = [name for name in known if re.fullmatch(r"\d+(\.\d+)+", name)]
         return max(numbered, key=lambda name: tuple(int(part) for part in name.split(".")), default=wanted)
+
+    def evidence(self, stack: Stack) -> str:
+        """What is known of a stack's kernels: "dense" or "moe" where the engine's kernel path has rows, else "new"."""
+        key = f"path:{stack.engine}/{stack.path}"
+        if not stack.path or not any(key in effects for effects in self.effects.values()):
+            return "new"
+        return "moe" if "-moe-" in stack.path else "dense"
+
+    def residual(self, family: str, stack: Stack) -> Residual | None:
+        """What is left unexplained of a metric family for such a stack; None where the file says nothing of it."""
+        return self.residuals.get(f"{family}@{self.evidence(stack)}") or self.residuals.get(family)
 
     def is_measured(self, stack: Stack) -> bool:
         """Whether the user's own rows of this chip and engine are in it, so that only row errors remain."""
@@ -266,7 +277,9 @@ def parameters_for(calibration: Calibration, stack: Stack, *, seed: int = 0) -> 
     """
     table: dict[str, F8] = {}
     for name in PARAMETER_NAMES:
-        effects, spreads = calibration.effects[name], calibration.spreads[name]
+        effects, spreads = calibration.effects.get(name), calibration.spreads.get(name, {})
+        if effects is None:  # the file is older than the parameter
+            effects = {"population": [math.log(load_prior().population[name].median)] * calibration.draws}
         total = np.asarray(effects["population"], dtype=np.float64).copy()
         for level, key in stack.keys().items():
             if key in effects:

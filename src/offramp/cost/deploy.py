@@ -109,7 +109,7 @@ def _with_residual(calibration: Calibration, stack: Stack, model_id: str) -> Par
     and of one model on one engine, share a part of it, which cancels in their ratio.
     """
     parameters = parameters_for(calibration, stack)
-    residual = calibration.residuals.get("output")
+    residual = calibration.residual("output", stack)
     if residual is None or calibration.is_measured(stack):
         return parameters
     keys = (model_id, f"{stack.engine}|{model_id}", f"{stack.chip}|{stack.engine}|{model_id}")

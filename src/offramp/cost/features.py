@@ -230,8 +230,9 @@ def seconds(features: Features, p: Parameters) -> StepTime:
     host = p.step_host_s * busy + p.seq_host_s * features.sequences + features.eager_layers * p.prefill_layer_s
     zero = np.zeros(shape)
     return StepTime(
-        compute=compute, memory=memory, floors=floors, messages=messages * (1.0 - p.overlap) + zero, host=host + zero
-    )
+        compute=compute * p.pace, memory=memory * p.pace, floors=floors * p.pace,
+        messages=messages * (1.0 - p.overlap) * p.pace + zero, host=host * p.pace + zero,
+    )  # fmt: skip
 
 
 def _pick(values: F8, curve: I8 | np.int64) -> F8:

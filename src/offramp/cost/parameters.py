@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ class Parameters:
             whole steps and for the tokeniser. At least 1.
         first_token_s: request overhead before the first step (HTTP, tokeniser, queue hand-over).
         memory_reserve: share of device memory kept from weights and KV.
+        pace: factor on the whole step: how far a stack as a whole is from its kernels (tuning, bubbles, age). 1 = none.
     """
 
     gemm_compute: F8
@@ -68,6 +69,7 @@ class Parameters:
     queue_factor: F8
     first_token_s: F8
     memory_reserve: F8
+    pace: F8
 
     @property
     def draws(self) -> int:
@@ -80,17 +82,8 @@ class Parameters:
 
 
 def slowed(parameters: Parameters, factor: F8) -> Parameters:
-    """The same parameters with every time longer by ``factor`` ``[draws, 1]``: shares shrink, seconds grow."""
-    changed: dict[str, F8] = {}
-    for name in PARAMETER_NAMES:
-        value = getattr(parameters, name)
-        if name.endswith("_s"):
-            changed[name] = value * factor
-        elif name in ("overlap", "memory_reserve", "queue_factor"):
-            changed[name] = value
-        else:
-            changed[name] = value / factor
-    return Parameters(**changed)
+    """The same parameters with every step longer by ``factor`` ``[draws, 1]``."""
+    return replace(parameters, pace=parameters.pace * factor)
 
 
 PARAMETER_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Parameters))

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from offramp.arch.count import active
 from offramp.arch.record import Model
 from offramp.catalog import Catalog
 from offramp.core.errors import OfframpError
@@ -37,6 +38,8 @@ SEPARATE_PREFILL: Final = frozenset({"sglang"})
 MAX_PLAIN_TP: Final = 16
 """Widest tensor-parallel attention that anyone runs; a wider decode group means attention data parallelism. Assumed."""
 NO_GRAPH: Final = frozenset({"transformers"})
+PEAK_LIMIT: Final = 0.65
+"""Share of the peak arithmetic above which a row is not believed: of 4,000 closed rows, none of another two suspect runs passes 0.5."""
 RESERVE: Final = 0.05
 """Share of memory that engines keep back in tuned benchmark runs. Assumed (0.03 to 0.12): published runs fit models that the
 default of 0.1 would refuse (R1 in FP8 on 4 x 180 GB)."""
@@ -148,6 +151,27 @@ def build_case(row: Row, *, catalog: Catalog, resolve: Resolver) -> Case | Probl
         row=row, model=model, device=device, precision=precision, stack=stack, variants=kept,
         kv_tokens=tuple(capacity[i] for i in keep),
     )  # fmt: skip
+
+
+def beyond_silicon(case: Case) -> str:
+    """Why a row cannot have been a steady run: its latencies imply more arithmetic than the chips have; else "".
+
+    Source: Little's law gives the request rate of a closed loop, 2 FLOP per weight and token the arithmetic. A sweep that
+    stopped before its queue filled, or counted its load per something else, gives itself away here.
+    """
+    row, m = case.row, case.row.metrics
+    ttft, tpot = (m.get(f"{name}_ms_mean") or m.get(f"{name}_ms_median") for name in ("ttft", "tpot"))
+    if row.mode != "closed" or not (ttft and tpot and row.chips) or row.disaggregated:
+        return ""
+    rate = row.concurrency / (ttft + tpot * max(row.osl - 1.0, 0.0)) * 1e3
+    flop = 2.0 * active(case.model) * (row.isl * (1.0 - row.prefix_hit) + row.osl)
+    stored = case.precision.experts_compute if case.stack.path.split("-")[1:2] == ["moe"] else case.precision.dense
+    peaks = case.device.peak_flop_per_s
+    peak = max(peaks.get(stored, 0.0), peaks["bf16"]) * row.chips * case.device.devices_per_package
+    share = rate * flop / peak
+    if share <= PEAK_LIMIT:
+        return ""
+    return f"its latencies imply {rate:.1f} requests/s at a concurrency of {row.concurrency:.0f}, {share:.0%} of the peak arithmetic"
 
 
 def _kv_tokens(model: Model, precision: Precision, device: Device, variant: Variant, row: Row) -> float:

@@ -88,6 +88,7 @@ def make_batch(cases: Sequence[Case], *, seqs: F8 | None = None) -> Batch:
             guess = min(numbers["inflight"], numbers["slots"])
             n = float(seqs[len(entries)]) if seqs is not None else guess
             n = float(np.clip(n, min(1.0, guess), max(guess, 1e-3)))
+            numbers["chunk"] = _chunk(numbers, variant, seqs=n)
             entries.append(_Entry(number=number, case=case, variant=variant, seqs=n, numbers=numbers))
     table = np.array(
         [(e.number, e.variant.weight, e.seqs, *(e.numbers[key] for key in _FIELDS), *e.variant.accept) for e in entries]
@@ -148,6 +149,16 @@ def _numbers(case: Case, variant: Variant, kv_tokens: float) -> dict[str, float]
         "chunk": min(BATCH_TOKENS, max(isl, 1.0)), "prefill_engines": prefill_engines, "requests": max(requests, 1.0),
         "is_mixed": float(case.mixed), "mode": float(MODES[row.mode]), "rate": row.rate / engines, "slots": max(slots, 1.0),
     }  # fmt: skip
+
+
+def _chunk(numbers: dict[str, float], variant: Variant, *, seqs: float) -> float:
+    """Prompt tokens of a step that prefills: a whole prompt, or all prompts that come free within one step.
+
+    ``seqs`` sequences of ``osl`` tokens finish ``seqs / osl`` a step, and as many prompts follow them; what a step costs
+    beside its tokens (launches, weights) is then paid once for all of them.
+    """
+    per_step = max(seqs * variant.accept[1] / max(numbers["osl"], 1.0), 1.0)
+    return min(BATCH_TOKENS, numbers["isl"] * (1.0 if variant.prefill_replicas else per_step))
 
 
 def _features(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Features:

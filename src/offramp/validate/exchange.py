@@ -88,10 +88,12 @@ def predict_pairs(pairs: Sequence[tuple[Case, Case]], calibration: Calibration) 
     batch = make_batch(cases, seqs=solve_draws(batch, median_draw(parameters))[0].seqs[0])
     solutions = solve_draws(batch, parameters)
     rate = np.concatenate([s.rate for s in solutions]) * batch.engines
-    residual = residual_of(calibration, "output_tok_s")
     found: list[Pair] = []
     for i, (a, b) in enumerate(pairs):
         first, second = rate[:, 2 * i] * a.row.osl / a.row.chips, rate[:, 2 * i + 1] * b.row.osl / b.row.chips
+        residual = max(
+            (residual_of(calibration, "output_tok_s", case.stack) for case in (a, b)), key=lambda r: r.group_sd
+        )
         sd = math.hypot(residual.group_sd * math.sqrt(2.0 * RESIDUAL_SHARES[2]), residual.row_sd)
         spread = np.sort((np.log(first / second)[:, None] + sd * NOISE[None, :]).ravel())
         p10, p50, p90 = np.exp(np.quantile(spread, [0.1, 0.5, 0.9]))

@@ -56,6 +56,7 @@ class Prediction(Record):
     series: str = ""
     deployment: str = ""
     roofline: float = 0.0
+    evidence: str = ""
 
 
 def parameters_of(cases: Sequence[Case], batch: Batch, calibration: Calibration) -> Parameters:
@@ -151,10 +152,10 @@ def _throughput(case: Case, batch: Batch, solution: Solution, entry: int, metric
     return tokens / chips
 
 
-def residual_of(calibration: Calibration, metric: str) -> Residual:
-    """Residual of a metric's family."""
+def residual_of(calibration: Calibration, metric: str, stack: Stack) -> Residual:
+    """Residual of a metric's family on a stack."""
     kind = KIND.get(metric, "output")
-    return calibration.residuals.get(kind, DEFAULT_RESIDUAL[kind])
+    return calibration.residual(kind, stack) or DEFAULT_RESIDUAL[kind]
 
 
 def quantiles(draws: F8, weights: F8, *, shift: float, sd: float) -> tuple[float, float, float]:
@@ -179,7 +180,7 @@ def residual_shift(calibration: Calibration, case: Case, metric: str) -> tuple[f
     A deployment that the fit saw has an offset of its own and only row errors left; one that a user calibrated has
     none left but row errors; an unseen one carries both parts.
     """
-    residual = residual_of(calibration, metric)
+    residual = residual_of(calibration, metric, case.stack)
     offset = calibration.offsets.get(case.row.deployment, {}).get(KIND.get(metric, "output"))
     if offset is not None:
         return offset.mean, float(np.hypot(offset.sd, residual.row_sd))
@@ -190,7 +191,9 @@ def residual_shift(calibration: Calibration, case: Case, metric: str) -> tuple[f
 
 def with_residual(prediction: Prediction, calibration: Calibration) -> Prediction:
     """A prediction whose interval holds parameter draws only, moved and widened by an unseen deployment's residual."""
-    residual = residual_of(calibration, prediction.metric)
+    kind = KIND.get(prediction.metric, "output")
+    found = calibration.residuals
+    residual = found.get(f"{kind}@{prediction.evidence}") or found.get(kind) or DEFAULT_RESIDUAL[kind]
     own = (np.log(prediction.p90) - np.log(prediction.p10)) / 2.5631
     reach = 1.2816 * float(np.sqrt(own**2 + residual.group_sd**2 + residual.row_sd**2))
     middle = float(np.log(prediction.p50)) + residual.bias
@@ -254,7 +257,7 @@ def _predict_case(
             Prediction(
                 id=row.id, chip=row.chip, engine=row.engine, model=row.model, grade=row.grade, metric=metric,
                 measured=measured, p10=p10, p50=p50, p90=p90, series=row.series, deployment=row.deployment,
-                roofline=float(baseline[0]) if baseline is not None else 0.0,
+                roofline=float(baseline[0]) if baseline is not None else 0.0, evidence=calibration.evidence(case.stack),
             )
         )  # fmt: skip
     return found
@@ -266,7 +269,7 @@ def roofline(n: int) -> Parameters:
     for name in PARAMETER_NAMES:
         if "_compute" in name:
             values[name] = np.full((1, n), 0.7)
-        elif name == "queue_factor":
+        elif name in ("queue_factor", "pace"):
             values[name] = np.ones((1, n))
         elif name.endswith(("_memory", "_efficiency")):
             values[name] = np.full((1, n), 0.6)

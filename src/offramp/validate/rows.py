@@ -301,12 +301,17 @@ def _build(
         date=raw.get("date", "").strip(), source=raw.get("source", ""), grade=raw.get("grade", "").strip() or "unstated",
         kind=raw.get("kind", ""), weights=dtype_id(raw.get("weights_dtype", "")), kv=dtype_id(raw.get("kv_dtype", "")),
         chips=_zero(_strict(raw.get("n_chips"))), tp=tp, pp=max(_degrees(raw.get("pp", ""))[0], 1), dp=dp,
-        ep=ep, dp_on=raw.get("dp", "").strip().lower() == "attention",
+        ep=ep, dp_on=_attention_dp(raw),
         prefill_chips=_zero(_strict(raw.get("prefill_chips"))), decode_chips=_zero(_strict(raw.get("decode_chips"))),
         prefill_tp=prefill_tp, isl=lengths[0] * scale, osl=lengths[1] * scale, spread=0.111 if uniform else 0.0, mode=mode,
         concurrency=concurrency, rate=rate if rate > 0 else 0.0, requests=int(requests) if requests > 0 else 0, spec=spec,
         accept=accept, draft_tokens=draft, prefix_hit=hit / 100.0 if hit > 0 else 0.0, metrics=metrics, raw=raw,
     )  # fmt: skip
+
+
+def _attention_dp(raw: dict[str, str]) -> bool:
+    """Attention data parallelism of unstated degree, said in the dp column or among the conditions."""
+    return raw.get("dp", "").strip().lower() == "attention" or "attention dp" in raw.get("conditions", "").lower()
 
 
 def _requests(raw: dict[str, str], concurrency: float) -> float:
