@@ -31,7 +31,11 @@ LANGUAGES: Final = ("en", "zh")
 TAGS: Final = {"en": "en", "zh": "zh-CN"}
 FONTS: Final = '"Noto Sans CJK SC","Source Han Sans SC","Microsoft YaHei","PingFang SC",sans-serif'
 
-_TOKEN: Final = re.compile(r"(<script\b.*?</script>|<style\b.*?</style>|<!--.*?-->|<[^>]+>)", re.DOTALL | re.IGNORECASE)
+_TOKEN: Final = re.compile(
+    r"(<script\b.*?</script>|<style\b.*?</style>|<!--.*?-->|<(?!wbr>)[^>]+>)", re.DOTALL | re.IGNORECASE
+)
+_BREAK: Final = "<wbr>"
+"""Where a long name may break: part of its text, no tag."""
 _ATTRIBUTE: Final = re.compile(r'\b(title|aria-label|alt)="([^"]*)"')
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _HAN: Final = re.compile(r"[\u4e00-\u9fff]")
@@ -48,6 +52,7 @@ _SLOTS: Final = {
 _OPAQUE: Final = re.compile(
     r"(?:[a-z][a-z-]*(?: (?:TP|PP|DP|EP|CP|VPP|ZeRO)-?\d+)+)|(?:(?:TP|PP|VP|DP|EP|CP|VPP|ZeRO)-?\d+ ?)+"
     r"|(?:= )?[+−–-]?[\d.,\u202f ]+ (?:[TGMkP]?(?:FLOP/s|OPS|B/s|B|bit/s|b/s|W|Wh|iB)|[GMT]iB|CNY|USD|EUR|CNY/\w+|min|ms|h|s|d|m)"
+    r"|[A-Za-z]\w*_\w*(?:\(\))?"
     r"|[\w./~-]+#.+|(?:from |import )?[\w-]+(?:\.[\w*()\[\]-]+)+|[\w.~%+@:-]*[/#][^\s]*|[A-Z]{2}-[A-Z0-9-]+|[\w.-]+:\d+"
 )
 MOST_ITEMS: Final = 24
@@ -249,10 +254,11 @@ def _tag(token: str, lang: str) -> str:
 
 def _text(token: str, lang: str) -> str:
     body = token.strip()
-    if not body or not _WORD.search(unescape(body)):
+    plain = _squeeze(unescape(body.replace(_BREAK, "")))
+    if not plain or not _WORD.search(plain):
         return token
-    said = phrase(unescape(body), lang)
-    if said is None:
+    said = phrase(plain, lang)
+    if said is None or said == plain:
         return token
     lead = token[: len(token) - len(token.lstrip())]
     tail = token[len(token.rstrip()) :]
@@ -261,7 +267,7 @@ def _text(token: str, lang: str) -> str:
 
 def untranslated(page: str, lang: str, *, least: int = 3) -> list[str]:
     """Texts of an English page with at least so many words that the phrase book does not know, each once."""
-    found = [_squeeze(unescape(token)) for kind, token in _tokens(page) if kind == "text"]
+    found = [_squeeze(unescape(token.replace(_BREAK, ""))) for kind, token in _tokens(page) if kind == "text"]
     return [
         text for text in dict.fromkeys(found)
         if len(_WORD.findall(text)) >= least and not _HAN.search(text) and phrase(text, lang) is None

@@ -93,10 +93,23 @@ def _group_row(group: Item) -> list[Cell]:
     lead = Html("") if group["verified"] else badge("unverified", "warn")
     first = Html('<span class="where">{}</span>').format(_breakable(group["first"][0])) if group["first"] else Html("")
     return [
-        _count(group["rank"]), effort, join([group["class"], ": ", _breakable(group["symbol"]), first]),
+        _count(group["rank"]), effort, join([_class(group), _symbol(group["symbol"]), first]),
         _count(group["occurrences"]), _count(group["occurrences"] - group["unguarded"]), group["days"],
         join([_breakable(group["replacement"]), " ", lead]),
     ]  # fmt: skip
+
+
+def _class(item: Item) -> Html:
+    """The id of a class, which no language changes."""
+    return Html("<code>{}</code> ").format(item["class"])
+
+
+def _symbol(text: str) -> Html:
+    """What was found: a name of the code as code, words as text (a reader's language has them)."""
+    return _breakable(text) if _WORDS.search(text) else Html("<code>{}</code>").format(_breakable(text))
+
+
+_WORDS = re.compile(r"[a-z]{2,} [a-z]{2,}")
 
 
 def _count(value: int) -> str:
@@ -155,7 +168,7 @@ def _places(answer: Item) -> Section | None:
     columns = [Col(title="first place"), Col(title="class"), Col(title="what"), Col(title="instead"),
                Col(title="further lines"), Col(title="source")]  # fmt: skip
     rows: list[list[Cell]] = [
-        [_breakable(f"{item['path']}:{item['line']}"), join([item["class"], " ", badge("guarded") if item["guarded"] else ""]),
+        [_breakable(f"{item['path']}:{item['line']}"), join([_class(item), badge("guarded") if item["guarded"] else ""]),
          _breakable(item["message"]), _breakable(item["replacement"]), _further(item),
          Html("<code>{}</code>").format(item["snippet"])]
         for item in found[:MOST_FINDINGS]
