@@ -156,6 +156,35 @@ def test_a_candidate_keeps_its_slo_and_its_draws_spread(chip: str) -> None:
     assert found == find(asked, chip, catalog=FACTS, calibration=CALIBRATION)
 
 
+@pytest.mark.slow
+def test_rates_of_draws_are_those_of_simulating_each_of_them() -> None:
+    """The interval rests on a few simulated draws and the closed form of all: held against all of them simulated."""
+    from offramp.search import candidate, uncertain
+
+    asked = question(ttft_p90=2.0, tpot_p90=0.06)
+    seen: list[uncertain._Draws] = []
+
+    class Spy(uncertain._Draws):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            seen.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uncertain, "_Draws", Spy)
+        found = candidate.find(asked, "huawei/ascend-910b2", catalog=FACTS, calibration=CALIBRATION)
+    assert found.pool is not None
+    some = range(0, len(found.rates), 3)
+    true = np.array([seen[0].simulate(draw)[0].each * found.pool.devices for draw in some])
+    rates = np.array(found.rates)[list(some)]
+    assert ((true > 0) != (rates > 0)).mean() <= 0.1
+    both = (true > 0) & (rates > 0)
+    off = np.log(rates[both] / true[both])
+    assert abs(off.mean()) < 0.06
+    assert off.std() < 0.2
+    assert found.kept <= found.reached
+    assert found.safest is None or found.safest_kept > found.kept
+
+
 def test_memory_that_never_fits_is_told_in_bytes() -> None:
     asked = question("deepseek-ai/DeepSeek-R1")
     from dataclasses import replace
@@ -195,7 +224,7 @@ def test_the_residual_of_unseen_deployments_widens_the_interval() -> None:
     none = msgspec.structs.replace(CALIBRATION, residuals={})
     wide = msgspec.structs.replace(CALIBRATION, residuals={"output": Residual(group_sd=0.6, row_sd=0.1)})
     spread = [
-        np.ptp(np.quantile(np.log(find(asked, "nvidia/h20", catalog=FACTS, calibration=one).rates), [0.1, 0.9]))
+        np.ptp(np.log(np.quantile(find(asked, "nvidia/h20", catalog=FACTS, calibration=one).rates, [0.1, 0.9])))
         for one in (none, wide)
     ]
     assert spread[1] > spread[0] + 0.3

@@ -17,6 +17,8 @@ from offramp.core.result import Cell, Column, Table, table_of
 from offramp.cost import Pool
 from offramp.cost.hardware import system_of
 
+SURE: Final = 0.9
+"""Share of the draws that an interval's upper end stands for."""
 _INTERVALS: Final = {
     "sourced": "p10 to p90 of joint draws", "bounds": "range over admissible values, p10 to p90 at each end",
     "refused": "",
@@ -66,6 +68,7 @@ def _chip_answer(row: Row, job: Job, breaks: list[BreakEven]) -> dict[str, Any]:
         "interval": _INTERVALS[row.cell.mode],
         **as_dict(row),
         "layout": _layout(found.pool, row, found.accept) if found and found.pool else None,
+        "robustness": _robustness(row),
         "fleet": msgspec.to_builtins(loaded.fleet) if loaded else None,
         "latency_s": _latency(case, job) if case else {},
         "headroom": loaded.peak["p50"].headroom if loaded and "p50" in loaded.peak else None,
@@ -96,6 +99,37 @@ def _layout(pool: Pool, row: Row, accept: float) -> dict[str, Any]:
         "weights_dtype": pool.weights_dtype or "checkpoint", "max_batch_tokens": pool.max_batch_tokens,
         "max_seqs": pool.max_seqs,
     }  # fmt: skip
+
+
+def _robustness(row: Row) -> dict[str, Any] | None:
+    """In how many draws limits are kept: in the layout shown, in the safest, and in whatever layout suits the draw."""
+    case = row.cell.main
+    if case is None or case.candidate.rate <= 0.0:
+        return None
+    found = case.candidate
+    return {
+        "share_of_draws": found.reached, "layout_share_of_draws": found.kept,
+        "safest_layout": layout_words(found.safest) if found.safest else None,
+        "safest_share_of_draws": found.safest_kept,
+    }  # fmt: skip
+
+
+def robustness_words(row: Row) -> list[str]:
+    """What a buyer must know where limits break in more than a tenth of the draws."""
+    case = row.cell.main
+    if case is None or case.candidate.rate <= 0.0:
+        return []
+    found, texts = case.candidate, []
+    if found.safest is not None and found.pool is not None and found.kept < SURE:
+        texts.append(
+            f"{layout_words(found.pool)} keeps the limits in {found.kept:.0%} of the parameter draws, "
+            f"{layout_words(found.safest)} in {found.safest_kept:.0%}: the interval takes each draw in the layout that suits it"
+        )
+    if found.reached < SURE:
+        texts.append(
+            f"in {1.0 - found.reached:.0%} of the parameter draws no layout keeps the limits: chips and cost have no upper end"
+        )
+    return texts
 
 
 def _latency(case: Any, job: Job) -> dict[str, Any]:
@@ -215,6 +249,11 @@ def _moves(work: dict[str, Any], item: dict[str, Any], base: dict[str, Any] | No
         change = cost["mid"] / own["mid"] - 1.0
         short += f" at {change:+.0%} cost"
         text += f"; {cost['mid']:.3g} {currency} per million output tokens, {change:+.0%} against {own['mid']:.3g}"
+    robust = item["robustness"]
+    if robust and robust["share_of_draws"] < SURE:
+        text += (
+            f"; but in {1.0 - robust['share_of_draws']:.0%} of the draws of the parameters no layout keeps the limits"
+        )
     own = [s for s in work["splits"] if not s["mixed"] and s["prefill_chip"] == item["chip"]]
     if own and own[0]["chips_total"] < (chips["mid"] or 0):
         text += f". With prefill and decode on separate pools it takes about {own[0]['chips_total']:,}"

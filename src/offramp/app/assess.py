@@ -275,6 +275,7 @@ def _notices(job: Job, rows: list[Row], work: Workload) -> list[Notice]:
         if row.cell.mode == "bounds":
             text = f"no source gives {', '.join(row.cell.missing)}: a range over admissible values, not an estimate"
             found.append(Notice(kind="bounds-mode", text=text, where=where))
+        found += [Notice(kind="layout-by-draw", text=text, where=where) for text in answers.robustness_words(row)]
         case = row.cell.main
         if case is not None and case.candidate.fallback:
             text = f"{case.candidate.fallback}: accuracy must be checked before moving"

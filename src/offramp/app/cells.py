@@ -30,14 +30,13 @@ from offramp.search import (
     Limits,
     Mix,
     Question,
-    Replica,
     Stream,
-    feel,
     find,
     fleet_for,
 )
 from offramp.search.shares import binding
-from offramp.search.tune import Points, unserved
+from offramp.search.stacks import replica
+from offramp.search.tune import Curve, Points, unserved
 from offramp.search.uncertain import at_quantile
 from offramp.serve import Requests
 
@@ -293,21 +292,23 @@ def _load(work: _Work, found: Candidate, values: Mapping[str, float]) -> Loaded 
     )  # fmt: skip
     if fleet is None or found.pool is None:
         return None
+    pool = found.pool
     setting = build_setting(
-        question.model, found.pool, catalog=catalog, calibration=job.fitted(), as_of=job.as_of,
+        question.model, pool, catalog=catalog, calibration=job.fitted(), as_of=job.as_of,
         overrides=dict(values) or None,
     )  # fmt: skip
-    common: dict[str, Any] = {"pool": found.pool, "mix": job.mix, "context_limit": job.model.max_context_tokens,
-              "decode_tokens": question.decode_tokens, "accept_tokens": 1.0 + question.accept}  # fmt: skip
     most, stream = min(job.most_requests, LOAD_REQUESTS), question.stream
 
     def at(quantile: float, rate: float) -> tuple[Felt, Setting]:
         one = replace(setting, parameters=setting.parameters.take([at_quantile(order, quantile)]))
         try:
-            table = Replica(setting=one, **common).table()
-            return feel(table, stream, rate, most=most, prefix=job.prefix, copies=found.copies), one
+            table = replica(question, one, pool).table()
         except InfeasibleError:  # at this draw's memory reserve the cache holds no request
             return unserved(rate), one
+        curve = Curve(
+            table=table, stream=stream, most=most, prefix=job.prefix, copies=found.copies, points=question.points
+        )  # fmt: skip
+        return curve.read(rate), one
 
     peak = {f"p{q * 100:.0f}": at(q, fleet.peak_load)[0] for q in QUANTILES} if fleet.peak_load > 0 else {}
     if found.median_felt is not None and peak:
@@ -315,7 +316,7 @@ def _load(work: _Work, found: Candidate, values: Mapping[str, float]) -> Loaded 
     if fleet.mean_load <= 0:
         return Loaded(fleet=fleet, peak=peak, mean=None)
     mean, one = at(0.5, fleet.mean_load)
-    return Loaded(fleet=fleet, peak=peak, mean=mean, mean_shares=binding(one, found.pool, question, mean))
+    return Loaded(fleet=fleet, peak=peak, mean=mean, mean_shares=binding(one, pool, question, mean))
 
 
 def run_cells(

@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from offramp.arch.record import Model
 from offramp.catalog import Catalog
 from offramp.core.record import Record
 from offramp.core.result import FigureLog
-from offramp.cost import (
-    Blocker,
-    Calibration,
-    Memory,
-    Parameters,
-    Pool,
-    Setting,
-    blockers,
-    build_setting,
-    memory_for,
-)
-from offramp.search.closed import Grid, Slo, evaluate, lowest_of
+from offramp.cost import Blocker, Calibration, Memory, Pool, blockers, memory_for
+from offramp.search.closed import lowest_of
 from offramp.search.front import Choice, front_of
-from offramp.search.grid import Limits, candidate_engines, pools, speculations, weight_dtypes
-from offramp.search.mix import Mix, Stream
+from offramp.search.question import Question
 from offramp.search.shares import TERMS, Binding, binding
-from offramp.search.tune import Felt, Points, Replica, highest_rate, with_limits
-from offramp.search.uncertain import Retune, rates_by_draw
+from offramp.search.stacks import Overrides, PricedStack, middle, ranked, replica, stacks_of, with_room
+from offramp.search.tune import Felt, highest_rate
+from offramp.search.uncertain import rates_by_draw
 
+__all__ = ["Candidate", "Question", "Tried", "find", "middle", "stacks_of"]
 F8 = npt.NDArray[np.float64]
-Overrides = Mapping[str, float]
 EXPLORE: Final = 3000
 """Measured requests of one simulation of a layout."""
 DRAWN: Final = 2000
@@ -47,53 +34,6 @@ CLOSED_GUESS: Final = 0.9
 """Where the first simulation begins, over the closed-form rate, which knows no bursts."""
 PREFIX_GUESS: Final = 1.5
 """With a prefix cache the closed form, which knows none, is too low; the bracket begins higher."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is asked of every chip.
-
-    Attributes:
-        model: what is served.
-        mix, stream: its traffic.
-        slo: limits in seconds by "ttft_p90" ...
-        limits: what may be tried.
-        simulate: how many of the best layouts are simulated.
-        most_requests: simulated requests of a final run.
-        prefix: whether prompts share cached prefixes.
-        accept: accepted draft tokens per step of speculation, which is tried beside none; 0 is no speculation.
-        spares, least: replicas beyond those that carry the demand's peak, and the least of them.
-        points: what was simulated before of this traffic on this chip.
-    """
-
-    model: Model
-    mix: Mix
-    stream: Stream
-    slo: Slo
-    limits: Limits = field(default_factory=Limits)
-    simulate: int = 3
-    most_requests: int = 20_000
-    prefix: bool = False
-    accept: float = 0.0
-    spares: int = 0
-    least: int = 1
-    points: Points = field(default_factory=Points, compare=False)
-
-    def devices_for(self, rate: float, devices: int) -> float:
-        """Devices of all replicas for the demand, or per request and second where none is stated: fewer is better.
-
-        Spares and a minimum of replicas make large replicas dear for a small demand.
-        """
-        if rate <= 0.0:
-            return math.inf
-        if self.stream.demand <= 0.0:
-            return devices / rate
-        return float(max(math.ceil(self.stream.demand / rate - 1e-9) + self.spares, self.least) * devices)
-
-    @property
-    def decode_tokens(self) -> int:
-        """Tokens that a decoding sequence schedules per step."""
-        return 1 if self.accept <= 0 else 1 + int(np.ceil(self.accept))
 
 
 class Tried(Record):
@@ -128,11 +68,13 @@ class Candidate(Record):
         floor: lowest reachable value of each limit that no layout keeps, and what binds there.
         devices_per_package: torch devices in one chip as sold.
         layouts: how many (layout, batch) pairs were priced.
-        slow_to_fast: the draws in order of speed.
+        slow_to_fast: the draws in order of what they carry.
         accept: accepted draft tokens per step; 0 where it does not speculate.
         copies: replicas that were simulated together.
         median_felt: what users of the median draw feel, where another layout than ``pool`` suits that draw better.
         front: throughput against time per output token, closed form.
+        kept, reached: share of the draws in which ``pool``, and in which some layout, keeps the limits.
+        safest: the layout that keeps them in most draws, ``safest_kept`` of them; None where ``pool`` does.
     """
 
     chip: str
@@ -154,6 +96,10 @@ class Candidate(Record):
     accept: float = 0.0
     copies: int = 1
     median_felt: Felt | None = None
+    kept: float = 0.0
+    reached: float = 0.0
+    safest: Pool | None = None
+    safest_kept: float = 0.0
 
     @property
     def per_chip(self) -> float:
@@ -164,84 +110,6 @@ class Candidate(Record):
     def per_chip_draws(self) -> F8:
         """The same for each draw. [draws]"""
         return np.asarray(self.rates) / self.packages if self.packages else np.zeros(len(self.rates))
-
-
-def middle(setting: Setting) -> Setting:
-    """The setting at the median of every parameter, one draw."""
-    p = setting.parameters
-    values = {
-        name: np.median(getattr(p, name), axis=0, keepdims=True) for name in Parameters.__dataclass_fields__
-    }  # fmt: skip
-    return replace(setting, parameters=Parameters(**values))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PricedStack:
-    """All layouts of one engine and precision, with or without speculation, priced at the middle."""
-
-    asked: Question
-    setting: Setting
-    middle: Setting
-    pools: list[Pool]
-    grid: Grid
-    rates: F8
-
-
-def stacks_of(
-    question: Question, catalog: Catalog, calibration: Calibration, chip_id: str, *, overrides: Overrides,
-    as_of: dt.date | None = None, log: FigureLog | None = None,
-) -> list[PricedStack]:  # fmt: skip
-    """Every engine and precision of a chip with all its layouts priced at the middle parameters."""
-    chip = catalog.chip(chip_id)
-    found: list[PricedStack] = []
-    for engine in candidate_engines(chip, question.limits):
-        for dtype in weight_dtypes(question.limits):
-            listed = pools(question.model, chip, catalog, question.limits, engine=engine, dtype=dtype)
-            if not listed:
-                continue
-            setting = build_setting(
-                question.model, listed[0], catalog=catalog, calibration=calibration, as_of=as_of, log=log,
-                overrides=dict(overrides) or None,
-            )  # fmt: skip
-            mid = middle(setting)
-            for accept in speculations(question.model, chip, catalog, engine, question.accept):
-                asked = replace(question, accept=accept)
-                grid = evaluate(
-                    mid, listed, asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + accept
-                )  # fmt: skip
-                rates = grid.best_rates(asked.slo, len(listed))[0]
-                found.append(
-                    PricedStack(asked=asked, setting=setting, middle=mid, pools=listed, grid=grid, rates=rates)
-                )
-    return found
-
-
-def _ranked(stacks: list[PricedStack], slo: Slo, most: int) -> list[tuple[float, PricedStack, int, float]]:
-    """The layouts with the fewest devices for the demand as (rate per device, stack, index, best batch).
-
-    One per (engine, precision, tp, pp, dp).
-    """
-    rows: list[tuple[float, float, int, int]] = []
-    for s, stack in enumerate(stacks):
-        for i, (pool, rate) in enumerate(zip(stack.pools, stack.rates.tolist(), strict=True)):
-            if rate > 0.0:
-                rows.append((stack.asked.devices_for(rate, pool.devices), -rate / pool.devices, s, i))
-    rows.sort()
-    chosen: list[tuple[float, PricedStack, int, float]] = []
-    seen: set[tuple[object, ...]] = set()
-    for _, value, s, i in rows:
-        stack = stacks[s]
-        pool = stack.pools[i]
-        key = (pool.engine, pool.weights_dtype, pool.tp, pool.pp, pool.dp)
-        if key in seen:
-            continue
-        seen.add(key)
-        good = stack.grid.meets(slo)[0] & (stack.grid.pool_index == i)
-        batch = stack.grid.batch[good][np.argmax(stack.grid.rate[0][good])]
-        chosen.append((-value, stack, i, float(batch)))
-        if len(chosen) >= most:
-            break
-    return chosen
 
 
 def find(
@@ -265,8 +133,8 @@ def find(
     fixed = overrides or {}
     stacks = stacks_of(question, catalog, calibration, chip.id, overrides=fixed, as_of=as_of, log=log)
     priced = sum(stack.grid.batch.size for stack in stacks)
-    chosen = _ranked(stacks, question.slo, max(question.simulate, 1))
-    loose = [] if chosen else _ranked(stacks, {}, max(question.simulate, 1))
+    chosen = ranked(stacks, question.slo, max(question.simulate, 1))
+    loose = [] if chosen else ranked(stacks, {}, max(question.simulate, 1))
     tried: list[_Try] = []
     for value, stack, i, batch in chosen or loose:
         known = [row.rate / row.closed for row in tried if row.rate > 0.0]
@@ -276,13 +144,9 @@ def find(
         return _blocked(question, chip_id, stacks, catalog=catalog, priced=priced)
     best = _refined(_simplest(good))
 
-    def retune(draw: int, behind: float) -> tuple[float, Felt | None]:
-        own = [stack for stack in stacks if stack.pools[0].engine == best.pool.engine]
-        return _retuned(own, draw, behind)
-
     rows = sorted({row.pool: row for row in [*good, best]}.values(), key=lambda row: -row.per_device)
     front = front_of([(stack.grid, stack.pools) for stack in stacks], question.slo)
-    return _with(_answer(catalog, best, rows, priced, retune), front=front)
+    return _with(_answer(catalog, best, rows, stacks), front=front)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,10 +169,10 @@ class _Try:
 
 def _simulated(stack: PricedStack, pool: Pool, per_device: float, batch: float, *, nearly: float | None = None) -> _Try:
     """Simulates a layout near its closed-form rate; ``nearly`` is the ratio of the two that another layout had."""
-    question, pool = stack.asked, with_limits(pool, batch)
+    question, pool = stack.asked, with_room(stack.asked, stack.middle, pool)
     closed = per_device * pool.devices
     rate, felt = highest_rate(
-        _replica(question, stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
+        replica(question, stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
         guess=closed * (nearly or (PREFIX_GUESS if question.prefix else CLOSED_GUESS)), most=min(question.most_requests, EXPLORE),
         copies=question.stream.copies(closed), points=question.points,
     )  # fmt: skip
@@ -331,8 +195,8 @@ def _refined(best: _Try) -> _Try:
             continue
         pool = msgspec.structs.replace(best.pool, max_batch_tokens=chunk)
         rate, felt = highest_rate(
-            _replica(question, best.stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
-            guess=best.rate, most=min(question.most_requests, EXPLORE), give_up=best.rate * 1.02,
+            replica(question, best.stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
+            guess=best.rate, most=min(question.most_requests, EXPLORE), give_up=best.rate,
             copies=question.stream.copies(best.closed), points=question.points,
         )  # fmt: skip
         if rate > best.rate * 1.02:
@@ -340,68 +204,25 @@ def _refined(best: _Try) -> _Try:
     return best
 
 
-def _replica(question: Question, setting: Setting, pool: Pool) -> Replica:
-    return Replica(
-        setting=setting, pool=pool, mix=question.mix, decode_tokens=question.decode_tokens,
-        accept_tokens=1.0 + question.accept, context_limit=question.model.max_context_tokens,
-    )  # fmt: skip
-
-
-def _retuned(stacks: list[PricedStack], draw: int, behind: float) -> tuple[float, Felt | None]:
-    """Rate per device of a layout that suits one draw better, simulated, and what users feel; 0 where there is none.
-
-    The closed form's first choice may break a limit in simulation: then those of more tensor parallelism are tried,
-    whose steps are shorter.
-    """
-    rows: list[tuple[float, int, int]] = []
-    own: list[PricedStack] = []
-    for s, stack in enumerate(stacks):
-        one = replace(stack.setting, parameters=stack.setting.parameters.take([draw]))
-        asked = stack.asked
-        grid = evaluate(
-            one, stack.pools, asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + asked.accept
-        )  # fmt: skip
-        rates = grid.best_rates(asked.slo, len(stack.pools))[0]
-        own.append(replace(stack, middle=one, grid=grid, rates=rates))
-        each = rates / np.array([pool.devices for pool in stack.pools], dtype=float)
-        rows += [(-float(value), s, i) for i, value in enumerate(each) if value > behind]
-    least_tp = 1
-    for value, s, i in sorted(rows):
-        stack, pool = own[s], own[s].pools[i]
-        if pool.tp < least_tp:
-            continue
-        least_tp = 2 * pool.tp
-        usable = stack.grid.meets(stack.asked.slo)[0] & (stack.grid.pool_index == i)
-        batch = float(stack.grid.batch[usable][np.argmax(stack.grid.rate[0][usable])])
-        found = _simulated(stack, pool, -value, batch)
-        if found.per_device > behind:
-            return found.per_device, found.felt
-    if rows:
-        return 0.0, None
-    # by rule of thumb no layout keeps the limits: the simulation may find that the nearest one does
-    nearest = min(own, key=lambda stack: float(stack.grid.strain(stack.asked.slo)[0].min()))
-    at = int(np.argmin(nearest.grid.strain(nearest.asked.slo)[0]))
-    pool, grid = nearest.pools[int(nearest.grid.pool_index[at])], nearest.grid
-    found = _simulated(nearest, pool, float(grid.rate[0][at]) / pool.devices, float(grid.batch[at]))
-    return found.per_device, found.felt
-
-
-def _answer(catalog: Catalog, best: _Try, tried: list[_Try], priced: int, retune: Retune) -> Candidate:
+def _answer(catalog: Catalog, best: _Try, tried: list[_Try], stacks: list[PricedStack]) -> Candidate:
     pool, stack, question = best.pool, best.stack, best.stack.asked
     chip = catalog.chip(pool.chip)
     assert best.felt is not None
-    rates, order, median = rates_by_draw(
-        question, stack.setting, stack.middle, pool, rate=best.rate, felt=best.felt,
-        most=min(question.most_requests, DRAWN), copies=question.stream.copies(best.closed), retune=retune,
+    own = [one for one in stacks if one.pools[0].engine == pool.engine]
+    draws = rates_by_draw(
+        own, stack, pool, rate=best.rate, most=min(question.most_requests, DRAWN),
+        copies=question.stream.copies(best.closed),
     )  # fmt: skip
     found = blockers(question.model, pool, catalog=catalog, setting=stack.middle, context_tokens=question.mix.context)
     return Candidate(
         chip=chip.id, pool=pool, accept=question.accept, copies=question.stream.copies(best.closed),
-        rate=best.rate, rates=tuple(float(value) for value in rates), median_felt=median,
+        rate=best.rate, rates=tuple(float(value) for value in draws.rates), median_felt=draws.median,
+        kept=draws.kept, reached=draws.reached, safest=draws.safest, safest_kept=draws.safest_kept,
         packages=pool.devices / chip.devices, felt=best.felt, shares=binding(stack.middle, pool, question, best.felt),
         memory=memory_for(stack.middle, pool, context_tokens=question.mix.context), blockers=found,
         tried=tuple(row.record() for row in tried), fallback=stack.middle.precision.fallback,
-        devices_per_package=chip.devices, layouts=priced, slow_to_fast=tuple(int(draw) for draw in order),
+        devices_per_package=chip.devices, layouts=sum(one.grid.batch.size for one in stacks),
+        slow_to_fast=tuple(int(draw) for draw in draws.order),
     )  # fmt: skip
 
 

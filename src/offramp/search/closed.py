@@ -101,6 +101,35 @@ class Grid:
         return best
 
 
+STEEPEST = 4.0
+"""Where no batch keeps the limits, a rate within them is guessed from the least strained one: it falls as this power."""
+
+
+def read_off(grid: Grid, slo: Slo, pools: int) -> tuple[F8, F8]:
+    """Highest rate of each layout under the SLO, read off between batches, and its least strain. [draws, pools] each
+
+    Where no batch keeps the limits the rate is a guess from the least strained one: the strain says so. The rate is 0, and
+    the strain infinite, where nothing fits.
+    """
+    shape = (grid.rate.shape[0], pools, -1)
+    strain, rate = grid.strain(slo).reshape(shape), grid.rate.reshape(shape)
+    least = strain.min(axis=2)
+    at = np.where(strain <= 1.0, rate, -1.0).argmax(axis=2)
+    at = np.where(least <= 1.0, at, strain.argmin(axis=2))
+    beyond = np.minimum(at + 1, rate.shape[2] - 1)
+
+    def of(values: F8, where: npt.NDArray[np.int64]) -> F8:
+        return np.take_along_axis(values, where[..., None], axis=2)[..., 0]
+
+    low, high = of(strain, at), of(strain, beyond)
+    inside = (least <= 1.0) & (high > 1.0) & np.isfinite(high) & (low > 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(inside, -np.log(low) / (np.log(high) - np.log(low)), 0.0)
+        more = np.maximum(of(rate, beyond) / of(rate, at), 1.0)
+        rates = of(rate, at) * more**share * np.where(least > 1.0, least**-STEEPEST, 1.0)
+    return np.where(np.isfinite(least), rates, 0.0), least
+
+
 def _columns(pools: Sequence[Pool], batches: F8) -> dict[str, F8]:
     each = len(batches)
     repeated = {

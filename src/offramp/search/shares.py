@@ -11,7 +11,7 @@ from offramp.cost import Pool, Setting, Steps, shard_of, step_time
 from offramp.search.tune import Felt
 
 if TYPE_CHECKING:
-    from offramp.search.candidate import Question
+    from offramp.search.question import Question
 
 TERMS: Final = {
     "compute": "arithmetic", "memory": "memory traffic", "floors": "kernel launch floors",

@@ -30,10 +30,11 @@ from offramp.cost import (
     step_time,
 )
 from offramp.cost.tabulate import shard_of
-from offramp.search.candidate import Question, middle
 from offramp.search.closed import BATCHES, NORMAL, TTFT_WAIT
 from offramp.search.grid import candidate_engines, pools, speculations, weight_dtypes
-from offramp.search.tune import Felt, Replica, highest_rate, with_limits
+from offramp.search.question import Question
+from offramp.search.stacks import middle, replica, with_room
+from offramp.search.tune import Felt, highest_rate
 from offramp.serve import PoolSpec
 
 F8 = npt.NDArray[np.float64]
@@ -150,9 +151,9 @@ def _simulated(
     x, y = ratio
     per_token, each = _transfer(question, first, second)
     specs = [
-        PoolSpec(table=_replica(first).table(), role="prefill", replicas=x, name="prefill",
+        PoolSpec(table=replica(first.asked, first.setting, first.pool).table(), role="prefill", replicas=x, name="prefill",
                  transfer_s_per_token=per_token, transfer_base_s=TRANSFER_BASE_S),
-        PoolSpec(table=_replica(second).table(), role="decode", replicas=y, name="decode"),
+        PoolSpec(table=replica(second.asked, second.setting, second.pool).table(), role="decode", replicas=y, name="decode"),
     ]  # fmt: skip
     rate, felt = highest_rate(
         specs, question.stream, question.slo, guess=nearly * _bound(first, second, ratio), prefix=question.prefix,
@@ -165,14 +166,6 @@ def _simulated(
         for one, count in ((first, x), (second, y))
     ]
     return Split(prefill=sides[0], decode=sides[1], rate=rate, felt=felt, transfer_s=each, accept=second.asked.accept)
-
-
-def _replica(option: _Option) -> Replica:
-    question = option.asked
-    return Replica(
-        setting=option.setting, pool=option.pool, mix=question.mix, decode_tokens=question.decode_tokens,
-        accept_tokens=1.0 + question.accept, context_limit=question.model.max_context_tokens,
-    )  # fmt: skip
 
 
 def _best(
@@ -198,7 +191,7 @@ def _best(
                 i = int(np.argmax(each))
                 if rates[i] <= 0 or (best is not None and each[i] <= best.rate / best.pool.devices):
                     continue
-                pool = msgspec.structs.replace(with_limits(listed[i], float(batches[i])), role=role)
+                pool = msgspec.structs.replace(with_room(asked, setting, listed[i]), role=role)
                 best = _Option(asked=asked, pool=pool, setting=setting, rate=float(rates[i]), batch=float(batches[i]),
                                packages=pool.devices / chip.devices)  # fmt: skip
     return best

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -19,10 +20,14 @@ from offramp.search.mix import Mix, Stream
 from offramp.serve import PoolSpec, ServeConfig, ServeMetrics, simulate
 
 RUNG: Final = 1.02
-"""Rates that are tried are whole powers of this, so that neighbouring questions try the same ones. An answer is good to
-two percent, which is less than the sampling error of a simulated percentile."""
+"""Rates that are simulated are whole powers of this, so that neighbouring questions ask for the same ones."""
 STRIDE: Final = 4
-"""Rungs between the first rates tried, all of them multiples of it; the stride doubles until limits are kept and broken."""
+"""Rungs between rates that are simulated as a rule, all of them multiples of it; latencies in between are read off, in
+logarithms. A search strides by it, doubling, until limits are kept and broken at neighbours."""
+STEEP: Final = 2.0
+"""Where latencies grow by more than this factor from one rate to the next, the rates between them are simulated too.
+With less, reading off is good to one percent of the rate for a queue that grows as 1 / (1 - load)."""
+ROUNDING: Final = 1e-6
 REFUSED_SHARE: Final = 0.001
 """A layout that must refuse more of the requests than this, for want of cache, does not carry the workload."""
 NEAR: Final = 1.15
@@ -194,56 +199,127 @@ def _feed(digest: Any, value: object) -> None:
 
 
 def rung_of(rate: float) -> int:
-    """The rung nearest to a rate, on the coarse ladder where a search begins."""
-    return STRIDE * round(math.log(rate) / math.log(RUNG) / STRIDE)
+    """The rung nearest to a rate, among those that are simulated as a rule."""
+    return STRIDE * round(_height(rate) / STRIDE)
+
+
+def _height(rate: float) -> float:
+    return math.log(rate) / math.log(RUNG)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What users of a deployment feel over its rate: simulated at rungs, read off between them.
+
+    Attributes:
+        table, stream, most, prefix, copies: as of :func:`feel`.
+        points: what was simulated before with this stream.
+    """
+
+    table: Served
+    stream: Stream
+    most: int
+    prefix: bool = False
+    copies: int = 1
+    points: Points = field(default_factory=Points)
+
+    @cached_property
+    def key(self) -> str:
+        """Address of the curve among the points."""
+        return Points.key(self.table, most=self.most, prefix=self.prefix, copies=self.copies)
+
+    def at(self, rung: int) -> Felt | None:
+        """Simulated at a rung; None where nothing is served."""
+        return self.points.at(self.key, rung, lambda: self._simulated(rung))
+
+    def _simulated(self, rung: int) -> Felt | None:
+        try:
+            return feel(self.table, self.stream, RUNG**rung, most=self.most, prefix=self.prefix, copies=self.copies)
+        except InfeasibleError:
+            return None
+
+    def read(self, rate: float) -> Felt:
+        """What users feel at any rate, read off between two rungs; near saturation simulated at the next rung above."""
+        height = _height(rate)
+        below = STRIDE * math.floor(height / STRIDE + 1e-9)
+        low = self.at(below)
+        if low is None:
+            return unserved(rate)
+        if not low.stable or abs(height - below) < 1e-6:
+            return msgspec.structs.replace(low, rate=rate)
+        high = self.at(below + STRIDE)
+        if high is not None and high.stable and _steepness(low, high) <= STEEP:
+            return between(low, high, rate)
+        near = self.at(math.ceil(height - 1e-9))
+        return msgspec.structs.replace(near, rate=rate) if near is not None else unserved(rate)
+
+
+def _steepness(low: Felt, high: Felt) -> float:
+    """The largest factor between the latencies of two points."""
+    both = [(value, high.latency.get(key, math.inf)) for key, value in low.latency.items() if value > 0.0]
+    return max((above / value for value, above in both), default=1.0)
+
+
+def between(low: Felt, high: Felt, rate: float) -> Felt:
+    """What users feel at a rate between two simulated ones: latencies as powers of the rate, the rest in proportion."""
+    share = math.log(rate / low.rate) / math.log(high.rate / low.rate)
+
+    def mean(name: str) -> float:
+        return (1.0 - share) * getattr(low, name) + share * getattr(high, name)
+
+    latency = {
+        key: value * (high.latency[key] / value) ** share if value > 0.0 else 0.0
+        for key, value in low.latency.items() if key in high.latency
+    }  # fmt: skip
+    floats = ("batch", "kv_share", "busy", "output_tokens_per_s", "input_tokens_per_s", "prefix_hit")
+    counts = ("preemptions", "refused", "refused_context")
+    known = low.headroom is not None and high.headroom is not None
+    return Felt(
+        rate=rate, stable=low.stable and high.stable, headroom=mean("headroom") if known else None, latency=latency,
+        **{name: mean(name) for name in floats}, **{name: round(mean(name)) for name in counts},
+    )  # fmt: skip
 
 
 def highest_rate(
     table: Served, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
-    copies: int = 1, points: Points | None = None, fine: int = 1, give_up: float = 0.0,
+    copies: int = 1, points: Points | None = None, give_up: float = 0.0,
 ) -> tuple[float, Felt | None]:  # fmt: skip
     """The highest rate at which one replica keeps the SLO, and what users feel there; 0 and None where there is none.
 
-    Without an SLO the highest stable rate is taken. Rates are rungs of a ladder: from the guess the search strides up or
-    down, doubling, until limits are kept at one rung and broken at another; then it closes in from how far each is off.
+    Without an SLO the highest stable rate is taken. From the guess the search strides up or down, doubling, until limits
+    are kept at one rung and broken at another; it closes in from how far each is off, and reads off where between
+    neighbours the limit lies. What it asks for depends on the guess and the limits only, never on what is known.
 
     Args:
         table, stream, most, prefix, copies: as of :func:`feel`.
         slo: limits by "ttft_p90" ...
         guess: where to begin.
         points: what was simulated before with this stream.
-        fine: rungs between the ends of a bracket that is good enough.
-        give_up: rates up to this are of no interest: the search begins above it, and ends there where limits break.
+        give_up: rates below this are of no interest: the search begins just below it, and ends where limits break there.
     """
-    seen = points or Points()
-    key = Points.key(table, most=most, prefix=prefix, copies=copies)
+    curve = Curve(
+        table=table, stream=stream, most=most, prefix=prefix, copies=copies, points=points or Points()
+    )  # fmt: skip
     allowed = REFUSED_SHARE * max(min(most, len(stream.requests)), 1)
 
-    def compute(rung: int) -> Felt | None:
-        try:
-            return feel(table, stream, RUNG**rung, most=most, prefix=prefix, copies=copies)
-        except InfeasibleError:
-            return None
-
-    def strain(rung: int) -> tuple[float, Felt | None]:
-        found = seen.at(key, rung, lambda: compute(rung))
+    def tried(rung: int) -> _Tried:
+        found = curve.at(rung)
         if found is None or found.refused > allowed:
-            return math.inf, None
-        return found.strain(slo), found
+            return _Tried(rung, math.inf, None)
+        return _Tried(rung, found.strain(slo), found)
 
     first = rung_of(max(guess, 1e-6))
     if give_up > 0.0:
-        first = math.floor(math.log(give_up) / math.log(RUNG) + 1e-6) + 1
-    low, high = _bracket(strain, first, least=first + math.log(HOPELESS) / math.log(RUNG), give_up=give_up)
-    if low is None:
+        first = STRIDE * math.floor(_height(give_up) / STRIDE)
+    low, high = _bracket(tried, first, least=first + math.log(HOPELESS) / math.log(RUNG), stop=give_up > 0.0)
+    if low is None or low.felt is None:
         return 0.0, None
-    while high.rung - low.rung > fine:
-        middle = _between(low, high)
-        value, felt = strain(middle)
-        if value <= 1.0:
-            low = _Tried(middle, value, felt)
-        else:
-            high = _Tried(middle, value, felt)
+    while (width := high.rung - low.rung) > 1:
+        if width <= STRIDE and high.felt is not None and high.strain <= STEEP * low.strain:
+            return _crossing(low, high)
+        middle = tried(_between(low, high))
+        low, high = (middle, high) if middle.strain <= 1.0 else (low, middle)
+    assert low.felt is not None
     return RUNG**low.rung, low.felt
 
 
@@ -256,36 +332,46 @@ class _Tried:
     felt: Felt | None
 
 
+def _share(low: _Tried, high: _Tried) -> float:
+    """How far from the lower to the higher rung the limit lies, if strain grows as a power of the rate."""
+    if low.strain <= 0.0 or not math.isfinite(high.strain):
+        return 0.5
+    return -math.log(low.strain) / (math.log(high.strain) - math.log(low.strain))
+
+
+def _crossing(low: _Tried, high: _Tried) -> tuple[float, Felt | None]:
+    """The rate at which the limit is reached between two neighbours, and what users feel there."""
+    assert low.felt is not None
+    assert high.felt is not None
+    share = _share(low, high) * (1.0 - ROUNDING)  # the limit is kept, not met to the last digit from above
+    rate = RUNG ** (low.rung + (high.rung - low.rung) * share)
+    return rate, between(low.felt, high.felt, rate)
+
+
 def _between(low: _Tried, high: _Tried) -> int:
-    """The rung to try next: where the limit lies if strain grows as a power of the rate, else the middle."""
+    """The rung to try next: a multiple of the stride where the limit seems to lie; the middle of neighbours."""
     width = high.rung - low.rung
-    if width <= 2 or low.strain <= 0.0 or not math.isfinite(high.strain):
+    if width <= STRIDE:
         return low.rung + width // 2
-    share = -math.log(low.strain) / (math.log(high.strain) - math.log(low.strain))
-    return low.rung + min(max(round(share * width), 1), width - 1)
+    strides = width // STRIDE
+    return low.rung + STRIDE * min(max(round(_share(low, high) * strides), 1), strides - 1)
 
 
 def _bracket(
-    strain: Callable[[int], tuple[float, Felt | None]], first: int, *, least: float, give_up: float
-) -> tuple[_Tried | None, _Tried]:
-    """A rung that keeps the limits (None: there is none) and a higher one that does not."""
-    here = _Tried(first, *strain(first))
+    tried: Callable[[int], _Tried], first: int, *, least: float, stop: bool
+) -> tuple[_Tried | None, _Tried]:  # fmt: skip
+    """A rung that keeps the limits (None: there is none) and a higher one that does not; all multiples of the stride."""
+    here = tried(first)
     stride = STRIDE if 1.0 / NEAR < here.strain < NEAR else 2 * STRIDE
     if here.strain <= 1.0:
         while True:
-            there = _Tried(here.rung + stride, *strain(here.rung + stride))
+            there = tried(here.rung + stride)
             if there.strain > 1.0:
                 return here, there
             here, stride = there, 2 * stride
-    while RUNG**here.rung > give_up and here.rung - stride >= least:
-        there = _Tried(here.rung - stride, *strain(here.rung - stride))
+    while not stop and here.rung - stride >= least:
+        there = tried(here.rung - stride)
         if there.strain <= 1.0:
             return there, here
         here, stride = there, 2 * stride
     return None, here
-
-
-def with_limits(pool: Pool, batch: float) -> Pool:
-    """The pool with room for half as many sequences again as the closed form found best."""
-    seqs = 2 ** math.ceil(math.log2(max(batch * 1.5, 8.0)))
-    return msgspec.structs.replace(pool, max_seqs=int(min(max(seqs, 16), 1024)))
