@@ -87,3 +87,41 @@ def test_what_does_not_divide_says_why() -> None:
             values=values,
             limits=Limits(tp=(7,)),
         )
+
+
+@pytest.mark.parametrize(("pp", "vp", "micros"), [(4, 2, 8), (8, 4, 36), (16, 8, 72), (4, 3, 5), (2, 2, 7)])
+def test_interleaved_activations_are_those_of_the_schedule_played_out(pp: int, vp: int, micros: int) -> None:
+    group = next(n for n in range(pp, micros + 1) if not 0 < micros % n < pp)
+    order: list[int] = []  # the chunk of each pass of the first rank, group by group
+    for first in range(0, micros, group):
+        order += [chunk for chunk in range(vp) for _ in range(min(group, micros - first))]
+    warm = min(2 * (pp - 1) + (vp - 1) * group, len(order))
+    most = live = 0
+    back = 0
+    for at in range(len(order)):
+        live += 1
+        most = max(most, live)
+        if at >= warm:  # one pass forward, one backward
+            back += 1
+            live -= 1
+    assert back + live == len(order)
+    task = Task(sequence_tokens=4096, batch_sequences=micros)
+    device = chip_device("nvidia/a100", catalog.load())
+    kept = [
+        float(memory(model_work(small()), device, task, grid_of([Layout(pp=pp, vp=chunks)])).activations[0])
+        for chunks in (vp, 1)
+    ]
+    assert kept[0] / kept[1] == pytest.approx(most / vp / pp)  # plain 1F1B holds PP micro-batches
+
+
+def test_interleaving_with_any_number_of_micro_batches_is_no_slower() -> None:
+    device = chip_device("nvidia/h200", catalog.load())
+    values = draw(load_posterior(), Stack("nvidia/h200", device.family, "megatron-bridge", dtype="fp8"))
+    model = arch.load("meta-llama/Meta-Llama-3.1-405B")
+    task = Task(sequence_tokens=8192, batch_sequences=1152, dtype="fp8", grad_bytes=2.0)
+    times = [
+        search(model, device, task, devices=2048, values=values,
+               limits=Limits(tp=(4,), pp=(16,), cp=(2,), loose_groups=loose)).seconds[0]
+        for loose in (False, True)
+    ]  # fmt: skip
+    assert times[1] < times[0]

@@ -63,7 +63,7 @@ def test_left_out_errors_in_the_documentation_meet_their_targets() -> None:
     for line in lines:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         median = float(cells[3].rstrip("%"))
-        target = float(re.search(r"<= (\d+)", cells[8]).group(1))  # type: ignore[union-attr]
+        target = float(re.search(r"<= (\d+)", cells[-1]).group(1))  # type: ignore[union-attr]
         assert median <= target, line
 
 
@@ -72,7 +72,7 @@ def test_left_out_intervals_in_the_documentation_hold_what_they_say() -> None:
     held = {cells[0].strip(): float(cells[6].strip().rstrip("%")) for cells in rows}
     assert 75.0 <= held["all"] <= 88.0
     for name in ("MLPerf, Llama-3.1-405B step time", "Megatron-Bridge, by release", "torchtitan, by chip and model"):
-        assert held[name] >= 70.0, name
+        assert held[name] >= 75.0, name
 
 
 RUN = """

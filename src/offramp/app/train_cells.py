@@ -164,15 +164,17 @@ def question_of(setting: Setting, work: Workload, model: Model, chip: Chip) -> Q
     return Question(
         model=model, device=device, task=task, devices_per_chip=chip.devices,
         packages_per_node=system.packages_per_node if system else 8, tokens=float(work.tokens or 0.0), stack=stack,
-        failing=failing_of(setting, chip), limits=_limits(setting.study, schedules),
+        failing=failing_of(setting, chip), limits=_limits(setting.study, schedules, framework),
         seed=setting.study.study.seed,
     )  # fmt: skip
 
 
-def _limits(study: Study, schedules: tuple[Schedule, ...]) -> Limits:
+def _limits(study: Study, schedules: tuple[Schedule, ...], framework: FrameworkName) -> Limits:
     """Degrees that the study's [search] names; free where it names none."""
-    own = study.search
-    return Limits(tp=own.tps, pp=own.pps, ep=own.eps, schedules=schedules)
+    own, as_of = study.search, study.study.as_of
+    since = framework.loose_groups
+    loose = since is not None and (as_of is None or since <= as_of)
+    return Limits(tp=own.tps, pp=own.pps, ep=own.eps, schedules=schedules, loose_groups=loose)
 
 
 def load_model(work: Workload, where: str) -> Model:

@@ -276,6 +276,7 @@ def _limits(row: TrainRow) -> Limits:
         tp=only(row.tp), pp=only(row.pp), cp=only(row.cp), ep=only(row.ep), micro_batch=only(row.micro_batch),
         recompute=(row.recompute,) if row.recompute else (),
         schedules=("1f1b",) if schedule == "1f1b" else ("1f1b", schedule),
+        loose_groups=row.framework.loose_groups is not None,
     )  # fmt: skip
 
 

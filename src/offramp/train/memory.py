@@ -80,6 +80,22 @@ def _activation(layer: LayerWork, hidden: float, task: Task, grid: Grid) -> F8:
     return np.where(grid.full > 0, 2.0 * hidden / spread, kept)
 
 
+def _interleaved(grid: Grid, micro_batches: F8) -> F8:
+    """Micro-batches of a rank's layers that wait for their backward pass when chunks are interleaved.
+
+    Source: warm-up of NVIDIA/Megatron-LM:megatron/core/pipeline_parallel/schedules.py: twice the ranks behind, and a
+    group of micro-batches for every further chunk; a group is as small as its last one may be (at least PP, or none).
+    """
+    pairs, where = np.unique(np.stack([micro_batches, grid.pp]), axis=1, return_inverse=True)
+    groups = np.array([_group(int(many), int(pp)) for many, pp in pairs.T], dtype=np.float64)[where.reshape(-1)]
+    return grid.pp + (grid.pp - 1.0) / grid.vp + (grid.vp - 1.0) * (groups - grid.pp) / grid.vp
+
+
+def _group(micro_batches: int, pp: int) -> int:
+    """Fewest micro-batches that a chunk can take in a row without leaving the last group shorter than the pipeline."""
+    return next((n for n in range(pp, micro_batches) if not 0 < micro_batches % n < pp), max(micro_batches, pp))
+
+
 def memory(work: ModelWork, device: Device, task: Task, grid: Grid) -> Memory:
     """Memory of every layout of a grid."""
     one = np.ones_like(grid.tp)
@@ -100,8 +116,8 @@ def memory(work: ModelWork, device: Device, task: Task, grid: Grid) -> Memory:
 
     rows = grid.micro_batch * task.sequence_tokens / grid.cp
     micro_batches = np.maximum(task.batch_sequences / (grid.dp * grid.micro_batch), 1.0)
-    in_flight = np.where(grid.vp > 1, grid.pp * (1.0 + (grid.pp - 1.0) / (grid.pp * grid.vp)), grid.pp)
-    in_flight = np.minimum(in_flight, micro_batches * np.maximum(1.0, in_flight / grid.pp))
+    in_flight = np.where(grid.vp > 1, _interleaved(grid, micro_batches), grid.pp)
+    in_flight = np.minimum(in_flight, micro_batches)
     kept = sum(layer.count * _activation(layer, work.hidden, task, grid) for layer in work.layers)
     live = np.asarray(kept / grid.pp * in_flight * rows)
     widest = max((layer.inner + layer.routed_inner + 5.0 * work.hidden for layer in work.layers), default=work.hidden)

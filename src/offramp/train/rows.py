@@ -71,6 +71,7 @@ class FrameworkName(Record):
         core: library that several frameworks are built on.
         causal: published model FLOP count half of the attention square.
         newer: dtypes that rows which state none may have.
+        loose_groups: since when interleaving takes any number of micro-batches, and not only multiples of PP.
     """
 
     match: str
@@ -88,6 +89,7 @@ class FrameworkName(Record):
     core: str = ""
     causal: bool = False
     newer: tuple[NewerDtype, ...] = ()
+    loose_groups: dt.date | None = None
 
 
 class ModelName(Record):

@@ -32,6 +32,7 @@ class Limits:
         tp, pp, cp, ep, vp, micro_batch, zero: allowed values.
         recompute: allowed kinds; all where empty.
         schedules: of the pipeline, tried in turn.
+        loose_groups: interleaving takes any number of micro-batches from PP on; else a multiple of PP.
     """
 
     tp: tuple[int, ...] = ()
@@ -43,6 +44,7 @@ class Limits:
     zero: tuple[int, ...] = ()
     recompute: tuple[str, ...] = ()
     schedules: tuple[Schedule, ...] = ("1f1b",)
+    loose_groups: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ def enumerate_grid(model: Model, device: Device, task: Task, devices: int, limit
             if share % micro:
                 continue
             for vp, zero, (full, selective) in itertools.product(chunks, zeros, kinds):
-                if vp > 1 and (share // micro) % pp:
+                if vp > 1 and not _interleaves(share // micro, pp, loose=limits.loose_groups):
                     continue
                 rows.append((tp, pp, dp, cp, ep, vp, micro, zero, full, selective))
     if not rows:
@@ -133,6 +135,10 @@ def enumerate_grid(model: Model, device: Device, task: Task, devices: int, limit
     share = task.batch_sequences / (grid.dp * grid.micro_batch)
     usable = (grid.pp > 1) & (grid.vp == 1) & (share >= 2.0 * grid.pp) & ((grid.doubled == 0) | (grid.pp % 2 == 0))
     return grid.take((flags["deep"] == 0) | usable)
+
+
+def _interleaves(micro_batches: int, pp: int, *, loose: bool) -> bool:
+    return micro_batches >= pp if loose else micro_batches % pp == 0
 
 
 def _chunks(layers: int, pp: int) -> tuple[int, ...]:
