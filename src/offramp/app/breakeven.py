@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,7 +13,8 @@ from offramp.app.cells import Cell, Job, cell_key
 from offramp.app.crew import Crew
 from offramp.app.runs import RunStore
 from offramp.core.record import Record
-from offramp.search.candidate import stacks_of
+from offramp.search.closed import read_off
+from offramp.search.stacks import stacks_of
 
 NEAR: Final = 1.01
 """A break-even is good to one percent."""
@@ -41,7 +43,8 @@ def closed_per_chip(job: Job, chip_id: str, values: Mapping[str, float], *, slo:
     question = job.question()
     best = 0.0
     for stack in stacks_of(question, catalog, job.fitted(), chip.id, overrides=values, as_of=job.as_of):
-        rates = stack.grid.best_rates(slo, len(stack.pools))[0]
+        rates, strain = read_off(stack.grid, slo, len(stack.pools))
+        rates = np.where(strain[0] <= 1.0, rates[0], 0.0)
         devices = np.array([pool.devices for pool in stack.pools], dtype=float)
         best = max(best, float((rates / devices).max()) * chip.devices)
     return best
@@ -68,20 +71,44 @@ def break_even(job: Job, cell: Cell, figure: str, target: float) -> BreakEven:
 
     centre = values[figure]
     grid = [centre * factor for factor in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)]
-    curve = tuple((value, per_chip(value)) for value in grid)
+    curve = tuple((value, scale * base if value == centre else per_chip(value)) for value in grid)
     others = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != figure)
     above = [value for value, rate in curve if rate >= target]
     if not above or target <= 0:
         return BreakEven(figure=figure, value=None, others=others, per_chip=curve)
+    known = dict(curve)
     high = above[0]
-    low = max((value for value, rate in curve if rate < target and value < high), default=high / 16.0)
-    while high / low > NEAR:
-        middle_value = (low * high) ** 0.5
-        if per_chip(middle_value) >= target:
-            high = middle_value
+    low = max((value for value in known if value < high), default=high / 16.0)
+    value = _crossing(per_chip, target, low=(low, known.get(low)), high=(high, known[high]))
+    return BreakEven(figure=figure, value=value, others=others, per_chip=curve)
+
+
+def _crossing(
+    per_chip: Callable[[float], float], target: float, *, low: tuple[float, float | None], high: tuple[float, float]
+) -> float:  # fmt: skip
+    """The value at which the rate reaches the target, to one percent: where a power law through both ends says, else the middle.
+
+    Args:
+        per_chip: rate at a value; it grows with the value.
+        target: rate.
+        low, high: values below and above, with their rates.
+    """
+    (a, below), (b, above) = low, high
+    while b / a > NEAR:
+        share = 0.5
+        if below is not None and 0.0 < below < above:
+            share = math.log(target / below) / math.log(above / below)
+        wide = math.log(b / a)
+        # a little past the guess on the far side, so that the next guess closes in from there
+        value = a * math.exp(
+            min(max(share * wide + math.copysign(0.3 * math.log(NEAR), 0.5 - share), 0.1 * wide), 0.9 * wide)
+        )
+        rate = per_chip(value)
+        if rate >= target:
+            b, above = value, rate
         else:
-            low = middle_value
-    return BreakEven(figure=figure, value=high, others=others, per_chip=curve)
+            a, below = value, rate
+    return b
 
 
 def run_break_evens(wanted: Sequence[tuple[Job, Cell, str, float]], store: RunStore, *, crew: Crew) -> list[BreakEven]:

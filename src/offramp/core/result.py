@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,18 +84,50 @@ class Table(Record):
         """The table as Arrow; units stand in the field metadata."""
         import pyarrow as pa
 
-        names = [column.name for column in self.columns]
-        data = {name: [row[i] for row in self.rows] for i, name in enumerate(names)}
-        table = pa.table(data)
+        arrays = [_array([row[i] for row in self.rows]) for i in range(len(self.columns))]
         fields = [
-            table.schema.field(i).with_metadata({"unit": column.unit, "title": column.title})
-            for i, column in enumerate(self.columns)
+            pa.field(column.name, array.type, metadata={"unit": column.unit, "title": column.title})
+            for column, array in zip(self.columns, arrays, strict=True)
         ]
-        return table.cast(pa.schema(fields))
+        return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
     def to_pandas(self) -> pandas.DataFrame:
         """The table as a pandas DataFrame (pandas must be installed)."""
         return self.to_arrow().to_pandas()
+
+
+def _array(values: list[Cell]) -> pyarrow.Array[Any]:
+    """A column as Arrow, laid out by hand: ``pyarrow.array`` would load pandas to ask whether a list is one of its own."""
+    import array
+
+    import pyarrow as pa
+
+    n, kinds = len(values), {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.nulls(n)
+    valid = None if None not in values else pa.py_buffer(_bits([value is not None for value in values]))
+    missing = values.count(None)
+    if kinds == {str}:
+        texts = [str(value).encode() if value is not None else b"" for value in values]
+        ends = array.array("i", [0, *itertools.accumulate(map(len, texts))])
+        return pa.Array.from_buffers(
+            pa.string(), n, [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))], missing
+        )
+    if kinds == {bool}:
+        return pa.Array.from_buffers(pa.bool_(), n, [valid, pa.py_buffer(_bits(list(map(bool, values))))], missing)
+    if kinds == {int}:
+        whole = array.array("q", [int(value or 0) for value in values])
+        return pa.Array.from_buffers(pa.int64(), n, [valid, pa.py_buffer(whole)], missing)
+    numbers = array.array("d", [float(value or 0.0) for value in values])
+    return pa.Array.from_buffers(pa.float64(), n, [valid, pa.py_buffer(numbers)], missing)
+
+
+def _bits(flags: list[bool]) -> bytes:
+    """Flags as bits, the first the lowest."""
+    out = bytearray((len(flags) + 7) // 8)
+    for i, flag in enumerate(flags):
+        out[i // 8] |= flag << (i % 8)
+    return bytes(out)
 
 
 def table_of(rows: Iterable[Mapping[str, Cell]], *, columns: Iterable[Column | str], title: str = "") -> Table:

@@ -196,7 +196,7 @@ def _refined(best: _Try) -> _Try:
         pool = msgspec.structs.replace(best.pool, max_batch_tokens=chunk)
         rate, felt = highest_rate(
             replica(question, best.stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
-            guess=best.rate, most=min(question.most_requests, EXPLORE), give_up=best.rate,
+            guess=best.rate, most=min(question.most_requests, EXPLORE), give_up=True,
             copies=question.stream.copies(best.closed), points=question.points,
         )  # fmt: skip
         if rate > best.rate * 1.02:

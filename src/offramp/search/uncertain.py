@@ -20,7 +20,7 @@ from offramp.cost import Pool
 from offramp.search.closed import BATCHES, evaluate, read_off
 from offramp.search.question import Question
 from offramp.search.stacks import PricedStack, replica, with_room
-from offramp.search.tune import Felt, highest_rate
+from offramp.search.tune import WIDE, Felt, highest_rate
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -181,7 +181,7 @@ class _Draws:
         closed = float(self.field.each[draw, i]) * pool.devices
         rate, felt = highest_rate(
             replica(stack.asked, one, pool).table(), question.stream, question.slo, most=self.most,
-            guess=max(closed * self._nearest(draw), 1e-6), prefix=question.prefix,
+            guess=max(closed * self._nearest(draw), 1e-6), prefix=question.prefix, stride=WIDE,
             copies=self.copies if i == 0 else question.stream.copies(closed), points=question.points,
         )  # fmt: skip
         return rate / pool.devices, felt
