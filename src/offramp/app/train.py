@@ -15,23 +15,23 @@ from offramp.app.rollup import short_name
 from offramp.app.study import Study, Workload
 from offramp.app.studyfile import load_study
 from offramp.app.train_bounds import any_cell, scaling
-from offramp.app.train_cells import Setting, framework_of, load_model, quantiles, question_of
+from offramp.app.train_cells import Setting, framework_of, load_model, note_model, quantiles, question_of
 from offramp.app.train_extra import break_even, exchange, goodput_check, published, resources, trying
 from offramp.app.train_inference import beside, question_for, served, traffic_of
 from offramp.app.train_limits import levers, why_slower
+from offramp.app.train_parameters import parameter_table
 from offramp.app.train_record import counter_evidence, record_of
 from offramp.arch.record import Model
 from offramp.catalog import Chip
 from offramp.core.errors import CatalogError, InfeasibleError, InputError, OfframpError
 from offramp.core.result import Column, FigureLog, Notice, Result, Table, hash_inputs, table_of
 from offramp.core.units import DAY_S
+from offramp.train.assumed import constant
 from offramp.train.outlook import Outlook, Question, chips_for
 from offramp.train.parameters import load_posterior
 
 Progress = Callable[[str], None]
 LATEST: Final = dt.date(2026, 11, 23)
-USUAL_S: Final = 90.0 * DAY_S
-"""Length of a run where a study gives neither chips nor a deadline. Assumed."""
 
 
 def _silent(_text: str) -> None:
@@ -79,7 +79,10 @@ def train(
         command="train", answer={"study": study.study.name, "as_of": str(as_of or LATEST),
         "currency": study.study.currency, "record": record, "runs": runs},
         inputs_hash=hash_inputs(inputs), data_version=book.version, status="partial" if failed else "ok",
-        tables={"runs": runs_table(runs, study)}, knowledge_horizon=log.horizon, seed=study.study.seed, figures=log.figures,
+        tables={
+            "runs": runs_table(runs, study),
+            "parameters": parameter_table(setting.asked, posterior),
+        }, knowledge_horizon=log.horizon, seed=study.study.seed, figures=log.figures,
         warnings=tuple(notices), offramp_version=__version__,
     )  # fmt: skip
 
@@ -119,10 +122,11 @@ def _cluster(setting: Setting, work: Workload, question: Question, chip: Chip) -
     own = sum(entry.count for entry in setting.study.fleet if setting.catalog.chip(entry.chip).id == chip.id)
     if own:
         return own
-    limit, chance = (USUAL_S, 0.5) if work.deadline_s is None else (work.deadline_s, 0.9)
+    usual = constant("usual_run")
+    limit, chance = (usual, 0.5) if work.deadline_s is None else (work.deadline_s, 0.9)
     if work.deadline_s is None:
         text = (
-            f"neither chips nor a deadline is given: as many {chip.id} as finish in {USUAL_S / DAY_S:.0f} days at the "
+            f"neither chips nor a deadline is given: as many {chip.id} as finish in {usual / DAY_S:.0f} days at the "
             "median are judged; the curve over cluster sizes stands beside"
         )
         setting.notices.append(Notice(kind="cluster-assumed", text=text, where=work.id))
@@ -155,6 +159,7 @@ def run_of(
     work = setting.study.workload[index]
     where = f"{path}:$.workload[{index}]"
     _check(work, setting.study, where)
+    note_model(setting)
     model = load_model(work, f"{where}.model")
     if model.max_context_tokens and (work.sequence_tokens or 0) > model.max_context_tokens:
         text = f"sequences of {work.sequence_tokens:,} tokens are longer than the {model.max_context_tokens:,} of {model.id}"
@@ -177,6 +182,7 @@ def run_of(
                 answer["published"] = published(model.id, question.tokens, answer)
                 answer["levers"] = levers(setting, question, out)
                 done[chip.id] = (question, out)
+                setting.asked.append((work.id, question))
             _tell(setting, question, chip, answer, count)
         except (InfeasibleError, CatalogError) as error:
             problems.append(error)

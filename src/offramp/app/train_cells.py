@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,25 +22,23 @@ from offramp.core.result import FigureLog, Notice
 from offramp.core.units import DAY_S, HOUR_S, KWH_J
 from offramp.cost.energy import device_power_w
 from offramp.cost.hardware import system_of
+from offramp.train.assumed import DATA, constant, constants
 from offramp.train.cases import chip_device, shape_of
 from offramp.train.goodput import NEVER, Reliability, break_even_rate
 from offramp.train.layout import Schedule, Task
 from offramp.train.outlook import Failing, Outlook, Question, Spread, chips_for, outlook, peak_of
-from offramp.train.parameters import DATA, Posterior, Stack
+from offramp.train.parameters import Posterior, Stack, beliefs
 from offramp.train.rows import FrameworkName, names, routing_of
 from offramp.train.search import Limits
 
 F8 = npt.NDArray[np.float64]
 USUAL: Final = {"nvidia": "megatron-bridge", "amd": "mlperf-rocm", "huawei": "mindspeed"}
 """Framework where a study names none, by vendor of the chip."""
-SEQUENCE_TOKENS: Final = 4096
-BATCH_TOKENS: Final = 62_914_560
-"""Global batch where a study states none: 15,360 sequences of 4,096 tokens. Source: arXiv 2412.19437, section 4.2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What every cell of one answer shares."""
+    """What every cell of one answer shares; ``asked`` collects workload and question of each run that has one."""
 
     study: Study
     catalog: Catalog
@@ -49,6 +47,7 @@ class Setting:
     log: FigureLog
     notices: list[Notice]
     where: str
+    asked: list[tuple[str, Question]] = field(default_factory=list[tuple[str, Question]])
 
 
 @lru_cache(maxsize=1)
@@ -68,6 +67,24 @@ def prior(setting: Setting, kind: str, vendor: str = "") -> Spread:
     )
     low, high = figure.si_range
     return Spread(low=low, mid=figure.si, high=high)
+
+
+def note_model(setting: Setting) -> None:
+    """Every constant and every belief that the step model rests on, among the figures of the answer."""
+    for name, figure in constants().items():
+        setting.log.use(f"train/model/{name}", figure)
+    for name, belief in beliefs().items():
+        figure = Figure(
+            value=belief.median, unit="s" if name.endswith("_s") else "1", source=belief.source, confidence="assumed",
+            as_of=setting.posterior.created, low=belief.low, high=belief.high,
+            note="belief before any row; the table of parameters has what rows made of it on each chip",
+        )  # fmt: skip
+        setting.log.use(f"train/parameter/{name}", figure)
+
+
+def measured_hazard() -> float:
+    """Unexpected stops per chip and hour of the one large cluster that was counted."""
+    return float(_failures()["hazard"]["nvidia"]["value"])
 
 
 def _exactly(value: float) -> Spread:
@@ -93,7 +110,7 @@ def failing_of(setting: Setting, chip: Chip) -> Failing:
         hazard_per_chip_hour=either(own.hazard_per_device_hour, "hazard", vendor),
         restart_s=either(own.restart_s, "restart", vendor), stall_s=either(own.stall_s, "stall"),
         lag_s=either(own.lag_s, "lag"), repair_s=either(own.repair_s, "repair"), planned=prior(setting, "planned"),
-        spares=0.01 if own.spares is None else own.spares, interval_s=own.checkpoint_s, elastic=own.elastic, **sick,
+        spares=constant("spares") if own.spares is None else own.spares, interval_s=own.checkpoint_s, elastic=own.elastic, **sick,
     )  # fmt: skip
 
 
@@ -133,8 +150,8 @@ def dtype_of(work: Workload, dtypes: frozenset[str], chip: str) -> str:
 def task_of(work: Workload, framework: FrameworkName, dtype: str, model: Model, skew: float) -> Task:
     """One optimiser step of a workload; experts are as uneven as real data makes them."""
     groups, most = routing_of(model.model_type)
-    sequence = work.sequence_tokens or SEQUENCE_TOKENS
-    batch = max(round((work.batch_tokens or BATCH_TOKENS) / sequence), 1)
+    sequence = work.sequence_tokens or int(constant("sequence_tokens"))
+    batch = max(round((work.batch_tokens or constant("batch_tokens")) / sequence), 1)
     return Task(
         sequence_tokens=sequence, batch_sequences=batch, dtype=dtype, skew=max(framework.skew, skew), groups=groups,
         group_limit=most, selective_gemm=framework.selective_gemm, grad_bytes=framework.grad_bytes, mtp=framework.mtp,
@@ -224,7 +241,9 @@ def energy_and_cost(setting: Setting, q: Question, chip: Chip, out: Outlook) -> 
     seconds = out.days * DAY_S
     per_chip: list[float] = []
     for case in (0, 1, 2):
-        watts = device_power_w(q.device, compute_share=share, memory_share=(1.0 - share) * 0.3, case=case)
+        watts = device_power_w(
+            q.device, compute_share=share, memory_share=(1.0 - share) * constant("memory_activity"), case=case
+        )
         per_chip.append((float(watts[0]) * q.devices_per_chip + host) * pue)
     mid = seconds * per_chip[1] * out.chips
     spread = np.linspace(per_chip[0], per_chip[2], len(seconds)) / per_chip[1]

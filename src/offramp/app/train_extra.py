@@ -15,10 +15,10 @@ from offramp.app.train_cells import Setting, center_reliability
 from offramp.catalog import Chip
 from offramp.core.figure import Figure
 from offramp.core.units import DAY_S, HOUR_S
+from offramp.train.assumed import DATA, constant
 from offramp.train.decision import Stage, judge, staged_success
 from offramp.train.goodput import best_interval_s, break_even_rate, goodput
 from offramp.train.outlook import Outlook, Question, peak_of
-from offramp.train.parameters import DATA
 from offramp.train.simulate import simulate
 from offramp.train.work import model_flop, model_work
 
@@ -30,13 +30,7 @@ PUBLISHED: Final = (
     ("Pangu Ultra MoE on 10,000 910B after rework (vendor, press)", 0.41, dt.date(2025, 6, 30)),
 )
 PUBLISHED_ON: Final = "huawei/ascend-910b"
-STAGES: Final = (("fine-tune", 0.002), ("post-train", 0.05), ("pretrain", 1.0))
-"""Share of the run's tokens that a stage trains on. Assumed: fine-tuning 0.2 %, post-training 5 %."""
 MONTH_S: Final = 30.4375 * DAY_S
-FAILS_AFTER: Final = 1.5
-"""Time until a port that does not work is given up, over the time that it would have taken. Assumed."""
-ATTEMPT_SHARE: Final = 0.10
-"""Cost of an attempt, over the cost of the run on the new chip. Assumed."""
 
 
 def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) -> dict[str, Any]:
@@ -145,7 +139,12 @@ def trying(
     _note_assumptions(setting, chip.vendor.lower(), table)
     own = work.stage if work.stage in ("fine-tune", "pretrain") else "pretrain"
     found: list[dict[str, Any]] = []
-    for name, share in STAGES if own == "pretrain" else ((own, 1.0),):
+    stages = (
+        ("fine-tune", constant("tokens_fine_tune")),
+        ("post-train", constant("tokens_post_train")),
+        ("pretrain", 1.0),
+    )
+    for name, share in stages if own == "pretrain" else ((own, 1.0),):
         stage, chances = _stage(setting, chip, table, (name, share), is_run=name == own,
                                 days=(run.days, base.days), costs=costs)  # fmt: skip
         verdict = judge(stage)
@@ -197,9 +196,9 @@ def _stage(
         delay = ledger.amount(own.delay_cost, "money/s") if own.delay_cost else delay
         option = ledger.amount(own.option_value, "money") if own.option_value else 0.0
     stage = Stage(
-        name=name, success=chances["mid"], port_s=port_s, failed_s=FAILS_AFTER * port_s, run_s=run_base,
+        name=name, success=chances["mid"], port_s=port_s, failed_s=constant("fails_after") * port_s, run_s=run_base,
         new_run_s=run_new, cost=cost_base, new_cost=cost_new, delay_cost_per_s=delay,
-        attempt_cost=ATTEMPT_SHARE * cost_new, option_value=option,
+        attempt_cost=constant("attempt_share") * cost_new, option_value=option,
     )  # fmt: skip
     return stage, chances
 

@@ -18,14 +18,13 @@ from offramp.catalog import Chip
 from offramp.core.errors import OfframpError
 from offramp.core.seeds import derive_seed
 from offramp.search import Limits, Question, Stream, find, mix_of
+from offramp.train.assumed import constant
 
 F8 = npt.NDArray[np.float64]
 PRESET: Final = "azure-2023-chat"
 REQUESTS: Final = 400
 CHUNKS: Final = (2048, 8192)
 """Token budgets of a step that are tried: fewer than an assessment tries, for a ratio."""
-SLO: Final[dict[SloKey, float]] = {"ttft_p90": 3.0, "tpot_p90": 0.1}
-"""Limits where the study serves the model nowhere. Assumed: a chat that is read while it is written."""
 DEMAND: Final = 100.0
 """Requests per second of a fleet of which one replica sees a share; the ratio of two chips hardly depends on it."""
 
@@ -48,9 +47,10 @@ def traffic_of(study: Study, model: Model) -> tuple[Workload, str]:
     for work in study.workloads_of("serve"):
         if load_model(work.model).id == model.id:
             return work, f"the traffic and limits of {work.id}"
-    work = Workload(id="inference", kind="serve", model=model.id, slo=SLO,
+    slo: dict[SloKey, float] = {"ttft_p90": constant("serving_ttft"), "tpot_p90": constant("serving_tpot")}
+    work = Workload(id="inference", kind="serve", model=model.id, slo=slo,
                     synthetic=Synthetic(preset=PRESET, requests=REQUESTS))  # fmt: skip
-    return work, f"chat traffic ({PRESET}), TTFT p90 {SLO['ttft_p90']:g} s, TPOT p90 {SLO['tpot_p90'] * 1e3:g} ms"
+    return work, f"chat traffic ({PRESET}), TTFT p90 {slo['ttft_p90']:g} s, TPOT p90 {slo['tpot_p90'] * 1e3:g} ms"
 
 
 def question_for(setting: Setting, work: Workload, model: Model) -> Question:

@@ -6,7 +6,7 @@ import datetime as dt
 import tomllib
 from typing import Any, Final
 
-from offramp.app.train_cells import Setting
+from offramp.app.train_cells import Setting, measured_hazard
 from offramp.core.result import Notice
 from offramp.core.units import GIGA
 from offramp.train.parameters import DATA
@@ -14,8 +14,6 @@ from offramp.train.parameters import DATA
 Item = dict[str, Any]
 LARGE: Final = 100.0 * GIGA
 """Parameters from which on a pre-training run is of the kind that the record is about."""
-MEASURED_HAZARD: Final = 1.97e-5
-"""Unexpected stops per chip and hour on H100. Source: arXiv 2407.21783, 419 in 54 days on 16,384."""
 NO_FAILURE_DATA: Final = (
     "No failure data of the 2025 attempt to pre-train on domestic chips was ever published: hazard and restart time of "
     "domestic clusters are assumed (2e-5 to 1e-4 per chip-hour), and nothing here says what happened there"
@@ -88,7 +86,7 @@ def _findings(run: Item, c: Item) -> list[Item]:
     found.append((
         "assumed", f"Failures, restarts and planned stops at the assumed rates cost {1 - good['p90']:.0%} to "
                    f"{1 - good['p10']:.0%} of the time on {chips}. Half of it would be lost only from {half:.1e} stops "
-                   f"per chip-hour on, {half / MEASURED_HAZARD:.0f} times what was measured on H100.",
+                   f"per chip-hour on, {half / measured_hazard():.0f} times what was measured on H100.",
     ))  # fmt: skip
     own = next((t for t in even["trying"] if t["stage"] == run["stage"]), None)
     if own is not None:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from offramp.train.assumed import constant
 from offramp.train.cases import Case
 from offramp.train.features import Features, features, stack
 from offramp.train.parameters import (
@@ -29,7 +30,7 @@ from offramp.train.parameters import (
     levels_of,
     pack,
 )
-from offramp.train.predict import UNKNOWN_SD, deployment, settled
+from offramp.train.predict import deployment, settled
 from offramp.train.step import step_time
 
 F8 = npt.NDArray[np.float64]
@@ -345,7 +346,13 @@ def _miss(case: Case, fold: str, fitted: Posterior) -> Miss:
         center = math.log(float(step_time(f, draw(fitted, one.stack)).total[0]))
         spread = float(np.std(np.log(step_time(f, draw(fitted, one.stack, draws=DRAWS)).total[:, 0])))
         parts.append((weight, center - math.log(measured_step_s(kind)), spread))
-    return Miss(case.row.id, fold, case.stack.framework, tuple(parts), UNKNOWN_SD if "b" in case.unknown else 0.0)
+    return Miss(
+        case.row.id,
+        fold,
+        case.stack.framework,
+        tuple(parts),
+        constant("unknown_layout_sd") if "b" in case.unknown else 0.0,
+    )
 
 
 def row_spread(misses: Sequence[Miss]) -> float:
@@ -378,9 +385,9 @@ def residuals(misses: Sequence[Miss], *, level: float = 0.8) -> Residual:
 LEAST_GROUP_SD: Final = 0.047
 """Log spread between deployments of one system and software at least: repeats of one MLPerf cell by several submitters
 differ by 4.5 % in the median, which two draws of this spread do."""
-LEAST_THIN_SD: Final = 0.5 * UNKNOWN_SD
+LEAST_THIN_SD: Final = 0.10
 """The same on a thinly measured stack. Assumed: rows there state hardly a layout, so that what the layout and what the
-stack leave unexplained cannot be told apart; half of it is the stack's."""
+stack leave unexplained cannot be told apart; half of the spread of unknown layouts (0.20) is the stack's."""
 POOLED_FOLDS: Final = 4.0
 """Folds of a framework at which its own residual counts as much as that of all. Assumed."""
 

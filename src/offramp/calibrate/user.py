@@ -20,7 +20,7 @@ import numpy.typing as npt
 from offramp.calibrate.fit import STEP
 from offramp.calibrate.observe import observe
 from offramp.core.seeds import derive_seed
-from offramp.cost.calibration import SHARE_CAP, SHARES, Calibration, load_prior, parameters_for
+from offramp.cost.calibration import SHARE_CAP, SHARES, Calibration, centring, load_prior, parameters_for
 from offramp.cost.parameters import PARAMETER_NAMES, Parameters
 from offramp.validate.cases import Case
 from offramp.validate.closed import make_batch, solve
@@ -49,8 +49,11 @@ def update(base: Calibration, cases: Sequence[Case], *, created: dt.date, seed: 
     for key in sorted({case.stack.deployment for case in plain}):
         mine = [case for case in plain if case.stack.deployment == key]
         moved = _fit_draws(base, mine, seed=derive_seed(seed, key))
+        start = _logs(base, mine[0])
         for p, name in enumerate(PARAMETER_NAMES):
-            effects.setdefault(name, {})[key] = [round(float(v), 5) for v in moved[:, p]]
+            # readers centre the sum of all effects anew; without the difference the fit would miss by it
+            own = moved[:, p] + centring(name, start[:, p]) - centring(name, start[:, p] + moved[:, p])
+            effects.setdefault(name, {})[key] = [round(float(v), 5) for v in own]
     digest = hashlib.blake2b("".join(sorted(case.row.id for case in plain)).encode(), digest_size=6).hexdigest()
     return msgspec.structs.replace(
         base, version=f"{base.version}+{digest}", created=max(created, base.created), effects=effects,

@@ -39,8 +39,12 @@ SHARES: Final = frozenset(
 ) | {"overlap", "memory_reserve"}
 """Parameters that are shares: capped at 1."""
 SHARE_CAP: Final = 0.99
+CENTRE: Final = 1.0 / 3.0
+"""How far draws of a log parameter move towards faster, in variances. A step is a sum of spread-out terms, and the median of
+such a sum lies above the sum of their medians (by 4 to 5 % of TPOT on fitted rows); moved by this much, the median over
+draws is the prediction at the optimum within 1 %."""
 RELEASE_PARAMETERS: Final = frozenset(
-    {"step_host_s", "seq_host_s", "prefill_layer_s", "first_token_s", "queue_factor", "vector_floor_s", "gemm_floor_s",
+    {"step_host_s", "seq_host_s", "prefill_layer_s", "first_token_s", "queue_factor", "admit_steps", "vector_floor_s", "gemm_floor_s",
      "grouped_floor_s", "attention_floor_s", "link_latency_s", "grouped_memory", "gemm_memory", "pace"}
 )  # fmt: skip
 """Parameters that a release of an engine moves: overheads, fusion, kernels. The silicon's limits stay."""
@@ -286,9 +290,16 @@ def parameters_for(calibration: Calibration, stack: Stack, *, seed: int = 0) -> 
                 total = total + np.asarray(effects[key])
             elif spreads.get(level, 0.0) > 0.0 and name in LEVEL_PARAMETERS.get(level, PARAMETER_SET):
                 total = total + spreads[level] * spreads_noise(seed, name, key, calibration.draws)
-        values = np.exp(total)
+        values = np.exp(total + centring(name, total))
         table[name] = np.minimum(values, SHARE_CAP) if name in SHARES else values
     return from_table(table)
+
+
+def centring(name: str, logs: F8) -> float:
+    """What draws of a log parameter are moved by so that the median of step times is that at their centre (``CENTRE``)."""
+    if name in ("overlap", "memory_reserve"):
+        return 0.0
+    return (CENTRE if name in SHARES else -CENTRE) * float(np.var(logs))
 
 
 def load_calibration(path: str | Path | None = None) -> Calibration:

@@ -32,8 +32,10 @@ class Parameters:
         step_host_s: host time per step that the device waits for.
         seq_host_s: host time per scheduled sequence.
         prefill_layer_s: launch time per layer of a step outside captured graphs.
-        queue_factor: time to first token over what an undisturbed prefill takes: prompts come in bunches, wait for
-            whole steps and for the tokeniser. At least 1.
+        queue_factor: time to first token over what an undisturbed prefill takes: prompts come in bunches and wait for one
+            another.
+        admit_steps: decode steps that a prompt waits before its prefill is scheduled: half a step where the scheduler looks
+            for prompts at every step, 5 to 15 where it looks at every tenth or thirtieth (a common throughput setting).
         first_token_s: request overhead before the first step (HTTP, tokeniser, queue hand-over).
         memory_reserve: share of device memory kept from weights and KV.
         pace: factor on the whole step: how far a stack as a whole is from its kernels (tuning, bubbles, age). 1 = none.
@@ -67,6 +69,7 @@ class Parameters:
     seq_host_s: F8
     prefill_layer_s: F8
     queue_factor: F8
+    admit_steps: F8
     first_token_s: F8
     memory_reserve: F8
     pace: F8

@@ -197,8 +197,7 @@ def _joins(words: frozenset[str]) -> bool:
 
 
 def _knows(target: Target, words: frozenset[str]) -> bool:
-    upper = target.words | {target.device}
-    return bool(words & upper) or (target.torch_cuda_api and bool(words & {"hip", "rocm"}))
+    return bool(words & target.native_words) or (target.torch_cuda_api and bool(words & {"hip", "rocm"}))
 
 
 def _conditional(spots: list[int], end: int, words: frozenset[str]) -> list[Hit]:
@@ -366,7 +365,7 @@ def _members(source: Source, target: Target) -> list[Hit]:
     for item in [*named, (10**9, frozenset[str]())]:
         if group and item[0] - group[-1][0] > 25:
             words = frozenset[str]().union(*(found for _, found in group))
-            if len(words) >= 2 and not words & (target.words | {target.device}):
+            if len(words) >= 2 and not words & target.native_words:
                 symbol = "members for " + "/".join(sorted(words))
                 hits.append(
                     Hit(
@@ -396,7 +395,7 @@ def _else_after(source: Source, line: int) -> int:
 
 def _choice_group(group: list[tuple[int, str]], target: Target) -> list[Hit]:
     names = {name for _, name in group}
-    if names & target.words or target.device in names or (len(names) < 2 and not names & (CUDA_WORDS | {"gpu"})):
+    if names & target.native_words or (len(names) < 2 and not names & (CUDA_WORDS | {"gpu"})):
         return []
     symbol = "choice of " + "/".join(sorted(names))
     last = group[-1][0]

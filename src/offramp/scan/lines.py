@@ -84,7 +84,7 @@ def _line_hits(line: str, number: int, *, rules: tuple[Rule, ...], target: Targe
         match = rule.pattern.search(line)
         if not match:
             continue
-        if rule.kind == "branch.missing" and words_of(line) & (target.words | {target.device}):
+        if rule.kind == "branch.missing" and words_of(line) & target.native_words:
             continue
         symbol = re.sub(r"[\s\"]+", " ", match.group(match.lastindex or 0)).strip(" '=:,")[:60]
         hits.append(
@@ -123,7 +123,7 @@ def _vendors(text: str, target: Target) -> list[Hit]:
         if len(line) > 20000 or not _VENDOR.search(line):
             continue
         words = _named(line)
-        if len(words) >= 2 and "nvidia" in words and not words & (target.words | {target.device}):
+        if len(words) >= 2 and "nvidia" in words and not words & target.native_words:
             symbol = "list of " + ", ".join(sorted(words))
             hits.append(Hit(line=number, end_line=number, column=0, kind="branch.list", symbol=symbol))
         key = _KEY.match(line)
@@ -139,7 +139,7 @@ def _key_lists(keys: list[tuple[int, frozenset[str]]], target: Target) -> list[H
     for item in [*keys, (10**9, frozenset[str]())]:
         if group and item[0] - group[-1][0] > KEY_GAP:
             words = frozenset[str]().union(*(found for _, found in group))
-            if len(words) >= 2 and "nvidia" in words and not words & (target.words | {target.device}):
+            if len(words) >= 2 and "nvidia" in words and not words & target.native_words:
                 symbol = "keys of " + ", ".join(sorted(words))
                 hits.append(Hit(line=group[0][0], end_line=group[-1][0], column=0, kind="branch.list", symbol=symbol))
             group = []
@@ -206,7 +206,7 @@ def _cmake_blocks(text: str, target: Target) -> list[Hit]:
             stack[-1] = ([*stack[-1][0], number], stack[-1][1] | (words if word == "elseif" else frozenset()))
         elif word == "endif" and stack:
             spots, words = stack.pop()
-            if words and words - SOFT and not words & (target.words | {target.device}):
+            if words and words - SOFT and not words & target.native_words:
                 places = [spots[0], number] if number - spots[0] > 3 else [spots[0]]
                 hits += [
                     Hit(

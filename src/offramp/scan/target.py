@@ -26,6 +26,7 @@ class Target(Record):
         words: words in identifiers and strings that show a branch for it.
         column: column of the symbol tables that names its replacements; "" for none.
         torch_cuda_api: its PyTorch answers to the torch.cuda names.
+        cuda_source: its compiler takes CUDA source as it is, so that code behind USE_CUDA serves it.
         triton_grid_max, triton_local_bytes: limits of its Triton; 0 where there is none known.
     """
 
@@ -46,10 +47,16 @@ class Target(Record):
     source: str
     generation: str = ""
     torch_cuda_api: bool = False
+    cuda_source: bool = False
     triton_grid_max: int = 0
     triton_local_bytes: int = 0
     no_fp64: bool = False
     no_tf32: bool = False
+
+    @property
+    def native_words(self) -> frozenset[str]:
+        """Words that show a branch for it in C++, build files and configuration, where torch's names do not count."""
+        return self.words if self.torch_cuda_api and not self.cuda_source else self.words | {self.device}
 
     def covers(self, words: frozenset[str]) -> bool:
         """True when these device words show that the code already knows the target."""

@@ -15,6 +15,7 @@ from offramp.core.errors import CatalogError, ModelRangeError
 from offramp.core.result import FigureLog
 from offramp.cost.device import Device
 from offramp.cost.hardware import default, device_of, system_of
+from offramp.train.assumed import constant
 from offramp.train.layout import Grid, Layout, Recompute, Task, grid_of
 from offramp.train.parameters import Stack, age
 from offramp.train.rows import NewerDtype, Rejected, TrainRow, preset_of, routing_of
@@ -22,10 +23,6 @@ from offramp.train.search import Limits, enumerate_grid
 from offramp.train.work import ModelWork, model_flop, model_work
 
 RECOMPUTES: Final[tuple[Recompute, ...]] = ("none", "selective", "full")
-DEFAULT_TOKENS: Final = 4096
-"""Sequence length where a row states none. Assumed."""
-BATCH_TOKENS: Final = 62_914_560
-"""Global batch in tokens where a row states none, for clusters; small ones take 32 sequences a device. Assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +134,7 @@ def _task(row: TrainRow, model: Model, devices: int, assumed: list[str]) -> Task
     style = row.framework
     sequence = row.sequence_tokens
     if not sequence:
-        sequence = DEFAULT_TOKENS
+        sequence = int(constant("sequence_tokens"))
         assumed.append(f"sequences of {sequence} tokens")
     batch = row.batch_sequences
     if not batch:
@@ -154,7 +151,7 @@ def _task(row: TrainRow, model: Model, devices: int, assumed: list[str]) -> Task
 
 def _plain_batch(devices: int, sequence: int) -> int:
     """A batch that divides well: about 63 M tokens (arXiv 2412.19437, section 4.2) on a cluster, 32 sequences a device on a server."""
-    per_device = max(BATCH_TOKENS // sequence // devices, 1) if devices >= 64 else 32
+    per_device = max(int(constant("batch_tokens")) // sequence // devices, 1) if devices >= 64 else 32
     return devices * max(per_device, 1)
 
 
@@ -222,7 +219,9 @@ def usable_devices(devices: int) -> int:
     """The most divisible count within 5 % below: "about 10,000" means one that parallel degrees divide."""
     if devices < 256:
         return devices
-    return max(range(int(0.95 * devices), devices + 1), key=lambda n: ((n & -n).bit_length(), n))
+    return max(
+        range(int((1.0 - constant("count_slack")) * devices), devices + 1), key=lambda n: ((n & -n).bit_length(), n)
+    )
 
 
 def _build(row: TrainRow, book: catalog.Catalog, device: Device) -> Case | Rejected:

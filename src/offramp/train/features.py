@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offramp.cost.device import Device
+from offramp.train.assumed import constant
 from offramp.train.layout import Grid, Task
 from offramp.train.messages import all_to_all_s, gather_s, hop_s, reduce_s
 from offramp.train.work import LayerWork, ModelWork, visible
@@ -19,14 +20,7 @@ from offramp.train.work import LayerWork, ModelWork, visible
 F8 = npt.NDArray[np.float64]
 
 DTYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp4": 0.5625}
-FLASH_BACKWARD = 2.5
-"""FLOP of a flash-attention backward pass over its forward pass. Source: arXiv 2307.08691, section 4.1."""
-SCORE_BYTES = 11.0
-"""Bytes moved per score by softmax, mask and dropout kernels in 16 bit: read and write of each (4 + 4) and masks
-(3)."""
-ADAM_BYTES = 42.0
-"""Bytes moved per parameter by mixed-precision Adam: 16 read, 14 written, 12 of copying, unscaling and norm of FP32
-gradients. Source: sizes of the states in arXiv 1910.02054, section 3.1."""
+"""Of one element; FP4 with an 8-bit scale for every 16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +111,7 @@ class _Case:
 def _case(work: ModelWork, device: Device, task: Task, grid: Grid) -> _Case:
     rows = grid.micro_batch * task.sequence_tokens / grid.cp
     again = grid.full
-    backward = FLASH_BACKWARD if task.flash else 2.0
+    backward = constant("flash_backward") if task.flash else 2.0
     return _Case(
         device=device, task=task, grid=grid, rows=rows, bandwidth=float(np.mean(device.memory_bytes_per_s)),
         forward=1.0 + again, gemm_passes=(2.0 if task.lora else 3.0) + again,
@@ -180,7 +174,7 @@ def _core(case: _Case, layer: LayerWork) -> tuple[F8, F8]:
     task, grid = case.task, case.grid
     keys = visible(layer, task.sequence_tokens, causal=task.flash)
     flop = case.rows / grid.tp * (layer.core_flop * keys + layer.state_flop)
-    scores = 0.0 if task.flash else case.rows * keys * layer.heads / grid.tp * SCORE_BYTES
+    scores = 0.0 if task.flash else case.rows * keys * layer.heads / grid.tp * constant("score_bytes")
     passes = case.attention_passes - (case.grid.selective * (1.0 - case.grid.full) if task.flash else 0.0)
     return passes * flop / _peak(case.device, "bf16"), passes * scores / case.bandwidth
 
@@ -192,13 +186,15 @@ def _vector(case: _Case, layer: LayerWork, hidden: float) -> tuple[F8, F8]:
     """
     grid = case.grid
     spread = np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
-    across = 12.0 * hidden / spread + 2.0 * layer.inner / grid.tp + 2.0 * layer.routed_inner / grid.tp
+    across = (
+        constant("vector_widths") * hidden / spread + 2.0 * layer.inner / grid.tp + 2.0 * layer.routed_inner / grid.tp
+    )
     casts = np.zeros_like(case.rows)
     if case.task.dtype in ("fp8", "fp4"):  # each GEMM input is read in 16 bit and written in the narrow format, twice
         inputs = sum(g.k / (grid.tp if g.split == "k" else spread) for g in layer.gemms)
         routed = layer.picks * sum(g.k for g in layer.expert_gemms) / grid.tp
         casts = case.gemm_passes * case.rows * (inputs + routed) * 4.0
-    again = np.maximum(grid.full, 0.6 * grid.selective if case.task.flash else 0.0)
+    again = np.maximum(grid.full, constant("vector_again") * grid.selective if case.task.flash else 0.0)
     return (3.0 + again) * case.rows * across * 2.0 / case.bandwidth, casts / case.bandwidth
 
 
@@ -253,7 +249,7 @@ def _sharded(case: _Case, work: ModelWork) -> tuple[F8, F8, F8]:
     once = np.where(grid.zero == 2, 0.0, both(task.grad_bytes))
     once = once + np.where(grid.zero >= 1, both(weight_bytes), both(task.grad_bytes))
     shared = np.where(grid.zero >= 1, per_rank / width + per_rank_expert / expert_width, per_rank + per_rank_expert)
-    return gather, np.where(whole, 0.0, trained * once), trained * shared * ADAM_BYTES / case.bandwidth
+    return gather, np.where(whole, 0.0, trained * once), trained * shared * constant("adam_bytes") / case.bandwidth
 
 
 def _stage_peak(work: ModelWork, grid: Grid, head_share: float) -> F8:
@@ -313,7 +309,7 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
     peak16 = _peak(device, "bf16")
     head_flop = 6.0 * case.rows * work.hidden * work.vocab * work.heads_run / grid.tp
     head_s = head_flop / peak16
-    logits = case.rows * work.vocab / grid.tp * 2.0 * 12.0 * work.heads_run / case.bandwidth
+    logits = case.rows * work.vocab / grid.tp * 2.0 * constant("logit_moves") * work.heads_run / case.bandwidth
     layer_s = (sums["gemm"] + sums["grouped"]) / max(work.layer_count, 1.0)
     gather, reduce, adam = _sharded(case, work)
     stride = grid.tp * grid.cp * grid.dp

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from offramp.arch.record import Model
 from offramp.core.record import Record
+from offramp.train.assumed import constant
 
 F8 = npt.NDArray[np.float64]
 Recompute = Literal["none", "selective", "full"]
@@ -121,16 +122,19 @@ class Grid:
         return Grid(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
-BUBBLE: Final = {"1f1b": 1.0, "zero-bubble": 0.35, "dualpipe": 0.5, "dualpipe-v": 0.65}
-"""Share of the 1F1B bubble that a schedule leaves. Source: arXiv 2401.10241 table 2 (ZB-H1 keeps about a third, weight
-gradients fill the rest); arXiv 2412.19437 table 2: DualPipe's (PP/2 - 1)(F&B + B - 3W) is about half of 1F1B's;
-Ascend/MindSpeed:docs/features/dualpipev.md: (PP - 1)(F&B + B - W) - F of half stages is about two thirds."""
+BUBBLES: Final = {"zero-bubble": "bubble_zero", "dualpipe": "bubble_dualpipe", "dualpipe-v": "bubble_dualpipe_v"}
+"""Constants that hold what a schedule leaves of the bubble of 1F1B."""
 HIDES: Final = frozenset({"dualpipe", "dualpipe-v"})
 """Schedules that run the forward pass of one micro-batch beside the backward pass of another, and hide messages so."""
 DOUBLES: Final = frozenset({"dualpipe"})
 """Schedules that hold the weights of two stages on each device (arXiv 2412.19437, table 2)."""
 DEEP: Final = frozenset({"zero-bubble", "dualpipe", "dualpipe-v"})
 """Schedules that need two micro-batches for each stage to fill their gaps, and run at most one chunk from each end."""
+
+
+def bubble_of(schedule: Schedule) -> float:
+    """Share of the 1F1B bubble that a schedule leaves."""
+    return constant(BUBBLES[schedule]) if schedule in BUBBLES else 1.0
 
 
 def grid_of(layouts: list[Layout]) -> Grid:
@@ -144,7 +148,7 @@ def grid_of(layouts: list[Layout]) -> Grid:
         **plain, sequence_parallel=column("sequence_parallel") * (plain["tp"] > 1),
         full=np.array([float(layout.recompute == "full") for layout in layouts]),
         selective=np.array([float(layout.recompute == "selective") for layout in layouts]),
-        bubble=np.array([BUBBLE[layout.schedule] for layout in layouts]),
+        bubble=np.array([bubble_of(layout.schedule) for layout in layouts]),
         hidden=np.array([float(layout.schedule in HIDES) for layout in layouts]),
         doubled=np.array([float(layout.schedule in DOUBLES) for layout in layouts]),
     )  # fmt: skip

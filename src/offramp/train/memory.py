@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from offramp.cost.device import Device
+from offramp.train.assumed import constant
 from offramp.train.layout import Grid, Task
 from offramp.train.work import LayerWork, ModelWork
 
 F8 = npt.NDArray[np.float64]
-
-RESERVE_SHARE: Final = 0.04
-"""Of capacity that context, communication buffers and fragmentation keep. Assumed (0.02 to 0.08)."""
-STATE_BYTES: Final = 12.0
-"""FP32 weights and two Adam moments of one parameter. Source: arXiv 1910.02054, section 3.1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +118,10 @@ def memory(work: ModelWork, device: Device, task: Task, grid: Grid) -> Memory:
     widest = max((layer.inner + layer.routed_inner + 5.0 * work.hidden for layer in work.layers), default=work.hidden)
     working = np.where(grid.full > 0, 2.0 * widest / grid.tp * rows, 0.0)
     gathered = np.where(grid.zero >= 3, 4.0 * (dense + expert) * grid.pp / max(work.layer_count, 1.0), 0.0)
-    trained = 0.05 if task.lora else 1.0
-    logits = np.where(grid.pp > 1, 0.5, 1.0) * rows * work.vocab / grid.tp * 6.0
+    trained = constant("lora_trained") if task.lora else 1.0
+    logits = np.where(grid.pp > 1, 0.5, 1.0) * rows * work.vocab / grid.tp * constant("logit_bytes")
     return Memory(
-        weights=held(2.0, 3), gradients=trained * held(task.grad_bytes, 2), optimizer=trained * held(STATE_BYTES, 1),
-        activations=live + working, logits=logits, buffers=gathered, reserve=RESERVE_SHARE * device.memory_bytes,
+        weights=held(2.0, 3), gradients=trained * held(task.grad_bytes, 2), optimizer=trained * held(constant("state_bytes"), 1),
+        activations=live + working, logits=logits, buffers=gathered, reserve=constant("reserve_share") * device.memory_bytes,
         capacity=device.memory_bytes,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from offramp.core.errors import InfeasibleError
 from offramp.core.seeds import derive_seed
 from offramp.core.units import DAY_S, HOUR_S
 from offramp.cost.device import Device
+from offramp.train.assumed import constant
 from offramp.train.cases import usable_devices
 from offramp.train.features import features
 from offramp.train.goodput import Reliability, best_interval_s, corruption_factor, goodput, slow_factor
@@ -176,7 +177,7 @@ def fitted_task(task: Task, devices: int) -> Task:
         batch = round(batch / odd) * odd
         step = odd * 16
         nearest = round(task.batch_sequences / step) * step
-        if nearest and abs(nearest - task.batch_sequences) <= 0.05 * task.batch_sequences:
+        if nearest and abs(nearest - task.batch_sequences) <= constant("count_slack") * task.batch_sequences:
             batch = nearest
     return Task(**{name: getattr(task, name) for name in Task.__struct_fields__ if name != "batch_sequences"},
                 batch_sequences=batch)  # fmt: skip

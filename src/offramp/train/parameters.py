@@ -23,14 +23,10 @@ import numpy.typing as npt
 from offramp.core.errors import InputError
 from offramp.core.record import Record
 from offramp.core.seeds import derive_seed
+from offramp.train.assumed import DATA, constant
 
 F8 = npt.NDArray[np.float64]
-DATA: Final = Path(__file__).resolve().parents[1] / "data" / "train"
 Z90: Final = 1.2815515594
-CAPS: Final = {"gemm_16": 0.95, "gemm_8": 0.92, "gemm_4": 0.9, "grouped_16": 1.0, "grouped_8": 1.0, "attention": 0.9, "memory": 0.97,
-               "link": 0.97,
-               "network": 0.97, "expert_exposed": 1.0, "far_exposed": 1.0, "dp_exposed": 1.0,
-               "cp_exposed": 1.0, "async_tp": 1.0}  # fmt: skip
 GEMM: Final = {"bf16": "gemm_16", "fp16": "gemm_16", "fp8": "gemm_8", "fp4": "gemm_4"}
 GROUPED: Final = {"bf16": "grouped_16", "fp16": "grouped_16", "fp8": "grouped_8", "fp4": "grouped_8"}
 """Parameter of a dtype: of dense matrices, and of grouped ones over them."""
@@ -42,6 +38,7 @@ class Belief(Record):
     Attributes:
         median, low, high: 10 to 90 % range of the population.
         spreads: standard deviation of the log effects by level.
+        most: what silicon or arithmetic allows; None where there is no such limit.
         source: what it rests on.
     """
 
@@ -50,6 +47,7 @@ class Belief(Record):
     high: float
     source: str
     spreads: dict[str, float] = {}
+    most: float | None = None
 
     @property
     def log_sd(self) -> float:
@@ -171,7 +169,8 @@ def levels_of(name: str) -> list[str]:
 
 def cap(name: str, values: F8) -> F8:
     """Shares stay below what silicon or arithmetic allows."""
-    return np.minimum(values, CAPS[name]) if name in CAPS else values
+    most = beliefs()[name].most
+    return values if most is None else np.minimum(values, most)
 
 
 def draw(posterior: Posterior, stack: Stack, *, draws: int = 0, seed: int = 0) -> dict[str, F8]:
@@ -213,9 +212,6 @@ does."""
 
 YOUNG: Final = frozenset({"mindspeed", "flagperf", "other"})
 """Frameworks whose releases move what experts cost a lot, and whose rows do not state the release."""
-RELEASE_SD: Final = 0.22
-"""Log spread of step time over releases of such a framework with experts. One model went from 30 % to 41 % MFU on the
-same chips by rework of the software (arXiv 2505.04519 and the vendor's later figure): ln(41 / 30) over root two."""
 
 
 def is_thin(stack: Stack) -> bool:
@@ -229,7 +225,7 @@ def residual_of(posterior: Posterior, stack: Stack) -> Residual:
     found = posterior.residual["known" if known else "new"]
     found = posterior.residual.get(stack.framework, found) if known else found
     if stack.framework in YOUNG and stack.shape != "dense":
-        return msgspec.structs.replace(found, group_sd=math.hypot(found.group_sd, RELEASE_SD))
+        return msgspec.structs.replace(found, group_sd=math.hypot(found.group_sd, constant("release_sd")))
     return found
 
 

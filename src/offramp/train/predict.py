@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offramp.core.seeds import derive_seed
+from offramp.train.assumed import constant
 from offramp.train.cases import Case
 from offramp.train.features import Features, features
 from offramp.train.parameters import Posterior, draw, residual_of
@@ -17,9 +18,6 @@ from offramp.train.step import step_time
 
 F8 = npt.NDArray[np.float64]
 DRAWS = 200
-UNKNOWN_SD = 0.20
-"""Log spread of the step time over the batches and layouts that a run may have had, where its batch is not stated.
-Assumed: the layouts within memory of a 718 B model on 6,000 chips differ by about that."""
 
 
 def deployment(case: Case) -> str:
@@ -67,7 +65,7 @@ def step_draws(case: Case, posterior: Posterior, *, draws: int = DRAWS, seed: in
     both = np.concatenate([noise, -noise], axis=1)
     group = 0.0 if offset is not None else left.group_sd
     if "b" in case.unknown:  # without the batch (and mostly a layout) their effect on the time is not known either
-        group = math.hypot(group, UNKNOWN_SD)
+        group = math.hypot(group, constant("unknown_layout_sd"))
     spread = group * both[0] + left.row_sd * both[1]
     return found * np.exp(spread - (offset or 0.0))
 

@@ -13,8 +13,8 @@ import msgspec
 
 from offramp.core.record import Record
 from offramp.core.units import GIGA, KILO, MEGA, TERA
+from offramp.train.assumed import DATA, constant
 from offramp.train.layout import Recompute, Schedule
-from offramp.train.parameters import DATA
 
 MARKS: Final = frozenset({"step_time_s", "mfu_pct", "framework"})
 """Columns by which a training file is told from a serving one."""
@@ -197,17 +197,12 @@ class TrainRow:
     @property
     def kept(self) -> float:
         """Share of its time that the metric counts as training: below 1 where stops of a whole run are in it."""
-        return RUN_GOODPUT if self.over_run else 1.0
+        return constant("run_goodput") if self.over_run else 1.0
 
     @property
     def full_layout(self) -> bool:
         """Whether the degrees are all stated."""
         return bool(self.tp and self.pp and self.batch_sequences and self.micro_batch)
-
-
-RUN_GOODPUT: Final = 0.95
-"""Share of a published run's chip-hours that trained, where its rate is tokens over chip-hours. Assumed: over 90 % for
-Llama 3 (arXiv 2407.21783), more on fewer chips and without a rollback (arXiv 2412.19437)."""
 
 
 class BadCell(ValueError):

@@ -14,7 +14,7 @@ from offramp.arch.record import Model
 from offramp.core.errors import InfeasibleError
 from offramp.cost.device import Device
 from offramp.train.features import features
-from offramp.train.layout import BUBBLE, DEEP, DOUBLES, HIDES, Grid, Layout, Schedule, Task, layout_at
+from offramp.train.layout import DEEP, DOUBLES, HIDES, Grid, Layout, Schedule, Task, bubble_of, layout_at
 from offramp.train.memory import Memory, memory
 from offramp.train.step import step_time
 from offramp.train.work import ModelWork, model_work
@@ -122,7 +122,7 @@ def enumerate_grid(model: Model, device: Device, task: Task, devices: int, limit
     names = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero", "full", "selective")
     times = len(limits.schedules)
     arrays = {name: np.tile(column, times) for name, column in zip(names, plain, strict=True)}
-    bubble = np.repeat([BUBBLE[name] for name in limits.schedules], plain.shape[1])
+    bubble = np.repeat([bubble_of(name) for name in limits.schedules], plain.shape[1])
     flags = {
         name: np.repeat([float(kind in group) for kind in limits.schedules], plain.shape[1])
         for name, group in (("hidden", HIDES), ("doubled", DOUBLES), ("deep", DEEP))

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from offramp.train.assumed import constant
 from offramp.train.features import Features
 
 F8 = npt.NDArray[np.float64]
 Values = Mapping[str, F8]
-BEST_SHARE: Final = 0.90
-"""Share of the peak that no mix of matrices and attention exceeds. Assumed: large GEMMs alone reach 0.80 to 0.95 on
-A100, H100, H20 and B200 (open accelerator tables)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +61,15 @@ def step_time(f: Features, p: Values) -> StepTime:
     moved = (f.stream * p["stream"] + f.vector + f.casts * p["cast"] + f.scores) / p["memory"]
     launches = f.dense_passes * p["floor_dense_s"] + f.moe_passes * p["floor_moe_s"]
     compute = (matrix + f.attention / p["attention"] + moved) * p["stack"]
-    least = (f.gemm + f.grouped + f.gemm_16 + f.attention) / BEST_SHARE  # whatever a stack gains, silicon is silicon
+    least = (f.gemm + f.grouped + f.gemm_16 + f.attention) / constant("best_share")  # silicon is silicon
     compute = np.maximum(compute, least) + launches
     tp = (f.tp / p["link"] + f.tp_calls * p["call_s"]) * p["tp_exposed"]
     tp = tp * np.where(f.async_tp > 0, p["async_tp"], 1.0)
-    share = np.where(f.hidden > 0, 0.3, 1.0) * p["expert_exposed"]
+    left = np.where(f.hidden > 0, constant("hidden_left"), 1.0)
+    share = left * p["expert_exposed"]
     cover = np.where(f.hidden > 0, compute, 0.0)
     expert = _exposed(f.a2a / p["link"], np.minimum(share, 1.0), cover)
-    hidden_far = np.where(f.hidden > 0, 0.3, 1.0) * p["far_exposed"]
+    hidden_far = left * p["far_exposed"]
     expert = expert + _exposed(f.far / p["network"], np.minimum(hidden_far, 1.0), cover)
     context = _exposed(f.cp / p["link"], p["cp_exposed"], f.attention / p["attention"])
     gather = _exposed(f.gather / p["network"], p["dp_exposed"], compute + tp)
@@ -79,7 +77,8 @@ def step_time(f: Features, p: Values) -> StepTime:
     one = compute + tp + expert + context + gather + hop
     passes = f.micro_batches * f.peak_stage
     idle = (f.bubble + f.micro_batches * (f.peak_stage - 1.0)) * one
-    end = _exposed(f.reduce / p["network"], p["dp_exposed"], 0.6 * compute) + f.adam / p["memory"] + p["host_s"]
+    beside = constant("reduce_cover") * compute
+    end = _exposed(f.reduce / p["network"], p["dp_exposed"], beside) + f.adam / p["memory"] + p["host_s"]
     slow = np.exp(p["scale"] * f.scale)
     busy = f.micro_batches
     total = ((passes + f.bubble) * one + end) * slow  # the pipeline fills at the pace of the mean stage

@@ -53,7 +53,7 @@ class Variant:
         weight: of all variants of a row they sum to 1.
         tp, pp, dp, ep: degrees in torch devices of one replica.
         replicas: of the decode (or only) pool.
-        prefill_tp, prefill_replicas: of a prefill pool; 0 replicas where there is none.
+        prefill_tp, prefill_dp, prefill_ep, prefill_replicas: of a prefill pool; 0 replicas where there is none.
         draft: draft tokens per step; ``accept`` mean tokens gained per step, with its 80 % range.
     """
 
@@ -64,6 +64,8 @@ class Variant:
     ep: int
     replicas: float
     prefill_tp: int = 0
+    prefill_dp: int = 1
+    prefill_ep: int = 1
     prefill_replicas: float = 0.0
     draft: int = 0
     accept: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -74,10 +76,9 @@ class Variant:
         return Shard(tp=one * self.tp, pp=one * self.pp, dp=one * self.dp, ep=one * self.ep)
 
     def prefill_shard(self) -> Shard:
-        """Degrees of the prefill pool, tensor parallel."""
+        """Degrees of the prefill pool."""
         one = np.ones(1)
-        ep = min(self.ep, self.prefill_tp) if self.ep > 1 else 1
-        return Shard(tp=one * self.prefill_tp, pp=one, dp=one, ep=one * ep)
+        return Shard(tp=one * self.prefill_tp, pp=one, dp=one * self.prefill_dp, ep=one * self.prefill_ep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +278,10 @@ def _disaggregated(row: Row, model: Model, *, per_package: int) -> list[Variant]
     each = max(prefill / workers[0], 1.0) if workers[0] else float(row.prefill_tp or row.tp or 8)
     ep = min(max(row.ep, 1), group) if moe else 1
     width = int(max(min(each, 32), 1))
+    ranks = width if moe and _prefill_ranks(row.raw.get("disagg", "")) else 1
     plain = Variant(
-        weight=1.0, tp=group, pp=1, dp=1, ep=ep, replicas=max(decode / group, 1.0), prefill_tp=width,
-        prefill_replicas=max(prefill / width, 1.0),
+        weight=1.0, tp=group, pp=1, dp=1, ep=ep, replicas=max(decode / group, 1.0), prefill_tp=width // ranks,
+        prefill_dp=ranks, prefill_ep=width if ranks > 1 else min(ep, width), prefill_replicas=max(prefill / width, 1.0),
     )  # fmt: skip
     if not moe:
         return [replace(plain, tp=min(row.tp or group, group), replicas=max(decode / min(row.tp or group, group), 1.0))]
@@ -302,6 +304,13 @@ def _workers(text: str) -> tuple[int, int]:
     return (parts[0], parts[1]) if len(parts) >= 2 else (0, 0)
 
 
+def _prefill_ranks(text: str) -> bool:
+    """Whether "pd prefill tp4 ep4 dp_attn=True x1; ..." runs prefill with attention data parallelism."""
+    head = text.split(";", maxsplit=1)[0]
+    mark = head.rpartition("dp_attn=")[2].split(" ", maxsplit=1)[0] if "dp_attn=" in head else ""
+    return mark == "True" or (mark.isdigit() and int(mark) > 1)
+
+
 def _times(text: str) -> list[str]:
     return [
         word[1:].rstrip(";")
@@ -315,4 +324,4 @@ def batch_of(row: Row, variant: Variant) -> float:
     engines = variant.replicas * variant.dp * variant.pp
     if row.concurrency <= 0:
         return math.inf
-    return max(row.concurrency / engines, 1.0 if row.concurrency >= 1 else row.concurrency)
+    return row.concurrency / engines

@@ -9,7 +9,7 @@ concurrency, ``n = c - X * TTFT``. The harness starts all requests at once, whic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,12 @@ F8 = npt.NDArray[np.float64]
 ROUTING = Traffic()
 OFFLINE_REQUESTS = 4000.0
 """Requests of an offline run whose size is not stated. Assumed; only its ramp-down (1 to 3 %) depends on it."""
+ROUNDS = 16
+"""Rounds of the fixed point of batch, rate and waiting; halved steps settle within 0.1 %."""
+BALANCE_STEPS = 50.0
+"""Decode steps that TensorRT-LLM holds prompts back at most so that all attention ranks prefill together. Source: default of
+its AttentionDpConfig.timeout_iters; blog "ADP Balance Strategy" (nvidia.github.io/TensorRT-LLM)."""
+BALANCED = frozenset({"tensorrt-llm"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +49,16 @@ class Batch:
         decode, mixed, prefill: features of a decode step, a step with a chunk, a prefill-only step (of the prefill pool
             where there is one).
         prefill_engines: virtual engines that prefill.
+        separate: whether those are a pool of their own; ``crowd`` prompts then fit one of its steps, which ``many`` prices.
         accept: tokens gained per step, low, mid, high. [n, 3]
         requests: of the whole run, per virtual engine.
         is_mixed: prefill chunks ride along with decode.
         mode: 0 closed, 1 offline, 2 static, 3 decode, 4 prefill, 5 open.
         rate: requests per second per virtual engine of open-loop rows.
         slots: most sequences a virtual engine can hold.
+        peers: attention ranks that wait for one another's prompts; 1 where they do not.
+        loop: log corrections by a simulated run of the harness (:mod:`offramp.validate.loop`): request rate, mean, median
+            and 99th percentile of TTFT, TPOT. [5, n] or 0
     """
 
     case: npt.NDArray[np.int64]
@@ -62,13 +72,18 @@ class Batch:
     decode: Features
     mixed: Features
     prefill: Features
+    many: Features
     prefill_engines: F8
+    separate: npt.NDArray[np.bool_]
+    crowd: F8
     accept: F8
     requests: F8
     is_mixed: npt.NDArray[np.bool_]
     mode: npt.NDArray[np.int64]
     rate: F8
     slots: F8
+    peers: F8
+    loop: F8 = field(default_factory=lambda: np.zeros((5, 1)))
 
 
 MODES = {"closed": 0, "offline": 1, "static": 2, "decode": 3, "prefill": 4, "open": 5}
@@ -96,6 +111,7 @@ def make_batch(cases: Sequence[Case], *, seqs: F8 | None = None) -> Batch:
     columns = dict(zip(("case", "weight", "seqs", *_FIELDS), table.T, strict=False))
     return Batch(
         case=columns.pop("case").astype(np.int64), is_mixed=columns.pop("is_mixed") > 0,
+        separate=columns.pop("separate") > 0, many=_grouped(entries, chunked=True, pool="crowd"),
         mode=columns.pop("mode").astype(np.int64), accept=table[:, -3:],
         decode=_grouped(entries, chunked=False, pool="decode"), mixed=_grouped(entries, chunked=True, pool="decode"),
         prefill=_grouped(entries, chunked=True, pool="prefill"), **columns,
@@ -118,7 +134,9 @@ def _grouped(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Features
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, entry in enumerate(entries):
         case = entry.case
-        key = (case.model.id, case.device.chip, case.precision, entry.variant.draft, case.graph and not chunked)
+        key = (
+            case.model.id, case.device.chip, case.precision, entry.variant.draft, case.graph and not chunked,
+        )  # fmt: skip
         groups.setdefault(key, []).append(i)
     order = np.concatenate([np.array(members) for members in groups.values()])
     parts = [_features([entries[i] for i in members], chunked=chunked, pool=pool) for members in groups.values()]
@@ -126,7 +144,7 @@ def _grouped(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Features
 
 
 _FIELDS = (
-    "inflight", "isl", "osl", "engines", "chunk", "prefill_engines", "requests", "is_mixed", "mode", "rate", "slots",
+    "inflight", "isl", "osl", "engines", "chunk", "prefill_engines", "requests", "is_mixed", "mode", "rate", "slots", "peers", "separate", "crowd",
 )  # fmt: skip
 
 
@@ -143,11 +161,13 @@ def _numbers(case: Case, variant: Variant, kv_tokens: float) -> dict[str, float]
         requests = max(inflight * names()["requests"]["per_concurrency"], 1.0) if np.isfinite(inflight) else 1000.0
     if row.mode in ("static", "decode", "prefill") and np.isfinite(inflight):
         slots = max(slots, inflight)
-    prefill_engines = variant.prefill_replicas if variant.prefill_replicas else engines
+    prefill_engines = variant.prefill_replicas * variant.prefill_dp if variant.prefill_replicas else engines
     return {
         "inflight": inflight, "isl": max(isl, 1.0), "osl": row.osl, "engines": engines,
         "chunk": min(BATCH_TOKENS, max(isl, 1.0)), "prefill_engines": prefill_engines, "requests": max(requests, 1.0),
         "is_mixed": float(case.mixed), "mode": float(MODES[row.mode]), "rate": row.rate / engines, "slots": max(slots, 1.0),
+        "separate": float(variant.prefill_replicas > 0), "crowd": max(np.floor(BATCH_TOKENS / max(isl, 1.0)), 1.0),
+        "peers": float(variant.dp) if row.engine in BALANCED and not variant.prefill_replicas else 1.0,
     }  # fmt: skip
 
 
@@ -167,12 +187,14 @@ def _features(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Feature
     queries = 1.0 + entries[0].variant.draft
     rows = [entry.case.row for entry in entries]
     shards = [
-        e.variant.prefill_shard() if pool == "prefill" and e.variant.prefill_replicas > 0 else e.variant.shard()
+        e.variant.prefill_shard() if pool != "decode" and e.variant.prefill_replicas > 0 else e.variant.shard()
         for e in entries
     ]
     shard = Shard(**{name: np.concatenate([getattr(s, name) for s in shards]) for name in ("tp", "pp", "dp", "ep")})
     n = np.array([entry.seqs for entry in entries]) * (pool == "decode")
     chunk = np.array([entry.numbers["chunk"] for entry in entries]) * chunked
+    if pool == "crowd":
+        chunk = chunk * np.array([e.numbers["crowd"] if e.numbers["separate"] else 1.0 for e in entries])
     isl, osl = np.array([row.isl for row in rows]), np.array([row.osl for row in rows])
     cached = isl * np.array([row.prefix_hit for row in rows])
     fresh = np.maximum(isl - cached, 1.0)
@@ -219,40 +241,96 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
         accept: tokens gained per step ``[draws, n]``; None takes the middle.
     """
     gain = batch.accept[:, 1][None, :] if accept is None else accept
-    decode, mixed, prefill = (seconds(f, parameters) for f in (batch.decode, batch.mixed, batch.prefill))
+    decode, mixed, prefill, many = (
+        seconds(f, parameters) for f in (batch.decode, batch.mixed, batch.prefill, batch.many)
+    )
     d_at, m_at, p_at = decode.total, mixed.total, prefill.total
-    separate = batch.prefill_engines != batch.engines
     # prefill work of one request, in seconds of the engine that does it
-    extra = np.where(batch.is_mixed & ~separate, np.maximum(m_at - d_at, 0.02 * m_at), p_at)
+    extra = np.where(batch.is_mixed & ~batch.separate, np.maximum(m_at - d_at, 0.02 * m_at), p_at)
     w = extra * batch.isl / batch.chunk
-    w = w / np.where(separate, batch.prefill_engines / batch.engines, 1.0)
     steps = np.maximum(batch.osl - 1.0, 0.0) / gain + 1e-9
     slots = np.minimum(batch.inflight, batch.slots)
     fixed = _fixed_share(decode, batch)
     n = np.broadcast_to(np.minimum(batch.seqs, slots), d_at.shape).copy()
     rate, ttft = np.zeros_like(n), np.zeros_like(n)
     first = parameters.first_token_s
-    for _ in range(12):
+    pool = _PrefillPool(one=w, all=np.maximum(many.total * batch.isl / batch.chunk, w), batch=batch)
+    for _ in range(ROUNDS):
         d = d_at * (fixed + (1.0 - fixed) * n / np.maximum(batch.seqs, 1e-9))
-        stall = np.where(separate, 0.0, w)
-        rate = 1.0 / (stall + steps * d / np.maximum(n, 1e-9))
-        rate = np.where(separate, np.minimum(rate, 1.0 / w), rate)
+        rate = 1.0 / (np.where(batch.separate, 0.0, w) + steps * d / np.maximum(n, 1e-9))
+        rate = np.where(batch.separate, np.minimum(rate, pool.most), rate)
         rate = np.where(batch.mode == MODES["open"], np.minimum(rate, batch.rate), rate)
         load = np.minimum(rate * w, 0.97)
-        chunks = np.ceil(batch.isl / batch.chunk)
-        own = np.where(separate, p_at, np.where(batch.is_mixed, m_at, p_at)) * chunks
-        queue = load / (2.0 * (1.0 - load)) * w
-        ttft = first + parameters.queue_factor * (own + 0.5 * np.where(separate, 0.0, d) + queue)
+        own = np.where(batch.is_mixed, m_at, p_at) * np.ceil(batch.isl / batch.chunk)
+        alone, behind = pool.times(rate)
+        own = np.where(batch.separate, alone, own)
+        queue = np.where(batch.separate, behind, load / (2.0 * (1.0 - load)) * w)
+        admit = np.where(batch.separate, 1.0, parameters.admit_steps) * d + _balance_wait(batch, rate=rate, step_s=d)
+        ttft = first + admit + parameters.queue_factor * (own + queue)
+        full = batch.separate & (rate >= 0.999 * pool.most) & (batch.mode == MODES["closed"])
+        ttft = np.where(full, np.maximum(batch.inflight / np.maximum(rate, 1e-12) - steps * d, ttft), ttft)
         target = np.where(batch.mode == MODES["open"], rate * steps * d, batch.inflight - rate * ttft)
+        target = np.where(full, np.minimum(rate * steps * d, slots), target)
         target = np.where(batch.mode <= MODES["open"], target, n)
-        target = np.clip(np.where(np.isfinite(target), target, slots), np.minimum(0.3, slots), slots)
+        target = np.clip(np.where(np.isfinite(target), target, slots), np.minimum(0.3, 0.3 * slots), slots)
         static = (batch.mode == MODES["static"]) | (batch.mode == MODES["decode"])
         n = np.where(static, slots, 0.5 * n + 0.5 * target)
     d = d_at * (fixed + (1.0 - fixed) * n / np.maximum(batch.seqs, 1e-9))
-    tpot = d / gain / np.where(separate | (batch.mode == MODES["static"]), 1.0, 1.0 - np.minimum(rate * w, 0.97))
+    stalls = ~batch.separate & (batch.mode != MODES["static"])
+    tpot = d / gain / np.where(stalls, 1.0 - np.minimum(rate * w, 0.97), 1.0)
     wait = np.maximum(batch.inflight - batch.slots, 0.0) / np.maximum(rate, 1e-12)
     ttft = ttft + np.where(np.isfinite(wait), wait, 0.0)
-    return _finish(batch, w=w, p_at=p_at, d=d, n=n, rate=rate, tpot=tpot, ttft=ttft, first=first, time=decode)
+    feed = np.where(batch.separate, 1.0 / pool.most, w)
+    return _finish(batch, w=feed, p_at=p_at, d=d, n=n, rate=rate, tpot=tpot, ttft=ttft, first=first, time=decode)
+
+
+@dataclass(frozen=True)
+class _PrefillPool:
+    """A pool that only prefills: a step takes one prompt, or as many as wait and fit.
+
+    Attributes:
+        one, all: seconds of a step with one prompt, and with ``crowd`` prompts. [draws, n]
+        batch: entries.
+    """
+
+    one: F8
+    all: F8
+    batch: Batch
+
+    @property
+    def most(self) -> F8:
+        """Highest request rate of one decoding engine that the pool can feed. [draws, n]"""
+        share = self.batch.prefill_engines / self.batch.engines
+        return np.maximum(1.0 / self.one, self.batch.crowd / self.all) * share
+
+    def times(self, rate: F8) -> tuple[F8, F8]:
+        """Step that a prompt is in, and how long it waits for it, at a request rate of one decoding engine. [draws, n]
+
+        Of ``k`` prompts that came during a step the next takes all; a step of ``k`` costs ``fixed + each * k``.
+        """
+        crowd = self.batch.crowd
+        each = np.where(crowd > 1.0, (self.all - self.one) / np.maximum(crowd - 1.0, 1.0), self.one)
+        fixed = np.maximum(self.one - each, 0.0)
+        arrivals = rate * self.batch.engines / self.batch.prefill_engines
+        room = np.maximum(1.0 - arrivals * each, 1e-6)
+        together = np.clip(arrivals * fixed / room, 1.0, crowd)
+        step = fixed + each * together
+        load = np.minimum(arrivals * step / together, 0.97)
+        return step, load / (2.0 * (1.0 - load)) * step / together + 0.5 * np.where(together > 1.0, step, 0.0)
+
+
+def _balance_wait(batch: Batch, *, rate: F8, step_s: F8) -> F8:
+    """How long a prompt waits until the other attention ranks have one too, or the engine gives up waiting. [draws, n]
+
+    With ``r`` ranks and ``rate`` prompts per second on each, the last of the other ranks gets one after H(r - 1) / rate on
+    average; the first prompt of a round waits all of it, the later ones less, half of it on average when they are many.
+    """
+    others = np.maximum(batch.peers - 1.0, 0.0)
+    harmonic = np.log(np.maximum(others, 1.0)) + 0.5772 + 0.5 / np.maximum(others, 1.0)
+    limit = BALANCE_STEPS * step_s
+    whole = np.minimum(limit, harmonic / np.maximum(rate, 1e-12))
+    wait: F8 = np.where(others > 0.0, whole * (0.5 + 0.5 * np.exp(-rate * limit)), 0.0)
+    return wait
 
 
 def _fixed_share(decode: StepTime, batch: Batch) -> F8:
@@ -284,8 +362,9 @@ def _finish(
     slowed = np.where(batch.mode == MODES["closed"], (ttft + answer) / (np.maximum(mean, 1e-9) + answer), 1.0)
     done = np.where(static, burst / whole, rate * slowed / np.where(batch.mode == MODES["open"], 1.0, ramp))
     mean = np.where(static, first + w * burst, mean)
+    played = np.exp(batch.loop)
     return Solution(
-        rate=done, ttft_s=mean, ttft_median_s=np.where(static, mean, median), ttft_p99_s=np.maximum(late, 1.3 * median),
-        tpot_s=tpot, seqs=n, prefill_rate=batch.chunk / p_at, decode_s=d, busy_compute=time.compute / time.total,
+        rate=done * played[0], ttft_s=mean * played[1], ttft_median_s=np.where(static, mean, median) * played[2],
+        ttft_p99_s=np.maximum(late, 1.3 * median) * played[3], tpot_s=tpot * played[4], seqs=n, prefill_rate=batch.chunk / p_at, decode_s=d, busy_compute=time.compute / time.total,
         busy_memory=time.memory / time.total,
     )  # fmt: skip

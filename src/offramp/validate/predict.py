@@ -269,7 +269,7 @@ def roofline(n: int) -> Parameters:
     for name in PARAMETER_NAMES:
         if "_compute" in name:
             values[name] = np.full((1, n), 0.7)
-        elif name in ("queue_factor", "pace"):
+        elif name in ("queue_factor", "pace", "admit_steps"):
             values[name] = np.ones((1, n))
         elif name.endswith(("_memory", "_efficiency")):
             values[name] = np.full((1, n), 0.6)
