@@ -36,7 +36,7 @@ from offramp.search import (
 )
 from offramp.search.shares import binding
 from offramp.search.stacks import replica
-from offramp.search.tune import WIDE, Curve, Points, unserved
+from offramp.search.tune import Curve, Points, unserved
 from offramp.search.uncertain import at_quantile
 from offramp.serve import Requests
 
@@ -307,7 +307,6 @@ def _load(work: _Work, found: Candidate, values: Mapping[str, float]) -> Loaded 
             return unserved(rate), one
         curve = Curve(
             table=table, stream=stream, most=most, prefix=job.prefix, copies=found.copies, points=question.points,
-            stride=WIDE,
         )  # fmt: skip
         return curve.read(rate), one
 

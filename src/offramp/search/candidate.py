@@ -14,7 +14,7 @@ from offramp.catalog import Catalog
 from offramp.core.record import Record
 from offramp.core.result import FigureLog
 from offramp.cost import Blocker, Calibration, Memory, Pool, blockers, memory_for
-from offramp.search.closed import lowest_of
+from offramp.search.closed import lowest_of, read_off
 from offramp.search.front import Choice, front_of
 from offramp.search.question import Question
 from offramp.search.shares import TERMS, Binding, binding
@@ -30,6 +30,8 @@ DRAWN: Final = 2000
 """The same for a draw, whose rate sets only the interval."""
 NEARLY: Final = 0.95
 """A smaller replica is preferred if the best takes at least this share of its devices."""
+MUCH_LESS: Final = 0.7
+"""A token budget whose closed form is below this share of the best one's is not simulated."""
 CLOSED_GUESS: Final = 0.9
 """Where the first simulation begins, over the closed-form rate, which knows no bursts."""
 PREFIX_GUESS: Final = 1.5
@@ -189,9 +191,10 @@ def _simplest(tries: list[_Try]) -> _Try:
 
 def _refined(best: _Try) -> _Try:
     """The layout with the token budget that simulates best: bursts decide it, which the closed form does not see."""
-    question = best.stack.asked
+    question, first = best.stack.asked, best.pool
+    closed = _by_budget(best)
     for chunk in question.limits.chunks:
-        if chunk == best.pool.max_batch_tokens:
+        if chunk == best.pool.max_batch_tokens or closed.get(chunk, 0.0) < MUCH_LESS * closed[first.max_batch_tokens]:
             continue
         pool = msgspec.structs.replace(best.pool, max_batch_tokens=chunk)
         rate, felt = highest_rate(
@@ -202,6 +205,16 @@ def _refined(best: _Try) -> _Try:
         if rate > best.rate * 1.02:
             best = _Try(pool=pool, stack=best.stack, closed=best.closed, rate=rate, felt=felt)
     return best
+
+
+def _by_budget(best: _Try) -> dict[int, float]:
+    """Closed-form rate of the layout with each token budget; that of the least strained batch where none keeps the limits."""
+    rates, _ = read_off(best.stack.grid, best.stack.asked.slo, len(best.stack.pools))
+    own = (best.pool.tp, best.pool.pp, best.pool.dp, best.pool.ep)
+    return {
+        pool.max_batch_tokens: float(rates[0, i]) for i, pool in enumerate(best.stack.pools)
+        if (pool.tp, pool.pp, pool.dp, pool.ep) == own
+    }  # fmt: skip
 
 
 def _answer(catalog: Catalog, best: _Try, tried: list[_Try], stacks: list[PricedStack]) -> Candidate:

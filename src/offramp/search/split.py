@@ -34,7 +34,7 @@ from offramp.search.closed import BATCHES, NORMAL, TTFT_WAIT
 from offramp.search.grid import candidate_engines, pools, speculations, weight_dtypes
 from offramp.search.question import Question
 from offramp.search.stacks import middle, replica, with_room
-from offramp.search.tune import WIDE, Felt, highest_rate
+from offramp.search.tune import Felt, highest_rate
 from offramp.serve import PoolSpec
 
 F8 = npt.NDArray[np.float64]
@@ -157,7 +157,7 @@ def _simulated(
     ]  # fmt: skip
     rate, felt = highest_rate(
         specs, question.stream, question.slo, guess=nearly * _bound(first, second, ratio), prefix=question.prefix,
-        most=min(question.most_requests, SIMULATED_REQUESTS), points=question.points, stride=WIDE,
+        most=min(question.most_requests, SIMULATED_REQUESTS), points=question.points,
     )  # fmt: skip
     if felt is None or rate <= 0:
         return None

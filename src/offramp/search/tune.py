@@ -21,14 +21,13 @@ from offramp.serve import PoolSpec, ServeConfig, ServeMetrics, simulate
 
 RUNG: Final = 1.02
 """Rates that are simulated are whole powers of this, so that neighbouring questions ask for the same ones."""
-STRIDE: Final = 4
+STRIDE: Final = 8
 """Rungs between rates that are simulated as a rule, all of them multiples of it; latencies in between are read off, in
-logarithms. A search strides by it, doubling, until limits are kept and broken at neighbours."""
-WIDE: Final = 2 * STRIDE
-"""The same where a few percent do not matter, because the rate sets only an interval."""
+logarithms."""
 STEEP: Final = 2.0
 """Where latencies grow by more than this factor from one rate to the next, the rates between them are simulated too.
-With less, reading off is good to one percent of the rate for a queue that grows as 1 / (1 - load)."""
+With less, reading off is good to two percent of the rate for a queue that grows as 1 / (1 - load), and to less than the
+sampling error of a simulated percentile."""
 ROUNDING: Final = 1e-6
 REFUSED_SHARE: Final = 0.001
 """A layout that must refuse more of the requests than this, for want of cache, does not carry the workload."""
@@ -201,9 +200,9 @@ def _feed(digest: Any, value: object) -> None:
         digest.update(repr(value).encode())
 
 
-def rung_of(rate: float, stride: int = STRIDE) -> int:
+def rung_of(rate: float) -> int:
     """The rung nearest to a rate, among those that are simulated as a rule."""
-    return stride * round(_height(rate) / stride)
+    return STRIDE * round(_height(rate) / STRIDE)
 
 
 def _height(rate: float) -> float:
@@ -217,7 +216,6 @@ class Curve:
     Attributes:
         table, stream, most, prefix, copies: as of :func:`feel`.
         points: what was simulated before with this stream.
-        stride: rungs between rates that are simulated as a rule.
     """
 
     table: Served
@@ -226,7 +224,6 @@ class Curve:
     prefix: bool = False
     copies: int = 1
     points: Points = field(default_factory=Points)
-    stride: int = STRIDE
 
     @cached_property
     def key(self) -> str:
@@ -246,13 +243,13 @@ class Curve:
     def read(self, rate: float) -> Felt:
         """What users feel at any rate, read off between two rungs; near saturation simulated at the next rung above."""
         height = _height(rate)
-        below = self.stride * math.floor(height / self.stride + 1e-9)
+        below = STRIDE * math.floor(height / STRIDE + 1e-9)
         low = self.at(below)
         if low is None:
             return unserved(rate)
         if not low.stable or abs(height - below) < 1e-6:
             return msgspec.structs.replace(low, rate=rate)
-        high = self.at(below + self.stride)
+        high = self.at(below + STRIDE)
         if high is not None and high.stable and _steepness(low, high) <= STEEP:
             return between(low, high, rate)
         near = self.at(math.ceil(height - 1e-9))
@@ -287,7 +284,7 @@ def between(low: Felt, high: Felt, rate: float) -> Felt:
 
 def highest_rate(
     table: Served, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
-    copies: int = 1, points: Points | None = None, give_up: bool = False, stride: int = STRIDE,
+    copies: int = 1, points: Points | None = None, give_up: bool = False,
 ) -> tuple[float, Felt | None]:  # fmt: skip
     """The highest rate at which one replica keeps the SLO, and what users feel there; 0 and None where there is none.
 
@@ -302,10 +299,9 @@ def highest_rate(
         guess: where to begin.
         points: what was simulated before with this stream.
         give_up: rates below the guess are of no interest: the search begins just below it, and ends where limits break there.
-        stride: rungs between rates that are simulated as a rule.
     """
     curve = Curve(
-        table=table, stream=stream, most=most, prefix=prefix, copies=copies, points=points or Points(), stride=stride
+        table=table, stream=stream, most=most, prefix=prefix, copies=copies, points=points or Points()
     )  # fmt: skip
     allowed = REFUSED_SHARE * max(min(most, len(stream.requests)), 1)
 
@@ -316,15 +312,15 @@ def highest_rate(
         return _Tried(rung, found.strain(slo), found)
 
     guess = max(guess, 1e-6)
-    first = stride * math.floor(_height(guess) / stride) if give_up else rung_of(guess, stride)
-    least = first if give_up else first + stride * round(_height(HOPELESS) / stride)
-    low, high = _bracket(tried, first, stride=stride, least=least)
+    first = STRIDE * math.floor(_height(guess) / STRIDE) if give_up else rung_of(guess)
+    least = first if give_up else first + STRIDE * round(_height(HOPELESS) / STRIDE)
+    low, high = _bracket(tried, first, least)
     if low is None or low.felt is None:
         return 0.0, None
     while (width := high.rung - low.rung) > 1:
-        if width <= stride and high.felt is not None and high.strain <= STEEP * low.strain:
+        if width <= STRIDE and high.felt is not None and high.strain <= STEEP * low.strain:
             return _crossing(low, high)
-        middle = tried(_between(low, high, stride))
+        middle = tried(_between(low, high))
         low, high = (middle, high) if middle.strain <= 1.0 else (low, middle)
     assert low.felt is not None
     return RUNG**low.rung, low.felt
@@ -355,36 +351,34 @@ def _crossing(low: _Tried, high: _Tried) -> tuple[float, Felt | None]:
     return rate, between(low.felt, high.felt, rate)
 
 
-def _between(low: _Tried, high: _Tried, stride: int) -> int:
+def _between(low: _Tried, high: _Tried) -> int:
     """The rung to try next: a multiple of the stride where the limit seems to lie; the middle of neighbours."""
     width = high.rung - low.rung
-    if width <= stride:
+    if width <= STRIDE:
         return low.rung + width // 2
-    strides = width // stride
-    return low.rung + stride * min(max(round(_share(low, high) * strides), 1), strides - 1)
+    strides = width // STRIDE
+    return low.rung + STRIDE * min(max(round(_share(low, high) * strides), 1), strides - 1)
 
 
-def _bracket(
-    tried: Callable[[int], _Tried], first: int, *, stride: int, least: int
-) -> tuple[_Tried | None, _Tried]:  # fmt: skip
+def _bracket(tried: Callable[[int], _Tried], first: int, least: int) -> tuple[_Tried | None, _Tried]:
     """A rung that keeps the limits (None: there is none) and a higher one that does not; all multiples of the stride."""
     here = tried(first)
-    step = stride if 1.0 / NEAR < here.strain < NEAR else 2 * stride
+    step = STRIDE if 1.0 / NEAR < here.strain < NEAR else 2 * STRIDE
     if here.strain <= 1.0:
         while True:
             there = tried(here.rung + step)
             if there.strain > 1.0:
                 return here, there
-            step, here = _leap(here, there, stride), there
+            step, here = _leap(here, there), there
     while here.rung > least:
         there = tried(max(here.rung - step, least))
         if there.strain <= 1.0:
             return there, here
-        step, here = _leap(here, there, stride), there
+        step, here = _leap(here, there), there
     return None, here
 
 
-def _leap(here: _Tried, there: _Tried, stride: int) -> int:
+def _leap(here: _Tried, there: _Tried) -> int:
     """Rungs from the second point to just beyond where the limit lies on the line through both; at most eight times as far
     as they are apart.
     """
@@ -394,5 +388,5 @@ def _leap(here: _Tried, there: _Tried, stride: int) -> int:
     gain = math.log(here.strain) - math.log(there.strain)
     if abs(math.log(there.strain)) >= abs(math.log(here.strain)) or gain == 0.0:
         return FARTHEST * apart
-    strides = math.ceil(abs(math.log(there.strain) / gain) * apart / stride)
-    return min(max(strides, 1) * stride, FARTHEST * apart)
+    strides = math.ceil(abs(math.log(there.strain) / gain) * apart / STRIDE)
+    return min(max(strides, 1) * STRIDE, FARTHEST * apart)

@@ -20,10 +20,12 @@ from offramp.cost import Pool
 from offramp.search.closed import BATCHES, evaluate, read_off
 from offramp.search.question import Question
 from offramp.search.stacks import PricedStack, replica, with_room
-from offramp.search.tune import WIDE, Felt, highest_rate
+from offramp.search.tune import Felt, highest_rate
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
+
+
 FAR_BEHIND: Final = 0.8
 """The chosen layout is kept where it carries at least this share of what another one would."""
 ANCHORS: Final = (0.3, 0.7, 0.1, 0.9)
@@ -95,7 +97,8 @@ def _field(stacks: Sequence[PricedStack], chosen: PricedStack, pool: Pool) -> _F
             listed = [pool, *(one for one in listed if _degrees(one) != _degrees(pool))]
         asked = stack.asked
         grid = evaluate(
-            stack.setting, listed, asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + asked.accept
+            stack.setting, listed, asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + asked.accept,
+
         )  # fmt: skip
         rates, least = read_off(grid, asked.slo, len(listed))
         if stack is chosen:
@@ -181,7 +184,7 @@ class _Draws:
         closed = float(self.field.each[draw, i]) * pool.devices
         rate, felt = highest_rate(
             replica(stack.asked, one, pool).table(), question.stream, question.slo, most=self.most,
-            guess=max(closed * self._nearest(draw), 1e-6), prefix=question.prefix, stride=WIDE,
+            guess=max(closed * self._nearest(draw), 1e-6), prefix=question.prefix,
             copies=self.copies if i == 0 else question.stream.copies(closed), points=question.points,
         )  # fmt: skip
         return rate / pool.devices, felt
@@ -201,7 +204,8 @@ def rates_by_draw(
     field = _field(stacks, chosen, pool)
     asked = chosen.asked
     grid = evaluate(
-        chosen.middle, [pool], asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + asked.accept
+        chosen.middle, [pool], asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + asked.accept,
+
     )  # fmt: skip
     closed, least = read_off(grid, asked.slo, 1)
     middle = _Anchor(
