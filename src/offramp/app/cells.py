@@ -17,7 +17,7 @@ from offramp.app.crew import Crew
 from offramp.app.runs import RunStore
 from offramp.arch.record import Model
 from offramp.catalog import Catalog, Chip
-from offramp.core.errors import CatalogError, InfeasibleError, OfframpError
+from offramp.core.errors import CatalogError, OfframpError
 from offramp.core.record import Record
 from offramp.core.result import FigureLog, UsedFigure
 from offramp.cost import Calibration, Setting, build_setting, load_calibration
@@ -36,7 +36,7 @@ from offramp.search import (
 )
 from offramp.search.shares import binding
 from offramp.search.stacks import replica
-from offramp.search.tune import Curve, Points, unserved
+from offramp.search.tune import Curve, Points
 from offramp.search.uncertain import at_quantile
 from offramp.serve import Requests
 
@@ -301,12 +301,9 @@ def _load(work: _Work, found: Candidate, values: Mapping[str, float]) -> Loaded 
 
     def at(quantile: float, rate: float) -> tuple[Felt, Setting]:
         one = replace(setting, parameters=setting.parameters.take([at_quantile(order, quantile)]))
-        try:
-            table = replica(question, one, pool).table()
-        except InfeasibleError:  # at this draw's memory reserve the cache holds no request
-            return unserved(rate), one
         curve = Curve(
-            table=table, stream=stream, most=most, prefix=job.prefix, copies=found.copies, points=question.points,
+            served=replica(question, one, pool), stream=stream, most=most, prefix=job.prefix, copies=found.copies,
+            points=question.points,
         )  # fmt: skip
         return curve.read(rate), one
 

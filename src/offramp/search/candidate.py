@@ -174,7 +174,7 @@ def _simulated(stack: PricedStack, pool: Pool, per_device: float, batch: float, 
     question, pool = stack.asked, with_room(stack.asked, stack.middle, pool)
     closed = per_device * pool.devices
     rate, felt = highest_rate(
-        replica(question, stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
+        replica(question, stack.middle, pool), question.stream, question.slo, prefix=question.prefix,
         guess=closed * (nearly or (PREFIX_GUESS if question.prefix else CLOSED_GUESS)), most=min(question.most_requests, EXPLORE),
         copies=question.stream.copies(closed), points=question.points,
     )  # fmt: skip
@@ -198,7 +198,7 @@ def _refined(best: _Try) -> _Try:
             continue
         pool = msgspec.structs.replace(best.pool, max_batch_tokens=chunk)
         rate, felt = highest_rate(
-            replica(question, best.stack.middle, pool).table(), question.stream, question.slo, prefix=question.prefix,
+            replica(question, best.stack.middle, pool), question.stream, question.slo, prefix=question.prefix,
             guess=best.rate, most=min(question.most_requests, EXPLORE), give_up=True,
             copies=question.stream.copies(best.closed), points=question.points,
         )  # fmt: skip

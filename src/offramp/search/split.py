@@ -34,8 +34,7 @@ from offramp.search.closed import BATCHES, NORMAL, TTFT_WAIT
 from offramp.search.grid import candidate_engines, pools, speculations, weight_dtypes
 from offramp.search.question import Question
 from offramp.search.stacks import middle, replica, with_room
-from offramp.search.tune import Felt, highest_rate
-from offramp.serve import PoolSpec
+from offramp.search.tune import Felt, Part, highest_rate
 
 F8 = npt.NDArray[np.float64]
 MOST_SIDE: Final = 6
@@ -150,13 +149,13 @@ def _simulated(
     """A unit of so many replicas on each side, at the highest rate within the SLO; ``nearly`` of its bound at a guess."""
     x, y = ratio
     per_token, each = _transfer(question, first, second)
-    specs = [
-        PoolSpec(table=replica(first.asked, first.setting, first.pool).table(), role="prefill", replicas=x, name="prefill",
-                 transfer_s_per_token=per_token, transfer_base_s=TRANSFER_BASE_S),
-        PoolSpec(table=replica(second.asked, second.setting, second.pool).table(), role="decode", replicas=y, name="decode"),
+    parts = [
+        Part(replica=replica(first.asked, first.setting, first.pool), role="prefill", replicas=x,
+             transfer_s_per_token=per_token, transfer_base_s=TRANSFER_BASE_S),
+        Part(replica=replica(second.asked, second.setting, second.pool), role="decode", replicas=y),
     ]  # fmt: skip
     rate, felt = highest_rate(
-        specs, question.stream, question.slo, guess=nearly * _bound(first, second, ratio), prefix=question.prefix,
+        parts, question.stream, question.slo, guess=nearly * _bound(first, second, ratio), prefix=question.prefix,
         most=min(question.most_requests, SIMULATED_REQUESTS), points=question.points,
     )  # fmt: skip
     if felt is None or rate <= 0:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 
 import msgspec
 import numpy as np
@@ -132,21 +133,56 @@ def unserved(rate: float) -> Felt:
     )  # fmt: skip
 
 
-Served = StepTable | Sequence[PoolSpec]
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Replicas that serve together with others.
+
+    Attributes:
+        replica: one of them.
+        role, replicas, transfer_s_per_token, transfer_base_s: as of :class:`~offramp.serve.PoolSpec`.
+    """
+
+    replica: Replica
+    role: Literal["prefill", "decode"]
+    replicas: int
+    transfer_s_per_token: float = 0.0
+    transfer_base_s: float = 0.0
+
+    def spec(self) -> PoolSpec:
+        """As the simulator takes it."""
+        return PoolSpec(
+            table=self.replica.table(), role=self.role, replicas=self.replicas, name=self.role,
+            transfer_s_per_token=self.transfer_s_per_token, transfer_base_s=self.transfer_base_s,
+        )  # fmt: skip
 
 
-def feel(table: Served, stream: Stream, rate: float, *, most: int, prefix: bool = False, copies: int = 1) -> Felt:
+Served = StepTable | Replica | Sequence[Part]
+"""What serves. Of replicas the step costs are worked out only when a point is not known yet."""
+
+
+def _specs(served: Served, copies: int) -> list[PoolSpec]:
+    if isinstance(served, Replica):
+        served = served.table()
+    if isinstance(served, StepTable):
+        return [PoolSpec(table=served, replicas=copies)]
+    return [part.spec() for part in served]
+
+
+def feel(
+    served: Served | Sequence[PoolSpec], stream: Stream, rate: float, *, most: int, prefix: bool = False, copies: int = 1
+) -> Felt:  # fmt: skip
     """What users of one replica (or of a few pools together) feel at a rate.
 
     Args:
-        table: step costs of a replica, or pools that serve together.
+        served: a replica or its step costs, or pools that serve together.
         stream: where requests come from.
         rate: requests per second.
         most: how many requests are measured.
         prefix: whether prompts share cached prefixes.
         copies: replicas side by side, to which requests are dealt in turn; the rate is that of one.
     """
-    specs = [PoolSpec(table=table, replicas=copies)] if isinstance(table, StepTable) else list(table)
+    ready = isinstance(served, Sequence) and all(isinstance(spec, PoolSpec) for spec in served)
+    specs = cast("Sequence[PoolSpec]", served) if ready else _specs(cast("Served", served), copies)
     load = load_at(stream, specs, rate * copies, measured=most)
     several = sum(spec.replicas for spec in specs) > len(specs) or any(spec.table.virtual_engines > 1 for spec in specs)
     config = ServeConfig(
@@ -169,10 +205,10 @@ class Points:
     seen: dict[str, dict[int, Felt | None]] = field(default_factory=dict)
 
     @staticmethod
-    def key(table: Served, *, most: int, prefix: bool, copies: int) -> str:
+    def key(served: Served, *, most: int, prefix: bool, copies: int) -> str:
         """The address of a curve; the stream of requests is that of all points together."""
         digest = hashlib.blake2b(f"{most} {prefix} {copies}".encode(), digest_size=12)
-        _feed(digest, table)
+        _feed(digest, served)
         return digest.hexdigest()
 
     def at(self, key: str, rung: int, compute: Callable[[], Felt | None]) -> Felt | None:
@@ -185,19 +221,26 @@ class Points:
 
 
 def _feed(digest: Any, value: object) -> None:
-    """Feeds a step table, or pools of them, to a digest: every field by name."""
+    """Feeds all that decides a deployment's step costs to a digest, field by field."""
     if isinstance(value, np.ndarray):
-        digest.update(value.tobytes())
-    elif isinstance(value, (StepTable, PoolSpec)):
+        digest.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, msgspec.Struct):
+        digest.update(msgspec.msgpack.encode(value, order="sorted"))
+    elif is_dataclass(value) and not isinstance(value, type):
         for item in fields(value):
             digest.update(f"\x1f{item.name}=".encode())
             _feed(digest, getattr(value, item.name))
     elif isinstance(value, (list, tuple)):
-        for item in value:
+        for item in cast("Sequence[object]", value):
             digest.update(b"\x1e")
             _feed(digest, item)
-    else:
+    elif isinstance(value, (dict, frozenset)):
+        items = value.items() if isinstance(value, dict) else cast("frozenset[object]", value)
+        _feed(digest, sorted(items, key=repr))
+    elif value is None or isinstance(value, (str, int, float, bool, dt.date)):
         digest.update(repr(value).encode())
+    else:
+        raise TypeError(type(value))
 
 
 def rung_of(rate: float) -> int:
@@ -214,11 +257,11 @@ class Curve:
     """What users of a deployment feel over its rate: simulated at rungs, read off between them.
 
     Attributes:
-        table, stream, most, prefix, copies: as of :func:`feel`.
+        served, stream, most, prefix, copies: as of :func:`feel`.
         points: what was simulated before with this stream.
     """
 
-    table: Served
+    served: Served
     stream: Stream
     most: int
     prefix: bool = False
@@ -228,7 +271,11 @@ class Curve:
     @cached_property
     def key(self) -> str:
         """Address of the curve among the points."""
-        return Points.key(self.table, most=self.most, prefix=self.prefix, copies=self.copies)
+        return Points.key(self.served, most=self.most, prefix=self.prefix, copies=self.copies)
+
+    @cached_property
+    def _ready(self) -> list[PoolSpec]:
+        return _specs(self.served, self.copies)
 
     def at(self, rung: int) -> Felt | None:
         """Simulated at a rung; None where nothing is served."""
@@ -236,7 +283,7 @@ class Curve:
 
     def _simulated(self, rung: int) -> Felt | None:
         try:
-            return feel(self.table, self.stream, RUNG**rung, most=self.most, prefix=self.prefix, copies=self.copies)
+            return feel(self._ready, self.stream, RUNG**rung, most=self.most, prefix=self.prefix, copies=self.copies)
         except InfeasibleError:
             return None
 
@@ -283,7 +330,7 @@ def between(low: Felt, high: Felt, rate: float) -> Felt:
 
 
 def highest_rate(
-    table: Served, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
+    served: Served, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
     copies: int = 1, points: Points | None = None, give_up: bool = False,
 ) -> tuple[float, Felt | None]:  # fmt: skip
     """The highest rate at which one replica keeps the SLO, and what users feel there; 0 and None where there is none.
@@ -294,14 +341,14 @@ def highest_rate(
     is known.
 
     Args:
-        table, stream, most, prefix, copies: as of :func:`feel`.
+        served, stream, most, prefix, copies: as of :func:`feel`.
         slo: limits by "ttft_p90" ...
         guess: where to begin.
         points: what was simulated before with this stream.
         give_up: rates below the guess are of no interest: the search begins just below it, and ends where limits break there.
     """
     curve = Curve(
-        table=table, stream=stream, most=most, prefix=prefix, copies=copies, points=points or Points()
+        served=served, stream=stream, most=most, prefix=prefix, copies=copies, points=points or Points()
     )  # fmt: skip
     allowed = REFUSED_SHARE * max(min(most, len(stream.requests)), 1)
 

@@ -183,7 +183,7 @@ class _Draws:
         question = self.question
         closed = float(self.field.each[draw, i]) * pool.devices
         rate, felt = highest_rate(
-            replica(stack.asked, one, pool).table(), question.stream, question.slo, most=self.most,
+            replica(stack.asked, one, pool), question.stream, question.slo, most=self.most,
             guess=max(closed * self._nearest(draw), 1e-6), prefix=question.prefix,
             copies=self.copies if i == 0 else question.stream.copies(closed), points=question.points,
         )  # fmt: skip
