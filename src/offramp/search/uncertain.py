@@ -30,6 +30,8 @@ FAR_BEHIND: Final = 0.8
 """The chosen layout is kept where it carries at least this share of what another one would."""
 ANCHORS: Final = (0.3, 0.7, 0.1, 0.9)
 """Quantiles of speed at which a draw is simulated, beside the median of what draws carry."""
+OTHERS: Final = 12
+"""Other layouts that are priced at all draws: so many that carry most at the middle, so many that are least strained."""
 EDGE: Final = 2
 """Draws that are simulated where limits seem to break."""
 SAME: Final = 0.02
@@ -91,10 +93,12 @@ def _field(stacks: Sequence[PricedStack], chosen: PricedStack, pool: Pool) -> _F
     each: list[F8] = []
     strain: list[F8] = []
     speed = np.ones(1)
-    for stack in sorted(stacks, key=lambda stack: stack is not chosen):
-        listed = _distinct(stack)
+    ordered = sorted(stacks, key=lambda stack: stack is not chosen)
+    for stack, listed in zip(ordered, _others(ordered), strict=True):
         if stack is chosen:
             listed = [pool, *(one for one in listed if _degrees(one) != _degrees(pool))]
+        if not listed:
+            continue
         asked = stack.asked
         grid = evaluate(
             stack.setting, listed, asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + asked.accept,
@@ -113,14 +117,22 @@ def _degrees(pool: Pool) -> tuple[int, int, int, int]:
     return pool.tp, pool.pp, pool.dp, pool.ep
 
 
-def _distinct(stack: PricedStack) -> list[Pool]:
-    """One layout for each set of degrees: the token budget that carries most at the middle, or is least strained."""
-    best: dict[tuple[int, int, int, int], tuple[float, float, int]] = {}
-    _, least = read_off(stack.grid, stack.asked.slo, len(stack.pools))
-    for i, pool in enumerate(stack.pools):
-        row = (float(stack.rates[i]), -float(least[0, i]), -i)
-        best[_degrees(pool)] = max(row, best.get(_degrees(pool), row))
-    return [stack.pools[-row[2]] for row in best.values()]
+def _others(stacks: Sequence[PricedStack]) -> list[list[Pool]]:
+    """For each stack the layouts that may suit some draw: those that carry most and those that are least strained.
+
+    One for each set of degrees: the token budget that carries most at the middle, or is least strained there.
+    """
+    rows: dict[tuple[int, tuple[int, int, int, int]], tuple[float, float, int]] = {}
+    for s, stack in enumerate(stacks):
+        _, least = read_off(stack.grid, stack.asked.slo, len(stack.pools))
+        for i, pool in enumerate(stack.pools):
+            row = (float(stack.rates[i]) / pool.devices, -float(least[0, i]), -i)
+            key = (s, _degrees(pool))
+            rows[key] = max(row, rows.get(key, row))
+    kept = {key for by in (0, 1) for key in sorted(rows, key=lambda key: rows[key][by], reverse=True)[:OTHERS]}
+    return [
+        [stack.pools[-rows[key][2]] for key in rows if key in kept and key[0] == s] for s, stack in enumerate(stacks)
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
