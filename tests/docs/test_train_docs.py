@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import msgspec
 
 from offramp.app.study import TrainSettings
 from offramp.core.figure import Figure, check_figure
+from offramp.train.assumed import constants
 from offramp.train.parameters import DATA, beliefs, load_posterior
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +55,20 @@ def test_every_prior_says_what_it_rests_on_and_every_parameter_is_fitted() -> No
         assert belief.low < belief.median < belief.high, name
         assert len(belief.source) > 20, name
         assert name in fitted, name
+
+
+def test_formulas_hold_no_constant_that_is_not_listed() -> None:
+    """Numbers in the step model are counts (0 to 10, halves) or exponents; shares that somebody chose are figures."""
+    plain = {float(n) for n in range(13)} | {0.5, 1e-18, 1e-12, 1e-9, 1e6, 0.5625, 30.0}
+    for name in ("features", "step", "memory", "layout", "messages", "work"):
+        tree = ast.parse((ROOT / "src" / "offramp" / "train" / f"{name}.py").read_text())
+        found = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, float)}
+        assert found <= plain, (name, found - plain)
+
+
+def test_every_constant_of_the_model_is_used() -> None:
+    text = "".join(p.read_text() for p in (ROOT / "src" / "offramp").rglob("*.py"))
+    assert [name for name in constants() if f'"{name}"' not in text] == []
 
 
 def test_the_record_has_sources_and_keeps_what_is_unknown() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,8 @@ from click.testing import CliRunner
 
 from offramp.cli import root
 from offramp.core.errors import InfeasibleError, InputError, OfframpError
+from offramp.train.assumed import constants
+from offramp.train.parameters import beliefs
 
 STUDY = str(Path(__file__).resolve().parents[2] / "examples" / "train-v3" / "study.toml")
 ONE = ("--set", 'candidates.chips=["huawei/ascend-910c"]')
@@ -37,8 +40,28 @@ def run(*args: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def answer() -> dict:
-    return json.loads(run("train", STUDY, "--json"))["answer"]
+def result() -> dict:
+    return json.loads(run("train", STUDY, "--json"))
+
+
+@pytest.fixture(scope="module")
+def answer(result: dict) -> dict:
+    return result["answer"]
+
+
+def test_every_constant_and_belief_of_the_model_shows_in_the_answer(result: dict) -> None:
+    shown = {figure["id"]: figure for figure in result["figures"]}
+    for name, figure in constants().items():
+        assert shown[f"train/model/{name}"]["value"] == figure.value
+    for name in beliefs():
+        assert shown[f"train/parameter/{name}"]["confidence"] == "assumed"
+    table = result["tables"]["parameters"]
+    at = {column["name"]: i for i, column in enumerate(table["columns"])}
+    chips = {c["chip"] for c in result["answer"]["runs"][0]["cells"]}
+    assert {(row[at["chip"]], row[at["parameter"]]) for row in table["rows"]} == set(
+        itertools.product(chips, beliefs())
+    )
+    assert all(row[at["p10"]] <= row[at["p50"]] <= row[at["p90"]] for row in table["rows"])
 
 
 def test_every_chip_gets_an_outlook(answer: dict) -> None:
@@ -223,6 +246,7 @@ def test_same_study_same_answer() -> None:
         ("workload.pretrain.tokens=0", InputError, "more than 0"),
         ("workload.pretrain.chips=16", InfeasibleError, "bytes over; the largest tensor is"),
         ("search.tps=[7]", InfeasibleError, "TP 7 does not divide 128 heads"),
+        ("workload.pretrain.batch_tokens=1000", InputError, "less than one sequence of 4,096"),
         ('workload.pretrain.start="2024Q1"', InputError, "in the past"),
         ('train.framework="megatrn"', InputError, "megatron-lm"),
     ],

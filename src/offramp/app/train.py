@@ -102,6 +102,12 @@ def _chips(study: Study, book: catalog.Catalog) -> list[Chip]:
 def _check(work: Workload, study: Study, where: str) -> None:
     if not work.tokens:
         raise InputError('"tokens" is missing', where=f"{where}.tokens", mend="Say how many tokens the run trains on.")
+    sequence = work.sequence_tokens or constant("sequence_tokens")
+    if work.batch_tokens is not None and work.batch_tokens < sequence:
+        raise InputError(
+            f"a batch of {work.batch_tokens:,.0f} tokens is less than one sequence of {sequence:,.0f}",
+            where=f"{where}.batch_tokens", mend="Give the tokens of the global batch.",
+        )  # fmt: skip
     if work.deadline_s is None or work.start is None:
         return
     year, quarter = int(work.start[:4]), int(work.start[5])

@@ -254,12 +254,14 @@ def energy_and_cost(setting: Setting, q: Question, chip: Chip, out: Outlook) -> 
         "energy_kwh": quantiles(joules / KWH_J),
         "power_mw": per_chip[1] * out.chips / 1e6,
         "cost": None,
+        "cost_basis": "",
     }
     if capital is not None:
         extras = setting.ledger.extras_per_s(out.chips, out.chips // max(q.packages_per_node, 1), site)
         each = capital.draws(len(seconds), setting.study.study.seed, chip.id) + rest
         money = (each * out.chips + extras) * seconds + joules * price
         answer["cost"] = quantiles(money)
+        answer["cost_basis"] = "rented" if setting.ledger.rent(chip) is not None else "bought"
     return answer
 
 

@@ -68,7 +68,8 @@ def break_even(setting: Setting, q: Question, out: Outlook, base_days: float) ->
         "hazard_break_even_per_chip_hour": None if rate is None else rate * HOUR_S / out.active,
         "hazard_half_per_chip_hour": break_even_rate(own, 0.5) * HOUR_S / out.active,
         "published": [
-            {"what": what, "on": PUBLISHED_ON, "mfu": value, "days": ideal_days / value / float(np.median(out.goodput))}
+            {"what": what, "on": PUBLISHED_ON, "mfu": value, "days_without_stops": ideal_days / value,
+             "days": ideal_days / value / float(np.median(out.goodput))}
             for what, value, day in PUBLISHED
             if q.device.vendor.lower() == "huawei" and (as_of is None or day <= as_of)
         ],
@@ -234,5 +235,5 @@ def published(run_model: str, tokens: float, answer: dict[str, Any]) -> dict[str
             hours = {key: value * 24.0 * answer["active_chips"] for key, value in answer["days"].items()}
             return {"chip_hours": entry["chip_hours"], "chip_hours_total": entry["chip_hours_total"],
                     "source": entry["source"], "url": entry["url"], "predicted_chip_hours": hours,
-                    "predicted_over_published": hours["p50"] / entry["chip_hours"]}  # fmt: skip
+                    "in_fit": entry["in_fit"], "predicted_over_published": hours["p50"] / entry["chip_hours"]}  # fmt: skip
     return None

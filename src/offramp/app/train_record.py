@@ -71,7 +71,8 @@ def _findings(run: Item, c: Item) -> list[Item]:
     ]  # fmt: skip
     for entry in even["published"]:
         borrowed = "" if entry["on"] == c["chip"] else ", borrowed from another chip,"
-        said = f"{entry['what']}: at its MFU of {entry['mfu']:.0%}{borrowed} {chips} take {entry['days']:.0f} days."
+        took = f"{chips} take {entry['days_without_stops']:.0f} days if nothing ever stops."
+        said = f"{entry['what']}: at its MFU of {entry['mfu']:.0%}{borrowed} {took}"
         found.append(("measured", said))
     days, good = c["days"], c["goodput"]
     own_base = next(other for other in run["cells"] if other["chip"] == run["baseline"])

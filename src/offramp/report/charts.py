@@ -155,7 +155,12 @@ def bars(
         "color": {"field": "part", "type": "nominal", "sort": parts},
         "order": {"field": "order"},
     }
-    mark = {"type": "bar", "height": 14}
+    totals: dict[str, float] = {}
+    for row in rows:
+        totals[str(row["name"])] = totals.get(str(row["name"]), 0.0) + float(row["value"] or 0.0)
+    if stack and totals and all(99.0 < total < 100.5 for total in totals.values()):
+        encoding["x"]["scale"] = {"domain": [0, 100]}  # parts of a whole end where the whole does
+    mark = {"type": "bar", "height": 14, "clip": True}
     if not stack:
         encoding["yOffset"] = {"field": "part", "sort": parts}
         mark = {"type": "bar"}
@@ -199,11 +204,11 @@ def lines(
 
 def heatmap(
     rows: Sequence[Row], *, title: str, x_title: str, y_title: str, value_title: str, note: str = "",
-    shares: bool = False,
+    shares: bool = False, legend: bool = True,
 ) -> Html:  # fmt: skip
     """A grid: dicts with x, y, value and optionally label (shown in the cell); x and y in the order given.
 
-    ``shares`` are values from 0 to 1, coloured from red to green.
+    ``shares`` are values from 0 to 1, coloured from red to green. ``legend`` is idle where labels say the values.
     """
     xs = list(dict.fromkeys(str(row["x"]) for row in rows))
     ys = list(dict.fromkeys(str(row["y"]) for row in rows))
@@ -216,7 +221,12 @@ def heatmap(
         "y": {"field": "y", "type": "ordinal", "sort": ys, "title": y_title},
     }
     scale = {"scheme": "redyellowgreen" if shares else "teals", "domain": [low, high]}
-    colour = {"field": "value", "type": "quantitative", "scale": scale, "legend": {"title": value_title}}
+    colour = {
+        "field": "value",
+        "type": "quantitative",
+        "scale": scale,
+        "legend": {"title": value_title} if legend else None,
+    }
     layers: list[dict[str, Any]] = [{"mark": {"type": "rect"}, "encoding": {**place, "color": colour}}]
     # fixed inks: the cell's own colour decides what can be read on it, in light and in dark mode
     ink = {"condition": {"test": f"datum.value > {middle}", "value": "#fefefe"}, "value": "#111417"}

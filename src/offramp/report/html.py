@@ -308,6 +308,20 @@ def embedded_json(result: Result) -> Html:
     return Html(text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))
 
 
+MANY_ASSUMED: Final = 40
+"""Assumed figures from which on their list is folded away."""
+
+
+def assumed_links(figures: Sequence[UsedFigure]) -> Html:
+    """The assumed figures as links, folded away where there are many."""
+    links = Html(", ").join(Html('<a href="#{}">{}</a>').format(figure_anchor(f.id), f.id) for f in figures)
+    if not figures:
+        return links
+    if len(figures) > MANY_ASSUMED:
+        return details(f"{len(figures)} figures are assumed, because no source gives them", links)
+    return Html("<p>Assumed, because no source gives them: {}.</p>").format(links)
+
+
 def assemble(page: Page, result: Result) -> str:
     """The whole HTML text."""
     context: dict[str, Any] = {
@@ -315,10 +329,7 @@ def assemble(page: Page, result: Result) -> str:
         "notices": notices(result.warnings), "groups": evidence_groups(page, result),
         "sources": sources(result.figures), "data": embedded_json(result),
         "assumed": [figure for figure in result.figures if figure.confidence == "assumed"],
-        "links": Html(", ").join(
-            Html('<a href="#{}">{}</a>').format(figure_anchor(f.id), f.id)
-            for f in result.figures if f.confidence == "assumed"
-        ),
+        "links": assumed_links([figure for figure in result.figures if figure.confidence == "assumed"]),
         "icon": _ICON,
     }  # fmt: skip
     return _environment().get_template("page.html.j2").render(context)

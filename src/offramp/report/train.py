@@ -35,6 +35,10 @@ PARTS: Final = {
 }  # fmt: skip
 
 
+MOST_SHOWN: Final = 1.2
+"""MFU from which on the colour of a break-even grid stays the same."""
+
+
 def page(result: Result) -> Page:
     """The page of training runs."""
     answer = result.answer
@@ -43,6 +47,8 @@ def page(result: Result) -> Page:
     sections += record_sections(answer, result)
     for run in runs:
         sections += run_sections(run, answer["currency"])
+    if "parameters" in result.tables:
+        sections.append(_parameters(result))
     return Page(
         title=answer["study"], question="Would the run finish on those chips?", subtitle=f"as of {answer['as_of']}",
         lead=_lead(runs[0]), sections=sections, evidence=evidence(runs, result),
@@ -143,7 +149,7 @@ def _outlook(run: Item, cells: list[Item], currency: str) -> Section:
         body.append([
             c["chip"], spread(*_q(c["days"]), evidence=c["chip"]),
             "–" if c["p_deadline"] is None else f"{c['p_deadline']:.0%}",
-            f"{c['mfu']['p10']:.0%} – {c['mfu']['p90']:.0%} of {c['mfu_of']}",
+            _mfu(c),
             f"{c['goodput']['p10']:.0%} – {c['goodput']['p90']:.0%}", spread(*_q(c.get("exchange_rate"))),
             _count(needed.get("p50")), _count(needed.get("p90")),
             spread(*(v / 1e6 for v in _q(c["energy_kwh"]) if v is not None)),
@@ -155,13 +161,33 @@ def _outlook(run: Item, cells: list[Item], currency: str) -> Section:
         f"{c['published']['predicted_chip_hours']['p50'] / 1e6:.3g} M "
         f"({c['published']['predicted_chip_hours']['p10'] / 1e6:.3g} to "
         f"{c['published']['predicted_chip_hours']['p90'] / 1e6:.3g})."
+        + (" The model was fitted to rows of that run, among others." if c["published"]["in_fit"] else "")
         for c in cells
         if c.get("published")
     ]
     return section(
-        f"{run['workload']}: when it is done", chart, table(columns, body), bullets(held) if held else "",
+        f"{run['workload']}: when it is done", chart, table(columns, body), bullets(held) if held else "", _bases(cells),
         _scaling(run, cells),
     )  # fmt: skip
+
+
+def _mfu(c: Item) -> str:
+    """MFU over the peak of the run's dtype; and over that of BF16, which is what most papers print."""
+    own = f"{c['mfu']['p10']:.0%} – {c['mfu']['p90']:.0%} of {c['mfu_of']}"
+    if c["mfu_of"] == "bf16":
+        return own
+    return f"{own} ({c['mfu_bf16']['p10']:.0%} – {c['mfu_bf16']['p90']:.0%} of bf16)"
+
+
+def _bases(cells: list[Item]) -> str:
+    """Which chips' cost is rent and which is purchase, where both occur."""
+    groups = {basis: [c["chip"] for c in cells if c["cost_basis"] == basis] for basis in ("rented", "bought")}
+    if not all(groups.values()):
+        return ""
+    return (
+        f"Cost of {', '.join(groups['rented'])} is rent at the study's price; that of {', '.join(groups['bought'])} is "
+        "purchase, written off over its life, with hosts and power. Rent holds a margin and idle time that purchase does not."
+    )
 
 
 def _rates(run: Item, cells: list[Item]) -> Section | None:
@@ -255,23 +281,27 @@ def _binds(run: Item, cells: list[Item]) -> Section:
 
 def _even(run: Item, entry: Item) -> Section:
     rows = [
-        {"x": f"{p['restart_min']:.0f} min", "y": f"{p['hazard_per_chip_hour']:.1e}", "value": min(p["mfu_needed"],
-        1.2),
-         "label": f"{p['mfu_needed']:.0%}" if p["mfu_needed"] <= 1.0 else "over peak"}
+        {"x": f"{p['restart_min']:.0f} min", "y": f"{p['hazard_per_chip_hour']:.1e}",
+         "value": min(p["mfu_needed"], MOST_SHOWN),
+         "label": f"{p['mfu_needed']:.0%}" if p["mfu_needed"] < 10.0 else "never"}
         for p in entry["surface"]
     ]  # fmt: skip
     reachable = entry["mfu_needed_without_failures"] <= 1.0
     title = f"MFU that {entry['chip']} needs to finish in {digits(entry['base_days'])} days"
     chart = charts.heatmap(
-        rows, title=title, x_title="restart after a failure", y_title="failures per chip-hour", value_title="MFU"
-    )
+        rows, title=title, x_title="restart after a failure", y_title="failures per chip-hour", value_title="MFU",
+        legend=False, note="Above 100 % no software helps: only more chips do.",
+    )  # fmt: skip
+    more = digits(entry["mfu_needed_without_failures"] / entry["mfu_p50"])
     said = (
         f"With no failure at all it would need {entry['mfu_needed_without_failures']:.0%}; the model gives it "
         f"{entry['mfu_p50']:.0%}. "
         + ("" if reachable else "That is more than its peak: no reliability makes up for it, only more chips. ")
+        + f"At that MFU it would take {more} times as many chips, if they scaled evenly and never stopped."
     )
     published = [
-        f"{p['what']}: at {p['mfu']:.0%} the same number of chips takes {p['days']:.0f} days."
+        f"{p['what']}: at {p['mfu']:.0%} the same number of chips takes {p['days_without_stops']:.0f} days without a stop, "
+        f"{p['days']:.0f} at the goodput taken here."
         for p in entry["published"]
     ]
     return section(f"What would have to be true: {entry['chip']}", said, chart, bullets(published))
@@ -320,8 +350,8 @@ def _first_step(entry: Item, currency: str) -> str:
     first, last = stages[0], stages[-1]
     small, large = (s["option_value_to_break_even"] / 1e6 for s in (first, last))
     return (
-        f"{entry['chip']}: nothing pays by itself. {first['stage']} is worth trying if being able to is worth "
-        f"{digits(small)} M {currency}; {last['stage']} only if it is worth {digits(large)} M {currency}, "
+        f"{entry['chip']}: no stage pays for itself. Trying {first['stage']} is worth it if being able to train there is "
+        f"worth {digits(small)} M {currency} or more; trying {last['stage']} only from {digits(large)} M {currency} on, "
         f"{digits(large / max(small, 1e-12))} times as much."
     )
 
@@ -343,6 +373,24 @@ def _layouts(run: Item, cells: list[Item]) -> Section:
     return section(f"{run['workload']}: layouts", table(columns, rows))
 
 
+def _parameters(result: Result) -> Section:
+    """What the step model takes for each chip, fitted or believed."""
+    columns = [Col(title="chip"), Col(title="parameter"), Col(title="value", align="right"), Col(title="rests on"),
+               Col(title="belief before rows", align="right"), Col(title="meaning")]  # fmt: skip
+    seen: dict[tuple[str, str], list[Cell]] = {}
+    for row in result.tables["parameters"].dicts():
+        low, mid, high = (float(row[key] or 0.0) for key in ("p10", "p50", "p90"))
+        seen[str(row["chip"]), str(row["parameter"])] = [
+            str(row["chip"]), str(row["parameter"]), spread(low, mid, high), str(row["rests_on"]),
+            f"{digits(float(row['prior_low'] or 0.0))} – {digits(float(row['prior_high'] or 0.0))}",
+            str(row["meaning"]).removeprefix("assumed: "),
+        ]  # fmt: skip
+    return section(
+        "What the step model takes",
+        details("Parameters on each chip, with their intervals", table(columns, list(seen.values()), compact=True)),
+    )
+
+
 BASES: Final = {
     "datasheet": "From datasheets alone", "measured": "From published measurements", "model": "From this model",
     "assumed": "Resting on assumptions",
@@ -358,9 +406,13 @@ def record_sections(answer: Item, result: Result) -> list[Section]:
     known = [
         f"{entry['text']} ({entry['confidence']}: {entry['source']}, {entry['as_of']})" for entry in record["known"]
     ]
-    assumed = [f"{f.id}: {f.value:g} {f.unit} ({f.low:g} to {f.high:g})" for f in result.figures
-               if f.confidence == "assumed" and f.id.startswith("train/") and f.low is not None and f.high is not
-               None]  # fmt: skip
+    assumed = [
+        Html("{} <b>{:g} {}</b> <span class='where'>({:g} – {:g})</span>").format(
+            f.source.removeprefix("assumed: "), f.value, "" if f.unit == "1" else f.unit, f.low, f.high
+        )
+        for f in result.figures
+        if f.confidence == "assumed" and f.id.startswith("train/") and f.low is not None and f.high is not None
+    ]
     parts: list[Cell] = [paragraph(record["reading"])]
     for basis, title in BASES.items():
         texts = list(dict.fromkeys(item["text"] for item in record["findings"] if item["basis"] == basis))
