@@ -233,7 +233,7 @@ def fit(
             mine = left[data.kind == k]
             if mine.size > 20:
                 scale[k] = np.clip(1.4826 * np.median(np.abs(mine)), ROW_SD_LOW, 0.4)
-        if before - after < 1e-3 * before:
+        if before - after < 3e-4 * before:
             break
     return Posterior(
         effects=effects, precision=precision, row_sd=scale, group_sd=group_sd, iterations=taken, loss=loss

@@ -26,6 +26,8 @@ F8 = npt.NDArray[np.float64]
 ROUTING = Traffic()
 OFFLINE_REQUESTS = 4000.0
 """Requests of an offline run whose size is not stated. Assumed; only its ramp-down (1 to 3 %) depends on it."""
+OPEN_STEP_S = 0.02
+"""Decode step from which the running batch of an open-loop row is first guessed."""
 ROUNDS = 16
 """Rounds of the fixed point of batch, rate and waiting; halved steps settle within 0.1 %."""
 BALANCE_STEPS = 50.0
@@ -49,7 +51,8 @@ class Batch:
         decode, mixed, prefill: features of a decode step, a step with a chunk, a prefill-only step (of the prefill pool
             where there is one).
         prefill_engines: virtual engines that prefill.
-        separate: whether those are a pool of their own; ``crowd`` prompts then fit one of its steps, which ``many`` prices.
+        separate: whether those are a pool of their own; ``crowd`` prompts then fit one of its steps.
+        many: features of a step of that pool with so many prompts; elsewhere of a decode step with every slot taken.
         accept: tokens gained per step, low, mid, high. [n, 3]
         requests: of the whole run, per virtual engine.
         is_mixed: prefill chunks ride along with decode.
@@ -102,6 +105,8 @@ def make_batch(cases: Sequence[Case], *, seqs: F8 | None = None) -> Batch:
             numbers = _numbers(case, variant, tokens)
             guess = min(numbers["inflight"], numbers["slots"])
             n = float(seqs[len(entries)]) if seqs is not None else guess
+            if seqs is None and numbers["mode"] == MODES["open"]:
+                n = numbers["rate"] * numbers["osl"] * OPEN_STEP_S
             n = float(np.clip(n, min(1.0, guess), max(guess, 1e-3)))
             numbers["chunk"] = _chunk(numbers, variant, seqs=n)
             entries.append(_Entry(number=number, case=case, variant=variant, seqs=n, numbers=numbers))
@@ -144,7 +149,8 @@ def _grouped(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Features
 
 
 _FIELDS = (
-    "inflight", "isl", "osl", "engines", "chunk", "prefill_engines", "requests", "is_mixed", "mode", "rate", "slots", "peers", "separate", "crowd",
+    "inflight", "isl", "osl", "engines", "chunk", "prefill_engines", "requests", "is_mixed", "mode", "rate", "slots",
+    "peers", "separate", "crowd",
 )  # fmt: skip
 
 
@@ -194,7 +200,9 @@ def _features(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Feature
     n = np.array([entry.seqs for entry in entries]) * (pool == "decode")
     chunk = np.array([entry.numbers["chunk"] for entry in entries]) * chunked
     if pool == "crowd":
-        chunk = chunk * np.array([e.numbers["crowd"] if e.numbers["separate"] else 1.0 for e in entries])
+        apart = np.array([entry.numbers["separate"] > 0 for entry in entries])
+        chunk = np.where(apart, chunk * np.array([entry.numbers["crowd"] for entry in entries]), 0.0)
+        n = np.where(apart, 0.0, np.array([entry.numbers["slots"] for entry in entries]))
     isl, osl = np.array([row.isl for row in rows]), np.array([row.osl for row in rows])
     cached = isl * np.array([row.prefix_hit for row in rows])
     fresh = np.maximum(isl - cached, 1.0)
@@ -214,6 +222,7 @@ class Solution:
 
     Attributes:
         rate: completed requests per second of one virtual engine.
+        most: the same if requests never ran out: its capacity.
         ttft_s, ttft_median_s, ttft_p99_s, tpot_s: latencies.
         seqs: decoding sequences.
         prefill_rate: prompt tokens per second of one prefilling engine that does nothing else.
@@ -221,6 +230,7 @@ class Solution:
     """
 
     rate: F8
+    most: F8
     ttft_s: F8
     ttft_median_s: F8
     ttft_p99_s: F8
@@ -255,11 +265,17 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
     rate, ttft = np.zeros_like(n), np.zeros_like(n)
     first = parameters.first_token_s
     pool = _PrefillPool(one=w, all=np.maximum(many.total * batch.isl / batch.chunk, w), batch=batch)
+    is_open = batch.mode == MODES["open"]
+    most = np.where(
+        batch.separate,
+        np.minimum(pool.most, batch.slots / (steps * d_at)),
+        1.0 / (w + steps * many.total / batch.slots),
+    )
     for _ in range(ROUNDS):
         d = d_at * (fixed + (1.0 - fixed) * n / np.maximum(batch.seqs, 1e-9))
         rate = 1.0 / (np.where(batch.separate, 0.0, w) + steps * d / np.maximum(n, 1e-9))
         rate = np.where(batch.separate, np.minimum(rate, pool.most), rate)
-        rate = np.where(batch.mode == MODES["open"], np.minimum(rate, batch.rate), rate)
+        rate = np.where(is_open, np.minimum(0.97 * most, batch.rate), rate)
         load = np.minimum(rate * w, 0.97)
         own = np.where(batch.is_mixed, m_at, p_at) * np.ceil(batch.isl / batch.chunk)
         alone, behind = pool.times(rate)
@@ -269,7 +285,8 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
         ttft = first + admit + parameters.queue_factor * (own + queue)
         full = batch.separate & (rate >= 0.999 * pool.most) & (batch.mode == MODES["closed"])
         ttft = np.where(full, np.maximum(batch.inflight / np.maximum(rate, 1e-12) - steps * d, ttft), ttft)
-        target = np.where(batch.mode == MODES["open"], rate * steps * d, batch.inflight - rate * ttft)
+        busy = np.where(batch.separate, 0.0, np.minimum(rate * w, 0.97))
+        target = np.where(is_open, rate * steps * d / (1.0 - busy), batch.inflight - rate * ttft)
         target = np.where(full, np.minimum(rate * steps * d, slots), target)
         target = np.where(batch.mode <= MODES["open"], target, n)
         target = np.clip(np.where(np.isfinite(target), target, slots), np.minimum(0.3, 0.3 * slots), slots)
@@ -278,10 +295,16 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
     d = d_at * (fixed + (1.0 - fixed) * n / np.maximum(batch.seqs, 1e-9))
     stalls = ~batch.separate & (batch.mode != MODES["static"])
     tpot = d / gain / np.where(stalls, 1.0 - np.minimum(rate * w, 0.97), 1.0)
-    wait = np.maximum(batch.inflight - batch.slots, 0.0) / np.maximum(rate, 1e-12)
-    ttft = ttft + np.where(np.isfinite(wait), wait, 0.0)
+    behind = np.where(is_open, 0.0, batch.inflight - batch.slots)
+    wait = np.maximum(behind, 0.0) / np.maximum(rate, 1e-12)
+    backlog = batch.requests * np.maximum(1.0 / most - 1.0 / np.maximum(batch.rate, 1e-12), 0.0) / 2.0
+    ttft = ttft + np.where(is_open, backlog, np.where(np.isfinite(wait), wait, 0.0))
+    rate = np.where(is_open, np.minimum(most, batch.rate), rate)
+    most = np.where(is_open, most, rate)
     feed = np.where(batch.separate, 1.0 / pool.most, w)
-    return _finish(batch, w=feed, p_at=p_at, d=d, n=n, rate=rate, tpot=tpot, ttft=ttft, first=first, time=decode)
+    return _finish(
+        batch, w=feed, p_at=p_at, d=d, n=n, rate=rate, most=most, tpot=tpot, ttft=ttft, first=first, time=decode
+    )
 
 
 @dataclass(frozen=True)
@@ -343,28 +366,42 @@ def _fixed_share(decode: StepTime, batch: Batch) -> F8:
 
 
 def _finish(
-    batch: Batch, *, w: F8, p_at: F8, d: F8, n: F8, rate: F8, tpot: F8, ttft: F8, first: F8, time: StepTime
+    batch: Batch,
+    *,
+    w: F8,
+    p_at: F8,
+    d: F8,
+    n: F8,
+    rate: F8,
+    most: F8,
+    tpot: F8,
+    ttft: F8,
+    first: F8,
+    time: StepTime,
 ) -> Solution:
     """The start burst, the ramp-down and static batches."""
     waves = np.maximum(batch.requests / np.maximum(np.minimum(batch.inflight, batch.requests), 1e-9), 1.0)
     burst = np.minimum(batch.inflight, batch.slots)
     burst = np.where(np.isfinite(burst), burst, batch.slots)
     start = first + w * np.maximum((burst + 1.0) / 2.0, 1.0)
-    mean = ttft + (np.maximum(start, ttft) - ttft) / waves
+    is_open = batch.mode == MODES["open"]
+    mean = np.where(is_open, ttft, ttft + (np.maximum(start, ttft) - ttft) / waves)
     backlog = np.where(batch.mode == MODES["offline"], np.maximum(batch.requests - burst, 0.0), 0.0)
     mean = np.where(batch.mode == MODES["offline"], backlog / np.maximum(rate, 1e-12) / 2.0 + start, mean)
     median = np.where(waves > 2.0, ttft, mean)
-    late = np.where(waves < 100.0, first + w * burst, 2.0 * ttft)
+    late = np.where((waves < 100.0) & ~is_open, first + w * burst, 2.0 * ttft)
     ramp = 1.0 + 0.25 / waves
     static = batch.mode == MODES["static"]
     whole = w * burst + np.maximum(batch.osl - 1.0, 0.0) * tpot
     answer = np.maximum(batch.osl - 1.0, 0.0) * tpot
     slowed = np.where(batch.mode == MODES["closed"], (ttft + answer) / (np.maximum(mean, 1e-9) + answer), 1.0)
-    done = np.where(static, burst / whole, rate * slowed / np.where(batch.mode == MODES["open"], 1.0, ramp))
+    done = np.where(static, burst / whole, rate * slowed / np.where(is_open, 1.0, ramp))
     mean = np.where(static, first + w * burst, mean)
     played = np.exp(batch.loop)
+    middle = np.where(static, mean, median) * played[2]
     return Solution(
-        rate=done * played[0], ttft_s=mean * played[1], ttft_median_s=np.where(static, mean, median) * played[2],
-        ttft_p99_s=np.maximum(late, 1.3 * median) * played[3], tpot_s=tpot * played[4], seqs=n, prefill_rate=batch.chunk / p_at, decode_s=d, busy_compute=time.compute / time.total,
+        rate=done * played[0], most=np.where(is_open, most, done) * played[0], ttft_s=mean * played[1],
+        ttft_median_s=middle, ttft_p99_s=np.maximum(late, 1.3 * median) * played[3], tpot_s=tpot * played[4], seqs=n,
+        prefill_rate=batch.chunk / p_at, decode_s=d, busy_compute=time.compute / time.total,
         busy_memory=time.memory / time.total,
     )  # fmt: skip
