@@ -7,6 +7,10 @@ of domestic chips and Intel's GPUs. Repositories named after a vendor are back e
 repository is held out when the first byte of a hash of its name is odd: its diffs are not read while rules are made. A
 port is the *first* of its vendor when the vendor's words stand in at most five files of its parent; the others are later
 work on a back end that is there, which old code rarely announces.
+
+``--drawing 2`` keeps every row and adds repositories that have none, under a stricter rule that was set before any of
+them was measured: the commit must add a line with a word of that vendor's own (an "NPU" may be a telephone's), and
+its parent must name CUDA in at least as many files as other accelerators (else it leaves something else).
 """
 
 from __future__ import annotations
@@ -108,14 +112,49 @@ def ports_of(repo: Path, name: str) -> list[dict[str, str]]:
     return rows
 
 
+OTHERS = "npu|torch_npu|ascend|hccl|mlu|musa|xpu|hpu|gaudi"
+SURE = {"huawei/ascend-910b2": r"torch_npu|ascend|hccl|aclrt|cann|[\"']npu", "xpu": r"xpu|ipex|sycl|intel|level.?zero"}
+
+
+def leaves_cuda(repo: Path, row: dict[str, str]) -> bool:
+    """Whether a commit of the second drawing adds lines with its vendor's words to a tree that stands on CUDA."""
+    words = SURE.get(row["target"], IN_CODE.get(row["target"], IN_CODE["agnostic"]))
+    diff = git(repo, "show", "--no-color", "--format=", "-U0", row["commit"])
+    added = [line for line in diff.split("\n") if line.startswith("+") and not line.startswith("+++")]
+    if not any(re.search(rf"(?<![a-z])({words})", line, re.IGNORECASE) for line in added):
+        return False
+    counts = [
+        git(repo, "grep", "-i", "-l", "-w", "-E", pattern, f"{row['commit']}^", "--", *KINDS).count("\n")
+        for pattern in ("cuda|nvidia|nccl", OTHERS)
+    ]
+    return counts[0] >= max(1, counts[1])
+
+
+def second(clones: Path) -> list[dict[str, str]]:
+    """The rows of the corpus, and those of repositories that have none."""
+    with (HERE / "scan_corpus.csv").open(newline="") as handle:
+        kept = list(csv.DictReader(handle))
+    known = {row["repo"] for row in kept}
+    for folder in sorted(path for path in clones.iterdir() if path.is_dir() and "+" in path.name):
+        name = folder.name.replace("+", "/", 1)
+        repo = find_clone(clones, name)
+        if repo is None or name in known or OWN.search(name):
+            continue
+        kept += [{**row, "split": row["split"] + "-2"} for row in ports_of(repo, name) if leaves_cuda(repo, row)]
+    return kept
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clones", type=Path)
+    parser.add_argument("--drawing", type=int, choices=(1, 2), default=1)
     options = parser.parse_args()
+    if options.drawing == 2:
+        show(second(options.clones))
+        return
     with (HERE / "scan_corpus.csv").open(newline="") as handle:
         kept = [row for row in csv.DictReader(handle) if "by rule" not in row["source"]]
     read = {row["repo"] for row in kept}
-    fields = ["repo", "commit", "wave", "target", "split", "source", "known_files"]
     for row in kept:
         repo = find_clone(options.clones, row["repo"])
         if repo is not None:
@@ -128,9 +167,16 @@ def main() -> None:
             continue
         new = [row for row in ports_of(repo, name) if (row["repo"], row["commit"][:7]) not in seen]
         kept += [{**row, "split": "tuned" if name in read else row["split"]} for row in new]
-    writer = csv.DictWriter(sys.stdout, fields)
+    show(kept)
+
+
+def show(rows: list[dict[str, str]]) -> None:
+    """The corpus on the standard output."""
+    writer = csv.DictWriter(
+        sys.stdout, ["repo", "commit", "wave", "target", "split", "source", "known_files"], lineterminator="\n"
+    )
     writer.writeheader()
-    writer.writerows(kept)
+    writer.writerows(rows)
 
 
 if __name__ == "__main__":

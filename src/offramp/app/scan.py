@@ -47,6 +47,8 @@ def scan(
     from offramp.scan.engine import rules_key, scan_tree
     from offramp.scan.fold import fold
     from offramp.scan.judge import judge, version_of
+    from offramp.scan.order import importers, in_order
+    from offramp.scan.reach import import_graph
 
     if torch and not version_of(torch):
         raise InputError(f'"{torch}" is not a torch version', where="--torch", mend='Write it as "2.9".')
@@ -69,11 +71,12 @@ def scan(
             warnings.append(Notice(kind="baseline-written", text=f"{len(findings)} findings accepted", where=str(at)))
             known = len(findings)
             findings = []
-    points, reached = entries(root, tree, findings, log)
-    groups = rank(findings, log)
+    graph = import_graph(tree.files)
+    points, reached = entries(root, tree, findings, log, graph=graph)
+    groups = rank(findings, log, importers=importers(graph))
     findings = [msgspec.structs.replace(f, reachable_from=reached.get(f.path, ())) for f in findings]
     findings.sort(key=first_of(groups))
-    folded = fold(findings, order=first_of(groups))
+    folded = in_order(fold(findings, order=first_of(groups)), importers(graph))
     head = summary(tree, findings, groups, target=goal, torch=torch)
     if known and not findings:
         head["verdict"] = f"Nothing new: {known} known places are in the baseline."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -18,28 +18,18 @@ from offramp.core.units import DAY_S
 from offramp.scan.engine import Scan
 from offramp.scan.finding import Finding
 from offramp.scan.judge import ORDER, classes
-from offramp.scan.reach import MOST_NAMED, entry_points, import_graph, reachable
-from offramp.scan.target import DATA, Target, read_rows
+from offramp.scan.order import EFFORT_WEIGHT, GUARDED_SHARE, ROLE_WEIGHT, STAGE_WEIGHT, breadth, share_touched
+from offramp.scan.reach import MOST_NAMED, entry_points, reachable
+from offramp.scan.target import DATA, Target
 
-EFFORT_WEIGHT: Final = {"L0": 1.0, "L1": 2.0, "L2": 4.0, "L3": 8.0, "L4": 12.0}
-STAGE_WEIGHT: Final = {"first-run": 3.0, "full-speed": 1.5, "later": 0.4}
-ROLE_WEIGHT: Final = {
-    "source": 1.0, "build": 1.0, "infra": 0.8, "example": 0.3, "benchmark": 0.2, "test": 0.15, "doc": 0.05,
-    "vendored": 0.1, "generated": 0.1,
-}  # fmt: skip
-"""How much one occurrence counts for the rank, by what the file is for. Assumed."""
-SHRINK: Final = 20.0
-"""Places that a class is given beside the counted ones, one of them touched: rare classes stay in the middle."""
 DAYS_ROLES: Final = frozenset({"source", "build", "infra"})
-GUARDED_SHARE: Final = 0.3
-"""Work at a guarded place against an unguarded one: often a branch beside it. Assumed."""
 
 
 class Group(Record):
     """All occurrences of one symbol in one class.
 
     Attributes:
-        reach: occurrences, weighted by the role of their file.
+        reach: occurrences, weighted by the role of their file and by how many modules import it.
         score: effort x reach x stage x how often real ports touch the class; groups stand in falling order.
         days, days_low, days_high: engineer-days of the group.
     """
@@ -67,28 +57,18 @@ class Group(Record):
     first: tuple[str, ...]
 
 
-def rank(findings: list[Finding], log: FigureLog) -> list[Group]:
-    """Groups, what a porter does first at the top."""
+def rank(findings: list[Finding], log: FigureLog, *, importers: Mapping[str, int] | None = None) -> list[Group]:
+    """Groups, what a porter does first at the top.
+
+    Args:
+        importers: by path, how many modules of the tree import the file.
+    """
     by_key: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         by_key.setdefault((finding.kind, finding.symbol), []).append(finding)
-    groups = [_group(key, members, log) for key, members in by_key.items()]
+    groups = [_group(key, members, log, importers or {}) for key, members in by_key.items()]
     groups.sort(key=lambda group: (-group.score, group.kind, group.symbol))
     return [msgspec.structs.replace(group, rank=at) for at, group in enumerate(groups, start=1)]
-
-
-@lru_cache(maxsize=1)
-def _touched() -> dict[str, tuple[int, int]]:
-    return {row["class"]: (int(row["places"]), int(row["touched"])) for row in read_rows("touch.csv")}
-
-
-def share_touched(kind: str) -> float:
-    """Share of a class's places in product code that a repository's first port to a chip changed, slightly shrunk.
-
-    Source: scan/touch.csv, counted on real ports by bench/scan_recall.py; low for what ports leave to later ones.
-    """
-    places, touched = _touched().get(kind, (0, 0))
-    return (touched + 1) / (places + SHRINK)
 
 
 def _weight(kind: str) -> float:
@@ -102,7 +82,7 @@ def first_of(groups: list[Group]) -> Callable[[Finding], tuple[bool, int, str, i
     return lambda place: (place.guarded, order[place.kind, place.symbol], place.path, place.line)
 
 
-def _group(key: tuple[str, str], members: list[Finding], log: FigureLog) -> Group:
+def _group(key: tuple[str, str], members: list[Finding], log: FigureLog, importers: Mapping[str, int]) -> Group:
     kind, symbol = key
     head = min(
         members,
@@ -110,14 +90,16 @@ def _group(key: tuple[str, str], members: list[Finding], log: FigureLog) -> Grou
     )
     effort = max((finding.effort for finding in members), key=ORDER.index)
     stage = min((finding.stage for finding in members), key=lambda stage: -STAGE_WEIGHT[stage])
-    reach = sum(ROLE_WEIGHT[f.role] * (GUARDED_SHARE if f.guarded else 1.0) for f in members)
+    reach = sum(
+        ROLE_WEIGHT[f.role] * (GUARDED_SHARE if f.guarded else 1.0) * breadth(importers.get(f.path, 0)) for f in members
+    )
     days = days_of(members, log)
     return Group(
         rank=0, symbol=symbol, kind=kind, title=classes()[kind]["title"], effort=effort, stage=stage,
         replacement=head.replacement,
         message=head.message, occurrences=len(members), unguarded=sum(not f.guarded for f in members),
         files=len({f.path for f in members}), roles=dict(Counter(f.role for f in members)), reach=round(reach, 2),
-        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage] * share_touched(kind) * _weight(kind), 4),
+        score=round(EFFORT_WEIGHT[effort] * reach * STAGE_WEIGHT[stage] * share_touched(kind, symbol) * _weight(kind), 4),
         days=days[0], days_low=days[1], days_high=days[2],
         fixable=sum(f.fixable for f in members), verified=all(f.verified for f in members), evidence=head.evidence,
         first=tuple(f"{f.path}:{f.line}" for f in sorted(members, key=_nearest)[:5]),
@@ -246,10 +228,9 @@ def _verdict(findings: list[Finding], blockers: list[Finding], target: Target) -
 
 
 def entries(
-    root: Path, scan: Scan, findings: list[Finding], log: FigureLog
+    root: Path, scan: Scan, findings: list[Finding], log: FigureLog, *, graph: dict[str, set[str]]
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[str, ...]]]:
     """Per entry point the findings reachable from it, and per path the entry points that reach it."""
-    graph = import_graph(scan.files)
     points = entry_points(root, scan.files)
     by_path: dict[str, list[Finding]] = {}
     for finding in findings:

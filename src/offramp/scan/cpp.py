@@ -113,7 +113,7 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
         hits += _calls(source, guards)
         hits += _choices(source, target)
         hits += _strings(source, guards)
-        hits += _members(source, target)
+        hits += _members(source, target) + _enumerators(source, target)
         hits += _mentions(source, hits, guards, words=target.words)
     hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
     return FileScan(
@@ -380,6 +380,31 @@ def _members(source: Source, target: Target) -> list[Hit]:
             group = []
         group.append(item)
     return hits
+
+
+_ENUMERATOR: Final = re.compile(r"^[ \t]*(\w+)[ \t]*(?:=[^,;{}()\n]*)?,", re.MULTILINE)
+
+
+def _enumerators(source: Source, target: Target) -> list[Hit]:
+    """Enums with a member per kind of device that leave the target's out."""
+    hits: list[Hit] = []
+    for block in _ENUM.finditer(source.masked):
+        named = [
+            (match.start(1), words_of(match.group(1)) & ALL_WORDS)
+            for match in _ENUMERATOR.finditer(block.group(1) + ",")
+        ]
+        named = [(at, words) for at, words in named if words]
+        words = frozenset[str]().union(*(found for _, found in named)) - {"gpu"}
+        if len(words) < 2 or words & target.native_words:
+            continue
+        lines = [source.line(block.start(1) + at) for at, _ in named]
+        symbol = "members for " + "/".join(sorted(words))
+        hits.append(Hit(line=lines[-1], end_line=lines[-1] + 1, column=0, kind="branch.list", symbol=symbol,
+                        related=(lines[0],)))  # fmt: skip
+    return hits
+
+
+_ENUM: Final = re.compile(r"\benum\b[^;{}]*\{([^{}]*)\}")
 
 
 def _else_after(source: Source, line: int) -> int:

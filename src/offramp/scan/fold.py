@@ -1,6 +1,7 @@
 """From places to findings: what a reader meets together is one finding, and keeps the lines of each place.
 
-- Unguarded places of product code: one finding per class, file and outermost function or class.
+- Unguarded places of product code that stop the first run: one finding per class, file and outermost function or class.
+- Those that cost speed or accuracy: one finding per class and file.
 - Guarded places and those that stop nothing (names, comments, imports): one finding per file.
 - Tests, examples, benchmarks, documents, vendored and generated code: one finding per file.
 """
@@ -36,6 +37,8 @@ def key_of(place: Finding) -> Key:
         return (place.path,)
     if place.guarded or place.stage == "later":
         return place.path, "aside"
+    if place.stage == "full-speed":
+        return place.path, place.kind
     outer = place.context.split(".")[0]
     return place.path, place.kind, outer
 

@@ -207,7 +207,8 @@ def _cmake_blocks(text: str, target: Target) -> list[Hit]:
         elif word == "endif" and stack:
             spots, words = stack.pop()
             if words and words - SOFT and not words & target.native_words:
-                places = [spots[0], number] if number - spots[0] > 3 else [spots[0]]
+                places = [spots[0], spots[-1], number] if number - spots[0] > 3 else [spots[0]]
+                places = list(dict.fromkeys(places))
                 hits += [
                     Hit(
                         line=at,
@@ -219,7 +220,7 @@ def _cmake_blocks(text: str, target: Target) -> list[Hit]:
                     for at in places
                 ]
     known = frozenset[str]().union(*(words for _, words in options)) if options else frozenset()
-    if options and not known & (target.words | {target.device}):
+    if options and not known & target.native_words:
         hits += [
             Hit(line=at, end_line=at, column=0, kind="branch.list", symbol="option of " + "/".join(sorted(words)))
             for at, words in options

@@ -7,6 +7,7 @@ from typing import Final
 
 from offramp.scan import symbols
 from offramp.scan.pyfile import Ctx, PyFile, resolve
+from offramp.scan.pynamed import check_vendors
 from offramp.scan.words import (
     ALL_WORDS,
     CUDA_WORDS,
@@ -112,6 +113,7 @@ def check_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> tuple[frozenset[
         check_target_branch(file, chain, ctx)
         return words, False
     if not needs_branch(words):
+        check_trait(file, chain, words, ctx)
         return words, False
     head, last = chain[0], chain[-1]
     headers = [link.lineno for link in chain]
@@ -137,6 +139,17 @@ def check_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> tuple[frozenset[
             last, "branch.missing", symbol, ctx=ctx._replace(guard=False), span=(spot, spot), note="where it belongs"
         )
     return words, True
+
+
+def check_trait(file: PyFile, chain: list[ast.If], words: frozenset[str], ctx: Ctx) -> None:
+    """Records a condition that treats one other accelerator apart: the target may share what it is for."""
+    for link in chain:
+        if expression_words(file, link.test) & TRAITS and has_predicate(file, link.test):
+            span = (link.test.lineno, link.test.end_lineno or link.test.lineno)
+            file.add(link, "branch.trait", "if " + "/".join(sorted(words)), ctx=ctx._replace(guard=False), span=span)
+
+
+TRAITS: Final = frozenset({"mps", "hpu", "tpu", "xla", "xpu", "neuron", "neuronx"})
 
 
 def is_switch(name: str) -> bool:
@@ -204,6 +217,8 @@ def check_target_branch(file: PyFile, chain: list[ast.If], ctx: Ctx) -> None:
 
 def report(file: PyFile, node: ast.AST, words: frozenset[str], *, ctx: Ctx) -> bool:
     """Records a condition that leaves the target out; False when it knows the target."""
+    if not file.target.covers(words) and not needs_branch(words) and words & TRAITS and has_predicate(file, node):
+        file.add(node, "branch.trait", "condition on " + "/".join(sorted(words)), ctx=ctx._replace(guard=False))
     if file.target.covers(words) or not needs_branch(words):
         return False
     file.add(node, "branch.missing", "condition on " + "/".join(sorted(words)), ctx=ctx._replace(guard=False))
@@ -218,6 +233,8 @@ def _element_words(file: PyFile, node: ast.AST) -> frozenset[str]:
         if is_predicate(node.value) and node.value.isidentifier():
             return device_words(node.value)
         return NONE
+    if isinstance(node, ast.Attribute) and node.attr in ("value", "name"):
+        node = node.value
     if isinstance(node, ast.Attribute) and node.attr.isupper():
         return device_words(node.attr)
     if isinstance(node, ast.Name) and is_predicate(node.id):
@@ -309,6 +326,8 @@ def check_import(file: PyFile, node: ast.ImportFrom, ctx: Ctx) -> bool:
 
 def check_class(file: PyFile, node: ast.ClassDef, ctx: Ctx) -> None:
     """Reports enums of devices and classes with device movers that leave the target out."""
+    if check_vendors(file, node, ctx):
+        return
     members: list[tuple[ast.stmt, frozenset[str]]] = []
     movers: list[ast.FunctionDef] = []
     for stmt in node.body:

@@ -6,11 +6,11 @@ import ast
 from collections.abc import Callable
 from typing import Final
 
-from offramp.scan import pybranch, symbols
+from offramp.scan import pybranch, pynamed, symbols
 from offramp.scan.pyfile import Ctx, PyFile, dotted, resolve
 from offramp.scan.pyplaces import import_site, mentions
 from offramp.scan.pystrings import long_string, string_hit
-from offramp.scan.words import device_name, device_words, is_cuda_name, library_word
+from offramp.scan.words import GPU_WORDS, device_name, device_words, is_cuda_name, library_word
 
 Push = list[tuple[ast.AST, Ctx]]
 _METHODS: Final = frozenset({"cuda"})
@@ -94,11 +94,15 @@ def on_import_from(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
                 break
     if not pybranch.check_import(file, node, ctx) and not module.startswith("torch"):
         leaf = module.rsplit(".", 1)[-1]
-        if is_cuda_name(leaf) and not symbols.package_of(module) and not ctx.covered:
+        if (
+            (is_cuda_name(leaf) or device_words(leaf) & GPU_WORDS)
+            and not symbols.package_of(module)
+            and not ctx.covered
+        ):
             file.add(node, "name.cuda", module, ctx=ctx)
             return True
         for alias in node.names:
-            if is_cuda_name(alias.name):
+            if is_cuda_name(alias.name) or device_words(alias.name) & GPU_WORDS:
                 file.add(alias, "name.cuda", alias.name, ctx=ctx)
             elif library_word(alias.name) and alias.name.startswith(("is_", "has_", "_is_")):
                 file.add(alias, "lib.option", alias.name, ctx=ctx, note=library_word(alias.name))
@@ -255,6 +259,8 @@ def on_joined(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
         file.add(node, "monitor", "nvidia-smi", ctx=ctx)
     elif "CUDA_VISIBLE_DEVICES" in text:
         file.add(node, "env", "CUDA_VISIBLE_DEVICES", ctx=ctx)
+    elif pynamed.listed_devices(text, file):
+        file.add(node, "text.mention", "list of " + pynamed.listed_devices(text, file), ctx=ctx)
     for part in node.values:
         if isinstance(part, ast.FormattedValue):
             push(file, part.value, ctx, stack=stack)
@@ -406,6 +412,7 @@ def on_function(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
             note=library_word(node.name),
             span=(node.lineno, node.lineno),
         )
+    pynamed.check_answers(file, node, ctx._replace(scope=scope))
     inner = Ctx(guard=guard, scope=scope)
     push(file, node.args, inner, stack=stack)
     push(file, node.returns, inner, stack=stack)
@@ -431,6 +438,7 @@ def on_assign(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
     """Module-level registries named after NCCL or CUDA."""
     assert isinstance(node, ast.Assign)
     if not ctx.scope and not ctx.guard:
+        pynamed.check_exports(file, node)
         for target in node.targets:
             if isinstance(target, ast.Name) and is_cuda_name(target.id):
                 file.add(target, "name.cuda", target.id, ctx=ctx)

@@ -8,17 +8,31 @@ from typing import Final
 
 from offramp.scan.finding import Hit
 from offramp.scan.pyfile import Ctx, PyFile, token_lines
+from offramp.scan.pynamed import is_device_module
 from offramp.scan.spoken import TOKENS, Spoken, knows, lines_of, spoken_names, spoken_text
+from offramp.scan.words import device_words
 
 
 def import_site(file: PyFile) -> None:
     """The last import of a module whose device calls need a helper: a port adds its import there."""
     if not file.last_import or file.target.torch_cuda_api:
         return
+    if file.hits:
+        helper_imports(file)
     if any(hit.kind in _NEEDS for hit in file.hits):
         first, line = _local_imports(file)
         if not any(hit.line <= line <= hit.end_line or hit.kind == "branch.import" for hit in file.hits):
             file.add(ast.Pass(), "import.site", "import of the device helper", ctx=Ctx(), span=(first, line))
+
+
+def helper_imports(file: PyFile) -> None:
+    """Imports from modules that choose devices: where a port takes the next helper from."""
+    for stmt in file.tree.body:
+        if isinstance(stmt, ast.ImportFrom) and is_device_module(file, stmt):
+            names = frozenset[str]().union(*(device_words(alias.name) for alias in stmt.names))
+            if not file.target.covers(names):
+                leaf = (stmt.module or "").rsplit(".", 1)[-1]
+                file.add(stmt, "import.site", f"import from {leaf}", ctx=Ctx())
 
 
 _NEEDS: Final = frozenset(

@@ -118,7 +118,7 @@ PRIORITY = {
     "cuda.source": 3, "triton": 3,
     "torch.cuda": 4, "torch.memory": 4, "torch.stream": 4, "torch.amp": 4, "torch.backends": 4, "dist.backend": 5,
     "device.compare": 5, "device.method": 6, "device.string": 7, "env": 7, "numerics": 8, "name.cuda": 9,
-    "import.site": 10, "device.index": 10, "text.mention": 11,
+    "branch.trait": 8, "import.site": 10, "device.index": 10, "text.mention": 11,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from offramp.scan import symbols
 from offramp.scan.pyfile import Ctx, PyFile
+from offramp.scan.pynamed import listed_devices
 from offramp.scan.words import CUDA_WORDS, device_name, device_words, is_cuda_name, library_word
 
 _NCCL: Final = re.compile(r"^(?:cpu:gloo,)?(?:cuda:)?nccl(?:,.*)?$", re.IGNORECASE)
@@ -57,7 +58,8 @@ def string_hit(file: PyFile, text: str, *, ctx: Ctx) -> tuple[str, str, str] | N
             return ("lib.option", text[:40], library)
         if device_words(text) & CUDA_WORDS:
             return ("device.option", text[:40], "")
-    return None
+    listed = "" if ctx.covered else listed_devices(text, file)
+    return ("text.mention", f"list of {listed}", "") if listed else None
 
 
 def is_env(text: str) -> bool:
