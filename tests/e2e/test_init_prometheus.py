@@ -17,7 +17,7 @@ import pytest
 from offramp import intake
 from offramp.app.assess import assess
 from offramp.app.check import check
-from offramp.app.init import init
+from offramp.app.init import Sources, init
 from offramp.core.errors import BackendError
 
 EXPORTER = shutil.which("prometheus-node-exporter") or shutil.which("node_exporter")
@@ -136,7 +136,7 @@ def wait_for_samples(address, count, limit_s=60.0):
 @pytest.mark.slow
 def test_prometheus_to_an_assessed_study(prometheus_address, tmp_path):
     out = tmp_path / "study.toml"
-    result = init(prometheus=f"{prometheus_address}?hours=1", out=out)
+    result = init(Sources(prometheus=f"{prometheus_address}?hours=1"), out=out)
     work = result.answer["workloads"][0]
     seen = work["traffic"]
     assert work["model"] == "Qwen/Qwen3-8B"
@@ -171,6 +171,6 @@ def test_a_metrics_page_of_a_live_engine_has_lengths_but_no_rate():
 
 def test_an_address_that_does_not_answer_is_named(tmp_path: Path):
     with pytest.raises(BackendError, match="does not answer") as caught:
-        init(prometheus=f"http://127.0.0.1:{free_port()}", out=tmp_path / "s.toml")
+        init(Sources(prometheus=f"http://127.0.0.1:{free_port()}"), out=tmp_path / "s.toml")
     assert "127.0.0.1" in caught.value.where
     assert not (tmp_path / "s.toml").exists()

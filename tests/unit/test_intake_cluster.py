@@ -9,7 +9,7 @@ import pytest
 
 from offramp import catalog, intake
 from offramp.app.check import check
-from offramp.app.init import init
+from offramp.app.init import Sources, init
 from offramp.core.errors import InputError
 from offramp.intake.kubectl import chip_of_product
 from offramp.intake.metrics import _spread, increase
@@ -65,7 +65,7 @@ def test_products(vendor, product, gib, chip):
 
 def test_dies_become_packages(tmp_path):
     labels = {"node.kubernetes.io/npu.chip.name": "Ascend910", "accelerator-type": "module-a3-16"}
-    result = init(kubectl=write(tmp_path, node("a", {"huawei.com/Ascend910": "16"}, labels)))
+    result = init(Sources(kubectl=write(tmp_path, node("a", {"huawei.com/Ascend910": "16"}, labels))))
     part = result.answer["fleet"][0]
     assert (part["chip"], part["devices"], part["count"]) == ("huawei/ascend-910c", 16, 8)
 
@@ -88,7 +88,7 @@ def test_two_kinds_in_one_node_and_a_resource_nobody_knows(tmp_path):
 
 
 def test_nothing_is_invented_for_an_unlabelled_node(tmp_path):
-    result = init(kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}), deployment()))
+    result = init(Sources(kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}), deployment())))
     assert result.answer["baseline"] == ""
     assert not result.answer["assessable"]
     study = tomllib.loads(result.answer["text"])
@@ -98,7 +98,7 @@ def test_nothing_is_invented_for_an_unlabelled_node(tmp_path):
 
 def test_the_draft_without_demand_is_valid_and_check_says_what_is_missing(tmp_path):
     out = tmp_path / "study.toml"
-    result = init(kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20), deployment()), out=out)
+    result = init(Sources(kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20), deployment())), out=out)
     assert result.answer["workloads"][0]["missing"] == ["lengths", "demand"]
     problems = check(out).answer["problems"]
     assert [p["what"] for p in problems if p["level"] == "error"] == ["no [[workload]]"]
@@ -149,7 +149,7 @@ def test_means_without_histograms(tmp_path):
 def test_zero_traffic_leaves_the_workload_out(tmp_path):
     path = tmp_path / "d.txt"
     path.write_text(DUMP.format(t="vllm:request_success_total", a=5, b=5))
-    result = init(prometheus=str(path), kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20)))
+    result = init(Sources(prometheus=str(path), kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20))))
     assert "workload" not in tomllib.loads(result.answer["text"])
     assert any("no request finished" in notice.text for notice in result.warnings)
 
@@ -186,12 +186,8 @@ def test_prices_and_orders_become_tables_of_the_study(tmp_path):
     orders = tmp_path / "o.csv"
     orders.write_text("chip,count,due,cancel_fee\nhuawei/ascend-910c,64,2027-02-15,10 %\n")
     out = tmp_path / "s.toml"
-    init(
-        prices=str(prices),
-        orders=str(orders),
-        kubectl=write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20)),
-        out=out,
-    )
+    kubectl = write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20))
+    init(Sources(prices=str(prices), orders=str(orders), kubectl=kubectl), out=out)
     study = tomllib.loads(out.read_text())
     assert study["price"] == [{"chip": "nvidia/h20", "chip_price": "110000 CNY", "quarter": "2026Q4"}]
     assert study["order"] == [{"chip": "huawei/ascend-910c", "count": 64, "due": "2027Q1", "cancel_fee": "10 %"}]
@@ -232,11 +228,11 @@ def test_opencost_rent(tmp_path):
 
 def test_a_changed_file_is_kept(tmp_path):
     source, out = write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, H20)), tmp_path / "s.toml"
-    init(kubectl=source, out=out)
-    init(kubectl=source, out=out)
+    init(Sources(kubectl=source), out=out)
+    init(Sources(kubectl=source), out=out)
     assert not (tmp_path / "s.toml.old").exists()
     out.write_text(out.read_text() + "# mine\n")
-    init(kubectl=source, out=out)
+    init(Sources(kubectl=source), out=out)
     assert (tmp_path / "s.toml.old").read_text().endswith("# mine\n")
 
 
@@ -263,14 +259,14 @@ def test_a_bad_line_of_a_list_is_named(tmp_path, option, text, said, where):
     path = tmp_path / "list.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=said) as caught:
-        init(**{option: str(path)})
+        init(Sources(**{option: str(path)}))
     assert caught.value.where.endswith(where)
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:port"])
 def test_an_address_that_is_none(address):
     with pytest.raises(InputError, match="is no address"):
-        init(prometheus=address)
+        init(Sources(prometheus=address))
 
 
 def test_nodes_without_accelerators_are_said(tmp_path):

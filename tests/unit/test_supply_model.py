@@ -11,7 +11,7 @@ from offramp.core.errors import CatalogError, InputError
 from offramp.core.figure import Figure
 from offramp.core.result import FigureLog
 from offramp.supply import facts, model, regimes, sample, summary
-from offramp.supply.buyer import obtainable, vendor_of
+from offramp.supply.buyer import Buyer, obtainable, vendor_of
 
 LATEST = dt.date(2026, 11, 23)
 
@@ -132,7 +132,7 @@ def test_bad_requests_are_refused_with_a_mend():
 def test_fill_is_a_share_and_closed_chips_arrive_less():
     data, drawn = facts.load(), _simulate()
     chips = ["huawei/ascend-910c-752", "nvidia/h20", "acme/x1"]
-    found = obtainable(data, drawn, chips, ["2026Q4", "2027Q4"], grey=True, log=FigureLog())
+    found = obtainable(data, drawn, chips, ["2026Q4", "2027Q4"], buyer=Buyer(grey=True), log=FigureLog())
     assert (found.fill >= 0).all() and (found.fill <= 1).all()
     assert found.unknown == ["acme/x1"] and (found.fill[:, :, 2] == 1).all()
     assert np.median(found.fill[:, 0, 1]) < np.median(found.fill[:, 0, 0])

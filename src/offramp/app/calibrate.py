@@ -16,6 +16,7 @@ from offramp.calibrate.observe import fittable
 from offramp.calibrate.posterior import Fitted, offsets, to_calibration
 from offramp.calibrate.user import update
 from offramp.core.errors import InputError
+from offramp.core.record import Record
 from offramp.core.result import FigureLog, Notice, Result, hash_inputs, table_of
 from offramp.cost.calibration import Calibration, load_calibration
 from offramp.validate.cases import Case
@@ -32,9 +33,27 @@ def _silent(_text: str) -> None:
     return None
 
 
+class Fitting(Record):
+    """How a parameter file is made.
+
+    Attributes:
+        own: the rows are the user's own deployment and refine a parameter file; False fits all from the priors and
+            cross-validates.
+        seed: of all draws.
+        created: date of the file; today where absent.
+    """
+
+    own: bool = True
+    seed: int = 0
+    created: dt.date | None = None
+
+
+REFINE: Final = Fitting()
+
+
 def calibrate(
-    rows: str | Path, out: str | Path, *, base: str | Path | None = None, chip: str | None = None, own: bool = True,
-    seed: int = 0, created: dt.date | None = None, settings: Sequence[str] = (), progress: Progress = _silent,
+    rows: str | Path, out: str | Path, *, base: str | Path | None = None, chip: str | None = None,
+    settings: Sequence[str] = (), fitting: Fitting = REFINE, progress: Progress = _silent,
 ) -> Result:  # fmt: skip
     """A parameter file.
 
@@ -43,16 +62,14 @@ def calibrate(
         out: file to write.
         base: parameter file to start from; None takes the shipped one.
         chip: chip of rows that do not name one.
-        own: the rows are the user's own deployment and refine ``base``; False fits all from the priors and
-            cross-validates.
-        seed: of all draws.
-        created: date of the file; today where absent.
         settings: ``NAME=VALUE`` texts that say what the file does not ("chips=8", "layout=TP8").
+        fitting: whether to refine ``base`` or to fit anew, seed and date.
         progress: told what is being done.
     """
-    loaded = measured.load(rows, chip=chip or "", settings=settings, closed=own)
-    day = created or dt.datetime.now(dt.UTC).date()
-    if own:
+    loaded = measured.load(rows, chip=chip or "", settings=settings, closed=fitting.own)
+    seed = fitting.seed
+    day = fitting.created or dt.datetime.now(dt.UTC).date()
+    if fitting.own:
         start = load_calibration(base)
         cases = [case for case in loaded.cases if case.row.mode != "open"]
         if len(cases) < len(loaded.cases):

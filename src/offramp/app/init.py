@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from offramp import __version__, arch, catalog, intake
-from offramp.app.init_draft import Draft, FleetPart, Unknown, WorkPart
+from offramp.app.init_draft import Draft, FleetPart, Sources, Unknown, WorkPart
 from offramp.app.init_text import render
 from offramp.catalog import Catalog, Chip
 from offramp.core.errors import InputError, OfframpError
@@ -24,19 +24,11 @@ SUGGESTED: Final = 5
 """Most chips that are put up for comparison."""
 
 
-def init(
-    *, kubectl: str = "", deployments: str = "", prometheus: str = "", bench: Sequence[str] = (), prices: str = "",
-    orders: str = "", out: str | Path | None = None, today: dt.date | None = None,
-) -> Result:  # fmt: skip
+def init(sources: Sources | None = None, *, out: str | Path | None = None, today: dt.date | None = None) -> Result:
     """A commented study file of what the sources say; what they do not say is marked.
 
     Args:
-        kubectl: nodes (and deployments) as kubectl prints them in JSON.
-        deployments: deployments, where they are in a file of their own.
-        prometheus: a dump, or the address of a server.
-        bench: benchmark files of any known tool.
-        prices: price list (CSV, XLSX) or OpenCost export (JSON).
-        orders: open orders (CSV, XLSX).
+        sources: files of the cluster, address of its metrics.
         out: file to write; nothing is written where None. A file changed by hand is kept as ``<name>.old``.
         today: day of the demand, where metrics have no dates.
 
@@ -44,10 +36,11 @@ def init(
         InputError: no source, or one that cannot be read.
         BackendError: the server does not answer.
     """
-    if not any((kubectl, deployments, prometheus, bench, prices, orders)):
+    sources = sources or Sources()
+    if not sources.named:
         raise InputError("nothing to start from", where="init", mend="Give --kubectl, --prometheus or --bench.")
     facts = catalog.load()
-    draft = _draft(facts, kubectl, deployments, prometheus, bench, prices, orders, today)
+    draft = _draft(facts, sources, today)
     text = render(draft)
     notes = [Notice(kind="intake", text=note) for note in draft.notes]
     if out is not None:
@@ -57,16 +50,13 @@ def init(
     return _result(draft, text, out, facts.version, notes)
 
 
-def _draft(
-    facts: Catalog, kubectl: str, deployments: str, prometheus: str, bench: Sequence[str], prices: str, orders: str,
-    today: dt.date | None,
-) -> Draft:  # fmt: skip
+def _draft(facts: Catalog, given: Sources, today: dt.date | None) -> Draft:
     notes: list[str] = []
-    groups, seen = intake.nodes_of(kubectl) if kubectl else ([], [])
+    groups, seen = intake.nodes_of(given.kubectl) if given.kubectl else ([], [])
     notes += seen
-    served = _deployments(kubectl, deployments, notes)
-    traffic, devices = intake.traffic_of(intake.metrics_of(prometheus)) if prometheus else ([], [])
-    runs = [run for file in bench for run in intake.bench_of(file)]
+    served = _deployments(given.kubectl, given.deployments, notes)
+    traffic, devices = intake.traffic_of(intake.metrics_of(given.prometheus)) if given.prometheus else ([], [])
+    runs = [run for file in given.bench for run in intake.bench_of(file)]
     for run in runs:
         notes += [f"{run.where}: {text}" for text in (*run.notes, *run.definitions[2:])]
     for item in traffic:
@@ -74,8 +64,8 @@ def _draft(
     sites = _sites([group.region for group in groups])
     fleet = _fleet(facts, groups, sites, notes) or _fleet_of_devices(facts, devices, sites)
     works = _works(traffic, served, runs, notes)
-    priced = intake.price_rows(prices) if prices else None
-    ordered = intake.order_rows(orders) if orders else None
+    priced = intake.price_rows(given.prices) if given.prices else None
+    ordered = intake.order_rows(given.orders) if given.orders else None
     notes += [*(priced.notes if priced else ()), *(ordered.notes if ordered else ())]
     counts: dict[str, int] = {}
     for part in fleet:
@@ -85,7 +75,7 @@ def _draft(
     price_list = _priced(facts, priced, list(counts), notes)
     draft = Draft(
         name="My cluster",
-        sources=_sources(kubectl, deployments, prometheus, bench, prices, orders),
+        sources=tuple(f"{what}: {_no_secret(source)}" for what, source in given.named),
         quarter=_quarter(traffic, today),
         sites=tuple((site, region) for region, site in sites.items()),
         fleet=tuple(fleet),
@@ -111,20 +101,6 @@ def _baseline(counts: dict[str, int], groups: Sequence[intake.NodeGroup], served
             asked[chip] = asked.get(chip, 0) + item.replicas * item.devices
     by = asked if any(asked.values()) else counts
     return max(by, key=lambda chip: by[chip]) if by else ""
-
-
-def _sources(
-    kubectl: str, deployments: str, prometheus: str, bench: Sequence[str], prices: str, orders: str
-) -> tuple[str, ...]:
-    named = (
-        ("nodes", kubectl),
-        ("deployments", deployments),
-        ("metrics", prometheus),
-        *(("benchmark", b) for b in bench),
-        ("prices", prices),
-        ("orders", orders),
-    )
-    return tuple(f"{what}: {_no_secret(source)}" for what, source in named if source)
 
 
 def _no_secret(source: str) -> str:

@@ -6,6 +6,35 @@ from offramp import intake
 from offramp.core.record import Record
 
 
+class Sources(Record):
+    """What a study is drafted from: files, and the address of a server; "" where there is none.
+
+    Attributes:
+        kubectl: nodes (and deployments) as kubectl prints them in JSON.
+        deployments: deployments, where they are in a file of their own.
+        prometheus: a dump, or the address of a server.
+        bench: benchmark files of any known tool.
+        prices: price list (CSV, XLSX) or OpenCost export (JSON).
+        orders: open orders (CSV, XLSX).
+    """
+
+    kubectl: str = ""
+    deployments: str = ""
+    prometheus: str = ""
+    bench: tuple[str, ...] = ()
+    prices: str = ""
+    orders: str = ""
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """What each given source is, and the source."""
+        every = (
+            ("nodes", self.kubectl), ("deployments", self.deployments), ("metrics", self.prometheus),
+            *(("benchmark", file) for file in self.bench), ("prices", self.prices), ("orders", self.orders),
+        )  # fmt: skip
+        return tuple((what, source) for what, source in every if source)
+
+
 class FleetPart(Record):
     """Chips at one place.
 

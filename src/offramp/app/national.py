@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -144,8 +144,9 @@ def frontier(run: National, log: FigureLog) -> list[Cell]:
     for kind in ("buy", "use", "support"):
         for scope, mask in _scopes(run).items():
             for start in at[:-1] if at.size > 3 else at:
+                ban = _Ban(kind, scope, mask, int(start))
                 done = _under_ban(run, kind, mask, int(start), life, step=step, required=free)
-                cells.append(_cell(run, kind, scope, int(start), at, done, free, mask))
+                cells.append(_cell(run, ban, done, free[:, at >= start]))
     return cells
 
 
@@ -177,19 +178,26 @@ def _under_ban(
     return np.nan_to_num(done, nan=0.0)
 
 
-def _cell(
-    run: National, kind: Any, scope: str, start: int, at: Any, done: F8, free: F8, mask: Bool
-) -> Cell:  # fmt: skip
-    base = free[:, at >= start]
+class _Ban(NamedTuple):
+    """What is banned, for which work, and from which quarter on."""
+
+    kind: Literal["buy", "use", "support"]
+    scope: str
+    mask: Bool
+    start: int
+
+
+def _cell(run: National, ban: _Ban, done: F8, base: F8) -> Cell:
+    """What a ban leaves: the share done under it beside the share done without, from its quarter on."""
     met = (done >= MET * base).all(axis=1)
     mean, before = done.mean(axis=1), base.mean(axis=1)
     kept = np.minimum(mean / np.maximum(before, 1e-12), 1.0)
     lost = np.maximum(base - done, 0.0).mean(axis=1)
-    equivalents = (run.wanted[:, -1] * run.shares[:, mask].sum(axis=1)) * lost
+    equivalents = (run.wanted[:, -1] * run.shares[:, ban.mask].sum(axis=1)) * lost
     price = run.span_price[:, -1]
     own = (price[:, run.domestic] / np.maximum(run.rate[:, run.domestic], 1e-12)).min(axis=1)
     return Cell(
-        kind=kind, scope=scope, quarter=run.quarters[start], probability_met=float(met.mean()),
+        kind=ban.kind, scope=ban.scope, quarter=run.quarters[ban.start], probability_met=float(met.mean()),
         met_p10=float(np.quantile(mean, 0.1)), met_p50=float(np.quantile(mean, 0.5)), kept_p10=float(np.quantile(kept, 0.1)),
         extra_cost=float(np.median(equivalents * own)), baseline_met_p10=float(np.quantile(before, 0.1)),
     )  # fmt: skip

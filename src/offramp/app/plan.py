@@ -22,7 +22,7 @@ from offramp.app.check import ASK_HEADQUARTERS, require_sound
 from offramp.app.chipfacts import chip_facts
 from offramp.app.economics import Ledger, check_currency
 from offramp.app.plan_question import Setting
-from offramp.app.plan_work import Work, serve_work, train_work, work_notices
+from offramp.app.plan_work import Horizon, Work, serve_work, train_work, work_notices
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.app.study import Study
 from offramp.core.errors import InputError
@@ -145,15 +145,14 @@ def _works(setting: Setting, store: RunStore, *, jobs: int, progress: Progress |
     site = study.site_of(study.fleet[0].site if study.fleet else "")
     served = [(work, job_of(work, study)) for work in study.workloads_of("serve")]
     cells = run_cells([(job, chip.id) for _, job in served for chip in chips], store, jobs=jobs, progress=progress)
-    draws, found = len(setting.futures), dict[str, Work]()
+    horizon, found = Horizon(setting.quarters, len(setting.futures)), dict[str, Work]()
     for number, (work, job) in enumerate(served):
         mine = cells[number * len(chips) : (number + 1) * len(chips)]
-        found[work.id] = serve_work(work, job, mine, chips, quarters=setting.quarters, draws=draws, ledger=ledger,
-                                    site=site)  # fmt: skip
+        found[work.id] = serve_work(work, job, mine, chips, horizon=horizon, ledger=ledger, site=site)
     for cell in cells:
         ledger.log.merge(cell.figures, cell.horizon)
     for work in study.workloads_of("train"):
-        found[work.id] = train_work(work, chips, setting.origin, quarters=setting.quarters, draws=draws, ledger=ledger)
+        found[work.id] = train_work(work, chips, setting.origin, horizon=horizon, ledger=ledger)
     works = [found[work.id] for work in study.workload]
     ledger.notices.extend(work_notices(works, study))
     return works

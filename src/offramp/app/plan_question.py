@@ -26,7 +26,7 @@ from offramp.core.result import Notice
 from offramp.core.seeds import derive_seed
 from offramp.cost.hardware import system_of
 from offramp.plan.problem import OpenOrder, PlanProblem, ShareCap
-from offramp.supply.buyer import Obtainable, buyer_figures, obtainable
+from offramp.supply.buyer import Buyer, Obtainable, buyer_figures, obtainable
 from offramp.supply.facts import load as load_supply
 from offramp.supply.model import SupplyDraws, simulate
 
@@ -243,7 +243,7 @@ def _market(setting: Setting, day: dt.date) -> Obtainable:
     last = quarter_name(max(setting.quarters[-1] // 4 * 4 + 3, parse_quarter("2027Q4")))
     drawn: SupplyDraws = simulate(data, day, draws=max(draws, 10), seed=seed, last=last, log=log)
     grey = "grey-market" in setting.study.organisation.routes
-    found = obtainable(data, drawn, setting.ids, setting.names, seed=seed, grey=grey, log=log)
+    found = obtainable(data, drawn, setting.ids, setting.names, buyer=Buyer(grey=grey, seed=seed), log=log)
     keep = slice(0, draws)
     for chip in found.unknown:
         setting.note("supply", "no supply figures: every order is taken to arrive", chip)

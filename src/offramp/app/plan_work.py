@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from offramp.app.economics import Ledger
 from offramp.app.rollup import chips_for, power_range
 from offramp.app.study import Site, Study, Workload
 from offramp.app.train_cells import Setting as TrainSetting
-from offramp.app.train_cells import question_of
+from offramp.app.train_cells import note_model, question_of
 from offramp.app.workload import load_model
 from offramp.arch.record import Model
 from offramp.catalog import Chip
@@ -72,6 +72,13 @@ class Work:
     bounded: tuple[str, ...] = ()
 
 
+class Horizon(NamedTuple):
+    """Quarters of a plan, and how many futures it draws."""
+
+    quarters: Sequence[int]
+    draws: int
+
+
 def demand_path(work: Workload, quarters: Sequence[int], draws: int, seed: int) -> F8:
     """Mean requests per second by draw and quarter: geometric between stated quarters, one luck a draw. [S, Q]"""
     at = [parse_quarter(point.quarter) for point in work.demand]
@@ -90,11 +97,11 @@ def demand_path(work: Workload, quarters: Sequence[int], draws: int, seed: int) 
 
 
 def serve_work(
-    work: Workload, job: Job, cells: list[Cell], chips: list[Chip], *, quarters: Sequence[int], draws: int,
-    ledger: Ledger, site: Site,
-) -> Work:  # fmt: skip
+    work: Workload, job: Job, cells: list[Cell], chips: list[Chip], *, horizon: Horizon, ledger: Ledger, site: Site
+) -> Work:
     """A serving workload: mean requests per second that one chip carries, with peak, spares and whole servers in it."""
-    demand = demand_path(work, quarters, draws, ledger.study.study.seed)
+    draws = horizon.draws
+    demand = demand_path(work, horizon.quarters, draws, ledger.study.study.seed)
     mean = float(np.median(demand.max(axis=1))) or 1.0
     ratio = job.demand.peak / job.demand.mean if job.demand.mean > 0 else 1.0
     order = np.random.default_rng(derive_seed(ledger.study.study.seed, "efficiency")).permutation(100_003)
@@ -152,11 +159,9 @@ def _reason(cell: Cell) -> str:
     return "; ".join([*stops, *case.candidate.floor]) or "serves nothing within its limits"
 
 
-def train_work(
-    work: Workload, chips: list[Chip], origin: dict[str, str], *, quarters: Sequence[int], draws: int, ledger: Ledger
-) -> Work:
+def train_work(work: Workload, chips: list[Chip], origin: dict[str, str], *, horizon: Horizon, ledger: Ledger) -> Work:
     """A training run in tokens, spread evenly over the time from its start to its deadline."""
-    study = ledger.study
+    study, (quarters, draws) = ledger.study, horizon
     model = load_model(work.model)
     tokens = work.tokens or 0.0
     start = parse_quarter(work.start) if work.start else quarters[0]
@@ -168,6 +173,7 @@ def train_work(
     luck = np.random.default_rng(derive_seed(study.study.seed, "train", work.id)).standard_normal((2, draws))
     order = np.random.default_rng(derive_seed(study.study.seed, "train draws")).permutation(100_003)
     setting = _train_setting(ledger)
+    note_model(setting)
     rate, why = np.zeros((draws, len(chips))), dict[str, str]()
     for column, chip in enumerate(chips):
         try:

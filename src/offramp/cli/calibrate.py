@@ -33,9 +33,10 @@ def command(
     benchmark file --set says what the tool does not record: chips=8, layout="TP8", engine="vllm 0.11.0", weights=FP8,
     model=Qwen/Qwen3-32B.
     """
-    from offramp.app.calibrate import calibrate
+    from offramp.app.calibrate import Fitting, calibrate
 
-    result = calibrate(rows, out, base=base, chip=chip, own=not fit_all, seed=seed, settings=settings, progress=say)
+    fitting = Fitting(own=not fit_all, seed=seed)
+    result = calibrate(rows, out, base=base, chip=chip, settings=settings, fitting=fitting, progress=say)
     if as_json:
         print_json(result)
         return

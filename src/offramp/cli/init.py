@@ -45,17 +45,13 @@ def command(
 
     Further FILEs are benchmark files too: --bench a.json b.json.
     """
-    from offramp.app.init import init
+    from offramp.app.init import Sources, init
 
-    result = init(
-        kubectl=kubectl,
-        deployments=deployments,
-        prometheus=prometheus,
-        bench=(*bench, *more),
-        prices=prices,
+    sources = Sources(
+        kubectl=kubectl, deployments=deployments, prometheus=prometheus, bench=(*bench, *more), prices=prices,
         orders=orders,
-        out=out,
-    )
+    )  # fmt: skip
+    result = init(sources, out=out)
     if as_json:
         print_json(result)
     elif out is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,10 @@ def advance(plan: Plan, scenario: int) -> PlanProblem:
 
 
 def _sooner(cap: ShareCap) -> ShareCap:
-    from dataclasses import replace
-
     return replace(cap, start=max(cap.start - 1, 0))
 
 
 def _sooner_scoped(cap: ScopedCap) -> ScopedCap:
-    from dataclasses import replace
-
     return replace(cap, start=max(cap.start - 1, 0), share=cap.share[1:])
 
 
@@ -78,8 +74,7 @@ def _pending(plan: Plan, scenario: int) -> tuple[OpenOrder, ...]:
         for due in range(1, q):
             count = float(plan.deliver[number, due])
             if count > 1e-9:
-                found.append(_fixed(problem, f"{order.label} #{due}", order.chip, order.site, count, due,
-                                    order.price, order.arrives))  # fmt: skip
+                found.append(_fixed(problem, replace(order, label=f"{order.label} #{due}", count=count, due=due)))
     for chip in range(len(problem.chips)):
         due = int(problem.lead[chip])
         for site in range(len(problem.sites)):
@@ -88,16 +83,16 @@ def _pending(plan: Plan, scenario: int) -> tuple[OpenOrder, ...]:
                 share = np.repeat(problem.fill[:, [0], chip], q, axis=1)
                 price = float(plan.mean(problem.price)[due, chip])
                 label = f"{problem.chips[chip]} at {problem.sites[site]} ordered {problem.quarters[0]}"
-                found.append(_fixed(problem, label, chip, site, count, due, price, share))
+                found.append(_fixed(problem, OpenOrder(label=label, chip=chip, site=site, count=count, due=due, price=price,
+                                                       cancel_fee=1.0, defer_fee=1.0, arrives=share)))  # fmt: skip
     return tuple(found)
 
 
-def _fixed(
-    problem: PlanProblem, label: str, chip: int, site: int, count: float, due: int, price: float, share: F8
-) -> OpenOrder:  # fmt: skip
-    return OpenOrder(
-        label=f"{label} ({problem.quarters[0]})", chip=chip, site=site, count=count, due=due - 1, price=price,
-        cancel_fee=1.0, defer_fee=1.0, arrives=share[:, 1:],
+def _fixed(problem: PlanProblem, order: OpenOrder) -> OpenOrder:
+    """An order that can no longer be cancelled or deferred, seen one quarter later."""
+    return replace(
+        order, label=f"{order.label} ({problem.quarters[0]})", due=order.due - 1, cancel_fee=1.0, defer_fee=1.0,
+        arrives=order.arrives[:, 1:],
     )  # fmt: skip
 
 

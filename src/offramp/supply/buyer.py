@@ -7,6 +7,7 @@ import functools
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -103,9 +104,26 @@ def vendor_of(data: SupplyData, chip: str) -> Vendor | None:
     return None
 
 
+class Buyer(Record):
+    """Who orders.
+
+    Attributes:
+        home: country of the headquarters.
+        grey: uses the grey market; without it nothing arrives under a closed regime.
+        seed: master seed of this buyer's luck.
+    """
+
+    home: str = "CN"
+    grey: bool = False
+    seed: int = 0
+
+
+PLAIN_BUYER: Final = Buyer()
+
+
 def obtainable(
-    data: SupplyData, supply: SupplyDraws, chips: list[str], quarters: list[str], *,
-    seed: int = 0, home: str = "CN", grey: bool = False, log: FigureLog,
+    data: SupplyData, supply: SupplyDraws, chips: list[str], quarters: list[str], *, buyer: Buyer = PLAIN_BUYER,
+    log: FigureLog,
 ) -> Obtainable:  # fmt: skip
     """The share of an order placed by one buyer that arrives, by draw, quarter and chip.
 
@@ -118,13 +136,11 @@ def obtainable(
         supply: draws of the market.
         chips: chip ids.
         quarters: quarter names; the last modelled quarter stands for later ones.
-        seed: master seed.
-        home: country of the buyer's headquarters.
-        grey: whether the buyer uses the grey market; without it nothing arrives under a closed regime.
+        buyer: who orders.
         log: collects the figures used.
     """
     draws = supply.cards.shape[0]
-    rng = np.random.default_rng(derive_seed(seed, "buyer"))
+    rng = np.random.default_rng(derive_seed(buyer.seed, "buyer"))
     at = np.asarray([min(supply.quarters.index(q) if q in supply.quarters else len(supply.quarters) - 1,
                          len(supply.quarters) - 1) for q in quarters], dtype=np.int64)  # fmt: skip
     fill = np.ones((draws, at.size, len(chips)))
@@ -135,14 +151,14 @@ def obtainable(
     growth = draw(log.use("supply/params#fill_rate_growth", data.params["fill_rate_growth"]), rng, draws)
     for column, chip in enumerate(chips):
         vendor = vendor_of(data, chip)
-        if vendor is None or home != "CN":
+        if vendor is None or buyer.home != "CN":
             unknown.append(chip)
             continue
         cards = supply.of(vendor.id)[:, at]
         market[:, :, column] = cards
         if vendor.kind == "imported":
             states = supply.states[vendor.regime][:, at]
-            fill[:, :, column], factor[:, :, column] = _by_route(states, rng, log, grey=grey)
+            fill[:, :, column], factor[:, :, column] = _by_route(states, rng, log, grey=buyer.grey)
         else:
             years = np.asarray([(parse_quarter(q) - parse_quarter("2025Q1")) / 4.0 for q in quarters])
             plenty = cards / np.maximum(np.median(cards, axis=0), 1e-9)[None, :]
