@@ -29,7 +29,7 @@ def _silent(_text: str) -> None:
 
 def validate(
     path: str | Path, *, by: Sequence[str] = ("chip", "engine", "metric"), calibration: str | Path | None = None,
-    chip: str = "", settings: Sequence[str] = (), progress: Progress = _silent,
+    chip: str = "", settings: Sequence[str] = (), progress: Progress = _silent, simulate: bool = False,
 ) -> Result:  # fmt: skip
     """Predictions beside measurements.
 
@@ -40,6 +40,7 @@ def validate(
         chip: of rows that name none.
         settings: ``NAME=VALUE`` texts that say what the file does not ("chips=8", "layout=TP8").
         progress: told what is being done.
+        simulate: play every run of the harness in the simulator too; slower.
 
     Raises:
         InputError: unreadable file, unknown grouping column.
@@ -59,11 +60,12 @@ def validate(
             progress(
                 f"predicting rows {start + 1:,} to {min(start + CHUNK, len(loaded.cases)):,} of {len(loaded.cases):,}"
             )
-        found += predict(loaded.cases[start : start + CHUNK], parameters)
+        found += predict(loaded.cases[start : start + CHUNK], parameters, simulate=simulate, progress=progress)
     groups = judge(found, by)
     log = FigureLog()
     log.note_date(parameters.created)
     inputs = {"file": Path(path).read_bytes(), "by": ",".join(by), "calibration": parameters.version}
+    inputs |= {"simulate": "yes"} if simulate else {}
     inputs |= {"said": "\n".join((chip, *settings))} if chip or settings else {}
     return Result(
         command="validate", answer=_answer(found, groups, loaded), inputs_hash=hash_inputs(inputs),

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 @click.option("--calibration", type=click.Path(), help="Parameter file; the shipped one if absent.")
 @click.option("--chip", default="", help="Chip of rows that do not name one.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="What the file does not say; repeatable.")
+@click.option("--simulate", is_flag=True, help="Play each run in the serving simulator as well; slower.")
 @json_option
-def command(file: str, by: str, calibration: str | None, chip: str, settings: tuple[str, ...], as_json: bool) -> None:
+def command(
+    file: str, by: str, calibration: str | None, chip: str, settings: tuple[str, ...], simulate: bool, as_json: bool
+) -> None:
     """Predict every row of a file of measurements and print the errors.
 
     FILE is a CSV in the serving schema (docs/validation.md) or a file of a known benchmark tool, of which --set says
@@ -30,7 +33,9 @@ def command(file: str, by: str, calibration: str | None, chip: str, settings: tu
     from offramp.app.validate import validate
 
     columns = tuple(name.strip() for name in by.split(",") if name.strip())
-    result = validate(file, by=columns, calibration=calibration, chip=chip, settings=settings, progress=say)
+    result = validate(
+        file, by=columns, calibration=calibration, chip=chip, settings=settings, progress=say, simulate=simulate
+    )
     if as_json:
         click.echo(json.dumps(result.answer))
         return

@@ -2,7 +2,8 @@
 
 The closed form knows a steady state. A real run starts with a burst of prompts, keeps the shape of that burst for many
 generations where answers are of nearly one length, admits prompts in batches, and ends ragged. The simulator plays all
-that once per case, at the middle of the parameters; its ratio to the closed form then corrects every draw.
+that once per case, at the middle of the parameters; its ratio to the closed form then corrects every draw. What prompts
+wait in an engine's own ways (polling every so many steps) the simulator does not know: the ratio leaves it in.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def corrections(
         parameters: ``[1, n]``.
         progress: told how far it is.
     """
-    closed = solve(batch, parameters)
+    one = np.ones_like(parameters.queue_factor)
+    closed = solve(batch, replace(parameters, queue_factor=one, admit_steps=0.5 * one))
     found = np.zeros((len(FIELDS), batch.case.size))
     known: dict[tuple[object, ...], _Run | None] = {}
     at: dict[int, int] = {}

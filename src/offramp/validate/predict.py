@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -18,6 +19,7 @@ from offramp.validate.closed import Batch, Solution, make_batch, solve
 from offramp.validate.rows import Row
 
 F8 = npt.NDArray[np.float64]
+Progress = Callable[[str], None]
 
 KIND: Final = {
     "ttft_ms_mean": "ttft", "ttft_ms_median": "ttft", "ttft_ms_p99": "ttft_p99", "tpot_ms_mean": "tpot",
@@ -202,14 +204,27 @@ def with_residual(prediction: Prediction, calibration: Calibration) -> Predictio
     )
 
 
-def predict(cases: Sequence[Case], calibration: Calibration) -> list[Prediction]:
-    """Every metric of every case with its interval."""
+def predict(
+    cases: Sequence[Case], calibration: Calibration, *, simulate: bool = False, progress: Progress | None = None
+) -> list[Prediction]:
+    """Every metric of every case with its interval.
+
+    Args:
+        cases: what was measured.
+        calibration: parameter file.
+        simulate: also play each run of the harness in the serving simulator, at the middle of the parameters.
+        progress: told how far the simulations are.
+    """
     if not cases:
         return []
     batch = make_batch(cases)
     parameters = parameters_of(cases, batch, calibration)
     first = solve_draws(batch, median_draw(parameters))
     batch = make_batch(cases, seqs=first[0].seqs[0])
+    if simulate:
+        from offramp.validate.loop import corrections  # brings numba in
+
+        batch = replace(batch, loop=corrections(cases, batch, median_draw(parameters), progress))
     solutions = solve_draws(batch, parameters)
     entries: dict[int, list[int]] = {}
     for entry, case in enumerate(batch.case.tolist()):
