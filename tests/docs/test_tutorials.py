@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from offramp.cli import root
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -36,21 +36,21 @@ def shown(line: str, output: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_a_tutorial_runs(page, tmp_path):
+def test_a_tutorial_runs(page, tmp_path, monkeypatch):
+    """One process for all commands: that each starts by itself is tested elsewhere, and costs a second each time."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    environment = {**os.environ, "COLUMNS": "200", "OFFRAMP_RUNS": str(tmp_path / "runs"), "NO_COLOR": "1"}
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("COLUMNS", "200"), ("OFFRAMP_RUNS", str(tmp_path / "runs")), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
     folders = set()
     for commands, expected in steps(page):
         printed = ""
         for command in commands:
             words = shlex.split(command)
             assert words[0] == "offramp"
-            done = subprocess.run(
-                [sys.executable, "-m", "offramp", *words[1:]], cwd=tmp_path, env=environment, capture_output=True,
-                text=True, timeout=600, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
-            printed += done.stdout + done.stderr
+            done = CliRunner().invoke(root, words[1:])
+            assert done.exit_code == 0, f"{command}\n{done.output[-2000:]}\n{done.exception!r}"
+            printed += done.output
             if "--out" in words:
                 folders.add(words[words.index("--out") + 1])
         missing = [line for line in expected if not shown(line, printed)]
