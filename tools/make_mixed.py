@@ -31,11 +31,13 @@ with the transfer of the cache over the slower of the two networks, and the rate
 TAIL: Final = """
 ## What to check before ordering
 
-- Both engines must agree on the format of the cache and on who converts it. Nothing here proves that two do; ask for a
-  demonstration. A cache that must be rewritten costs a pass over it on one side, which is not priced.
-- The transfer takes 70 % of the slower network (assumed, 40 to 90 %) after 3 ms of set-up (assumed, 1 to 10 ms).
-- Splits are simulated at the middle parameters only: they have no interval of their own. The interval of the same chips in
-  the table of `offramp assess` says how far off they may be.
+- Both engines must agree on who converts the cache. Nothing here proves that two do; ask for a demonstration. Between unlike
+  chips or engines each cache is taken to be laid out anew by the servers of the smaller replica at 20 GB/s each (assumed, 5 to
+  100 GB/s), one after the other; the table says how long a mean request's takes.
+- The transfer takes 70 % of the slower network (assumed, 40 to 90 %) after 3 ms of set-up (assumed, 1 to 10 ms); transfers of
+  one prefill replica queue behind one another.
+- Chips are those of the median joint draw, p10 to p90 of all draws in brackets. Only the middle is simulated; the draws follow
+  from the closed form of both sides, each bought by itself. Near a limit that is too kind: see `docs/assess.md`.
 - Power is taken as in aggregated serving on the same chip.
 - A fleet that keeps some H20 for decode still needs them repaired: a ban on *use* or on *support* ends this way, one on
   *buying* does not (`offramp plan` weighs that by quarter).
@@ -66,8 +68,9 @@ def page(result: Result) -> str:
         "The sentence takes the mixed pair with the fewest chips among those whose new chip this organisation may buy without a"
         " licence. What one new chip is worth on each side explains it: it goes where it is worth more.", "",
         "## All pairs, cheapest first", "",
-        f"| prefill | decode | chips | TTFT p90, s | TPOT p90, ms | {currency} / M output tokens | layouts of a unit |",
-        "|---|---|---|---|---|---|---|",
+        "| prefill | decode | chips (p10 to p90) | TTFT p90, s | TPOT p90, ms | transfer, of it conversion, ms "
+        f"| {currency} / M output tokens | layouts of a unit |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [_row(split) for split in work["splits"][:MOST]]
     lines += ["", f"Aggregated, for comparison: {_aggregated(work, currency)}."]
@@ -78,10 +81,12 @@ def page(result: Result) -> str:
 
 def _row(split: dict[str, Any]) -> str:
     cost = split["cost_per_million_output_tokens"]
-    latency = split["latency_s"]
+    latency, moved, total = split["latency_s"], split["transfer"], split["interval"]["chips_total"]
+    high = tidy(total["high"]) if total["high"] is not None else "no limit"
     return (
         f"| {split['prefill_chips']:,} {split['prefill_name']} | {split['decode_chips']:,} {split['decode_name']} "
-        f"| {split['chips_total']:,} | {latency['ttft_p90']:.2g} | {latency['tpot_p90'] * 1e3:.0f} "
+        f"| {split['chips_total']:,} ({tidy(total['low'])} to {high}) | {latency['ttft_p90']:.2g} | {latency['tpot_p90'] * 1e3:.0f} "
+        f"| {moved['mean_s'] * 1e3:.1f}, {moved['conversion_s'] * 1e3:.1f} "
         f"| {'-' if cost is None else tidy(cost)} | {split['prefill_layout']}; {split['decode_layout']} |"
     )
 

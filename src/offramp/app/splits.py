@@ -7,18 +7,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from offramp import catalog as facts
 from offramp.app.cells import Job, Worked, cell_key, keep_points, work
 from offramp.app.crew import Crew
 from offramp.app.economics import Ledger
-from offramp.app.rollup import Row, short_name
+from offramp.app.rollup import Row, short_name, span_of
 from offramp.app.runs import RunStore
 from offramp.core.record import Record
 from offramp.cost import per_million_tokens
 from offramp.cost.hardware import system_of
 from offramp.search import Felt, Side, Split, find_split
+from offramp.search.sides import FIGURES
 from offramp.search.tune import Points
+
+F8 = npt.NDArray[np.float64]
 
 
 class SplitCell(Record):
@@ -96,31 +101,48 @@ def first_and_second(cell: SplitCell) -> str:
 
 
 def split_answers(job: Job, cells: Sequence[SplitCell], rows: Sequence[Row], ledger: Ledger) -> list[dict[str, Any]]:
-    """Splits as plain data, cheapest first: chips on each side for the peak, in whole servers, and what they cost."""
+    """Splits as plain data, cheapest first: chips on each side for the peak, in whole servers, and what they cost.
+
+    Chips are those of the median joint draw, with p10 and p90 of all; cost is that of the median draw.
+    """
     by_chip = {row.chip.id: row for row in rows}
+    if any(cell.split is not None for cell in cells):
+        for name, figure in FIGURES.items():
+            ledger.log.use(name, figure)
     found = [
         _answer(job, cell, cell.split, by_chip, ledger) for cell in cells if cell.split is not None
     ]  # fmt: skip
-    return sorted(found, key=lambda item: (item["cost_per_million_output_tokens"] or math.inf, item["chips_total"]))
+    return sorted(
+        filter(None, found), key=lambda item: (item["cost_per_million_output_tokens"] or math.inf, item["chips_total"])
+    )
 
 
 def _answer(job: Job, cell: SplitCell, split: Split, by_chip: dict[str, Row], ledger: Ledger) -> dict[str, Any]:
-    units = math.ceil(job.demand.peak / split.rate - 1e-9) + job.demand.spares
-    units = max(units, job.demand.least)
-    first, second = by_chip[cell.prefill_chip], by_chip[cell.decode_chip]
-    counts = [_chips(units, side, row, ledger) for side, row in ((split.prefill, first), (split.decode, second))]
-    names = [short_name(row.chip.name) for row in (first, second)]
+    rows = by_chip[cell.prefill_chip], by_chip[cell.decode_chip]
+    sides = split.prefill, split.decode
+    draws = [_chips(job, split, side, row, ledger) for side, row in zip(sides, rows, strict=True)]
+    total = draws[0] + draws[1]
+    middle = int(np.argsort(total, kind="stable")[round(0.5 * (len(total) - 1))])
+    if not np.isfinite(total[middle]):
+        return {}
+    counts = [int(each[middle]) for each in draws]
+    names = [short_name(row.chip.name) for row in rows]
     words = f"{counts[0]:,} {names[0]} for prefill and {counts[1]:,} {names[1]} for decode"
+    base = next((row.numbers for row in by_chip.values() if row.is_baseline), None)
     return {
-        "prefill_chip": cell.prefill_chip, "decode_chip": cell.decode_chip, "words": words, "units": units,
+        "prefill_chip": cell.prefill_chip, "decode_chip": cell.decode_chip, "words": words,
         "prefill_name": names[0], "decode_name": names[1],
         "mixed": cell.prefill_chip != cell.decode_chip, "prefill_chips": counts[0], "decode_chips": counts[1],
-        "chips_total": sum(counts), "requests_per_s_per_unit": split.rate, "transfer_s": split.transfer_s,
+        "chips_total": sum(counts), "requests_per_s_per_unit": split.rate,
+        "interval": {"prefill_chips": span_of(draws[0]).plain(), "decode_chips": span_of(draws[1]).plain(),
+                     "chips_total": span_of(total).plain(), "share_of_draws": float(np.isfinite(total).mean()),
+                     "fewer_than_baseline": None if base is None else float((total < base.chips).mean())},
+        "transfer": msgspec.to_builtins(split.transfer), "transfer_s": split.transfer.mean_s,
         "prefill_requests_per_s_per_chip": split.prefill.closed_rate / split.prefill.packages,
         "decode_requests_per_s_per_chip": split.decode.closed_rate / split.decode.packages,
         "prefill_layout": _layout(split.prefill), "decode_layout": _layout(split.decode), "accepted_drafts_per_step": split.accept,
         "latency_s": {key: split.felt.latency.get(key) for key in (*job.slo, "ttft_p90", "tpot_p90")},
-        "cost_per_million_output_tokens": _cost(job, counts, (first, second), ledger),
+        "cost_per_million_output_tokens": _cost(job, counts, rows, ledger),
     }  # fmt: skip
 
 
@@ -130,10 +152,13 @@ def _layout(side: Side) -> str:
     return f"{side.replicas} x {pool.engine} {' '.join(degrees) or 'TP1'}"
 
 
-def _chips(units: int, side: Side, row: Row, ledger: Ledger) -> int:
+def _chips(job: Job, split: Split, side: Side, row: Row, ledger: Ledger) -> F8:
+    """Chips of one side for the peak by joint draw, in whole servers, spares and minimum included. [draws]"""
     system = system_of(ledger.catalog, row.chip, side.pool.system)
     per_server = system.packages_per_node if system else 1
-    return math.ceil(units * side.replicas * side.packages / per_server - 1e-9) * per_server
+    units = np.ceil(split.units_by_draw(side, job.demand.peak) - 1e-9) + job.demand.spares
+    units = np.maximum(units, job.demand.least)
+    return np.ceil(units * side.replicas * side.packages / per_server - 1e-9) * per_server
 
 
 def _cost(job: Job, counts: Sequence[int], rows: Sequence[Row], ledger: Ledger) -> float | None:
@@ -177,13 +202,27 @@ def first_step(
     best = min(mixed, key=lambda item: item["chips_total"])
     instead = f"instead of {baseline.chips.mid:,.0f} {short_name(baseline.chip.name)}."
     kept, added = ("decode", "prefill") if best["decode_chip"] == base else ("prefill", "decode")
+    why = f"{_why(splits, best, added)} {_odds(best, baseline)}".strip()
     if best[f"{kept}_chips"] > owned:
-        return f"A mixed step: {best['words']}, {instead}", _why(splits, best, added)
+        return f"A mixed step: {best['words']}, {instead}", why
     words = (
         f"A mixed step: keep {best[f'{kept}_chips']:,} {best[f'{kept}_name']} for {kept} and add "
         f"{best[f'{added}_chips']:,} {best[f'{added}_name']} for {added}, {instead}"
     )
-    return words, _why(splits, best, added)
+    return words, why
+
+
+def _odds(best: dict[str, Any], baseline: Row) -> str:
+    """How sure it is that the step takes fewer chips."""
+    interval = best["interval"]
+    if interval["fewer_than_baseline"] is None:
+        return ""
+    total = interval["chips_total"]
+    high = f"{total['high']:,.0f}" if total["high"] is not None else "no limit"
+    return (
+        f"All in all {best['chips_total']:,} chips ({total['low']:,.0f} to {high}); in {interval['fewer_than_baseline']:.0%} of the "
+        f"draws fewer than on {short_name(baseline.chip.name)} alone."
+    )
 
 
 def _why(splits: Sequence[dict[str, Any]], best: dict[str, Any], added: str) -> str:

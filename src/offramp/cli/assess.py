@@ -90,7 +90,9 @@ def _show_workload(work: dict[str, Any], currency: str) -> None:
     for item in work["splits"][:3]:
         cost = item["cost_per_million_output_tokens"]
         price = f", {_short(cost)} {currency}/Mtok" if cost else ""
-        out.print(f"  split: {item['words']}{price}", markup=False)
+        span = item["interval"]["chips_total"]
+        high = f"{span['high']:,.0f}" if span["high"] is not None else "no limit"
+        out.print(f"  split: {item['words']} (in all {span['low']:,.0f} to {high}){price}", markup=False)
     if work["first_step"]:
         out.print(f"  {work['first_step']} {work['first_step_why']}", markup=False)
     for line in _remarks(work["chips"]):

@@ -308,18 +308,26 @@ def _splits(work: Item, currency: str) -> Cell:
         Col(title=f"{currency} / M output tokens", align="right"),
     ]  # fmt: skip
     rows = [
-        [names[split["prefill_chip"]], split["prefill_chips"], names[split["decode_chip"]], split["decode_chips"],
+        [names[split["prefill_chip"]], _side(split, "prefill"), names[split["decode_chip"]], _side(split, "decode"),
          f"{split['prefill_layout']}; {split['decode_layout']}", split["latency_s"]["ttft_p90"] * 1e3,
          split["latency_s"]["tpot_p90"] * 1e3, split["cost_per_million_output_tokens"]] for split in work["splits"][:10]
     ]  # fmt: skip
     text = (
-        "Middle parameters, simulated together with the transfer of the cache; power as in aggregated serving. Two "
-        "chips in one deployment need engines that exchange caches of one format: check that before ordering."
+        "Chips of the median draw, p10 to p90 of all draws in brackets; latencies at the middle parameters, both pools "
+        "simulated together with the transfer of the cache and its conversion between unlike chips; power as in "
+        "aggregated serving. Check before ordering that both engines can exchange caches."
     )
     head = Html("<h3>Prefill and decode on separate pools</h3>")
     return join([head, paragraph(work["first_step"]) if work["first_step"] else "",
                  paragraph(work["first_step_why"]) if work.get("first_step_why") else "", table(columns, rows, compact=True),
                  paragraph(text)])  # fmt: skip
+
+
+def _side(split: Item, role: str) -> str:
+    """Chips of one side with their interval."""
+    span = split["interval"][f"{role}_chips"]
+    high = f"{span['high']:,.0f}" if span["high"] is not None else "∞"
+    return f"{split[f'{role}_chips']:,} ({span['low']:,.0f}–{high})"
 
 
 def _bounds(work: Item) -> Cell:

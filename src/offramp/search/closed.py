@@ -112,7 +112,16 @@ def read_off(grid: Grid, slo: Slo, pools: int) -> tuple[F8, F8]:
     the strain infinite, where nothing fits.
     """
     shape = (grid.rate.shape[0], pools, -1)
-    strain, rate = grid.strain(slo).reshape(shape), grid.rate.reshape(shape)
+    return read_between(grid.strain(slo).reshape(shape), grid.rate.reshape(shape))
+
+
+def read_between(strain: F8, rate: F8) -> tuple[F8, F8]:
+    """Highest rate whose strain is at most 1, read off between batches, and the least strain. [draws, pools] each
+
+    Args:
+        strain: the largest latency over its limit; it grows with the batch. [draws, pools, batches]
+        rate: requests per second. [draws, pools, batches]
+    """
     least = strain.min(axis=2)
     at = np.where(strain <= 1.0, rate, -1.0).argmax(axis=2)
     at = np.where(least <= 1.0, at, strain.argmin(axis=2))

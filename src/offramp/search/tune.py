@@ -187,7 +187,7 @@ def feel(
     several = sum(spec.replicas for spec in specs) > len(specs) or any(spec.table.virtual_engines > 1 for spec in specs)
     config = ServeConfig(
         warmup=load.warmup, cooldown=load.cooldown, prefix_cache=prefix, estimate_capacity=False,
-        router="prefix-aware" if prefix and several else "round-robin",
+        router="prefix-aware" if prefix and several else "round-robin", serial_link=len(specs) > 1,
     )  # fmt: skip
     return felt_of(simulate(specs, load.requests, config=config), rate, copies)
 
