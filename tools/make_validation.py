@@ -15,21 +15,26 @@ from pathlib import Path
 import msgspec
 
 from offramp.app import measured
-from offramp.app.calibrate import RESIDUAL_SPLIT, fit_all, write_calibration
+from offramp.app.calibrate import RESIDUAL_SPLIT, fit_all, fit_without, write_calibration
 from offramp.calibrate.crossval import SPLITS, Split
 from offramp.cost.calibration import DATA, Calibration
 from offramp.report.validation import (
     charts,
     floors_section,
     pairs_section,
+    played_section,
     residual_section,
     rows_section,
     split_section,
+    targets_section,
 )  # fmt: skip
 from offramp.validate.exchange import find_pairs, predict_pairs
 from offramp.validate.predict import Prediction, predict, with_residual
+from offramp.validate.rows import source_key
 
 ROOT = Path(__file__).resolve().parents[1]
+QUIET = 16.0
+"""Concurrency up to which TTFT is a property of the deployment."""
 DEMO_CHIPS = ("nvidia/h20", "nvidia/h200", "amd/mi300x", "huawei/ascend-910b2", "huawei/ascend-910c")
 
 
@@ -62,6 +67,8 @@ def build_page(loaded: measured.Loaded, made: Calibration, done: list[Split], *,
         f"their own numbers disagree. Parameter file {made.version}, {made.draws} joint draws.", "",
         "## Left-out errors", "",
     ]  # fmt: skip
+    quiet = frozenset(case.row.id for case in loaded.cases if 0 < case.row.concurrency <= QUIET)
+    lines += targets_section(widened, quiet)
     for name, predictions in widened.items():
         lines += split_section(name, predictions)
     lines += [
@@ -71,6 +78,9 @@ def build_page(loaded: measured.Loaded, made: Calibration, done: list[Split], *,
         "",
     ]
     lines += pairs_section(predict_pairs(find_pairs(loaded.cases), bare))
+    lines += blind_pairs(loaded, made)
+    ran = [case for case in loaded.cases if len(case.variants) == 1 and not case.row.is_floor]
+    lines += played_section(predict(ran, bare), predict(ran, bare, simulate=True))
     floor_cases = [case for case in loaded.cases if case.row.is_floor]
     lines += floors_section(predict(floor_cases, bare))
     lines += rows_section(main_split, DEMO_CHIPS)
@@ -80,6 +90,16 @@ def build_page(loaded: measured.Loaded, made: Calibration, done: list[Split], *,
         lines.append(f"- {len(ids)} rows: {why}")
     _draw(main_split)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def blind_pairs(loaded: measured.Loaded, made: Calibration) -> list[str]:
+    """H20 against 910B2 on one engine, by a fit that has not seen that source."""
+    theirs = [case for case in loaded.cases if source_key(case.row) == "chitu"]
+    if not theirs:
+        return []
+    blind = fit_without(loaded.cases, made, lambda case: source_key(case.row) == "chitu", seed=0)
+    pairs = predict_pairs(find_pairs(theirs), blind)
+    return ["### The same without that source's rows", "", *pairs_section(pairs)[2:]]
 
 
 def _draw(predictions: list[Prediction]) -> None:

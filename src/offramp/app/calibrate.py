@@ -11,7 +11,7 @@ import msgspec
 
 from offramp import __version__, catalog
 from offramp.app import measured
-from offramp.calibrate.crossval import SPLITS, Split, left_out, residuals_from
+from offramp.calibrate.crossval import SPLITS, Split, after_own_rows, left_out, own_residuals, residuals_from
 from offramp.calibrate.observe import fittable
 from offramp.calibrate.posterior import Fitted, offsets, to_calibration
 from offramp.calibrate.user import update
@@ -111,7 +111,9 @@ def fit_all(
     posterior = fitted.fit()
     done = [left_out(fitted, name, seed=seed, progress=progress) for name in splits]
     residual_split = next((s for s in done if s.name == RESIDUAL_SPLIT), done[-1])
-    residuals = residuals_from(residual_split)
+    own = after_own_rows(fitted, seed=seed, progress=progress)
+    residuals = {**residuals_from(residual_split), **own_residuals(own)}
+    done.append(own)
     note = f"Fitted to {len(usable)} of {len(cases)} readable rows; residuals from the split by {RESIDUAL_SPLIT}."
     ids = [case.row.id for case in usable]
     bare = to_calibration(
@@ -119,6 +121,16 @@ def fit_all(
     )
     progress("offsets of measured deployments")
     return msgspec.structs.replace(bare, offsets=offsets(predict(usable, bare), residuals)), done, usable
+
+
+def fit_without(cases: Sequence[Case], made: Calibration, left: Callable[[Case], bool], *, seed: int) -> Calibration:
+    """A fit that has not seen some cases, with the residuals of ``made`` and no offsets: for predictions of those cases."""
+    usable = [case for case in cases if fittable(case) and not left(case)]
+    fitted = Fitted(usable)
+    return to_calibration(
+        fitted, fitted.fit(), draws=DRAWS, seed=seed, residuals=made.residuals, row_ids=(), note="fitted without some rows",
+        created=made.created,
+    )  # fmt: skip
 
 
 def write_calibration(made: Calibration, out: str | Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from offramp.calibrate.posterior import Fitted, to_calibration
+from offramp.calibrate.user import update
 from offramp.core.record import Record
-from offramp.cost.calibration import Residual
+from offramp.core.seeds import derive_seed
+from offramp.cost.calibration import Calibration, Residual
 from offramp.validate.cases import Case
 from offramp.validate.predict import DEFAULT_RESIDUAL, KIND, Prediction, predict
 from offramp.validate.rows import source_key
@@ -22,6 +25,7 @@ FOLDS: Final = 5
 FOLD_DRAWS: Final = 24
 FOLD_ITERATIONS: Final = 4
 TARGET: Final = 0.80
+OWN_ROWS: Final = 10
 MIN_GROUPS: Final = 8
 """Deployments that a residual of one kind of evidence needs; below, that of all evidence stands."""
 
@@ -91,8 +95,17 @@ def left_out(fitted: Fitted, name: str, *, seed: int, progress: Callable[[str], 
         seed: of the assignment to folds.
         progress: told what is being done.
     """
-    folds = folds_of(fitted.cases, SPLITS[name], seed=seed)
     found: list[Prediction] = []
+    for calibration, outside in _folds(fitted, name, seed=seed, progress=progress):
+        found += predict(outside, calibration)
+    return Split(name=name, predictions=tuple(found))
+
+
+def _folds(
+    fitted: Fitted, name: str, *, seed: int, progress: Callable[[str], None]
+) -> Iterator[tuple[Calibration, list[Case]]]:
+    """A fit without each fold, and the fold's cases."""
+    folds = folds_of(fitted.cases, SPLITS[name], seed=seed)
     none = {kind: Residual(group_sd=0.0, row_sd=0.0) for kind in DEFAULT_RESIDUAL}
     for fold in range(FOLDS):
         progress(f"{name}: fold {fold + 1} of {FOLDS}")
@@ -102,8 +115,39 @@ def left_out(fitted: Fitted, name: str, *, seed: int, progress: Callable[[str], 
             fitted, posterior, draws=FOLD_DRAWS, seed=seed, residuals=none, row_ids=(), note="fold",
             created=dt.date(2000, 1, 1), keep_entries=inside,
         )  # fmt: skip
-        found += predict([case for case, keep in zip(fitted.cases, inside, strict=True) if not keep], calibration)
-    return Split(name=name, predictions=tuple(found))
+        yield calibration, [case for case, keep in zip(fitted.cases, inside, strict=True) if not keep]
+
+
+def after_own_rows(fitted: Fitted, *, seed: int, progress: Callable[[str], None], rows: int = OWN_ROWS) -> Split:
+    """Predictions of deployments that no fold saw, after some of their own rows: what a user's measurements bring.
+
+    Deployments with at least twice as many rows take part; the rows are drawn at random, the rest is predicted.
+
+    Args:
+        fitted: all cases.
+        seed: of the folds and of which rows are drawn.
+        progress: told what is being done.
+        rows: how many rows of its own each deployment gets.
+    """
+    found: list[Prediction] = []
+    rng = np.random.default_rng(derive_seed(seed, "own rows"))
+    for calibration, outside in _folds(fitted, "new deployment", seed=seed, progress=progress):
+        groups: dict[str, list[Case]] = {}
+        for case in outside:
+            groups.setdefault(_deployment_key(case), []).append(case)
+        for cases in groups.values():
+            if len(cases) >= 2 * rows:
+                own = set(rng.choice(len(cases), rows, replace=False).tolist())
+                mine = update(calibration, [cases[i] for i in own], created=dt.date(2000, 1, 1), seed=seed)
+                rest = predict([case for i, case in enumerate(cases) if i not in own], mine)
+                found += [msgspec.structs.replace(p, evidence="own") for p in rest]
+    return Split(name=f"after {rows} own rows", predictions=tuple(found))
+
+
+def own_residuals(split: Split) -> dict[str, Residual]:
+    """Residuals of deployments that have some rows of their own in the file, keyed "output@own"."""
+    found = residuals_from(split)
+    return {f"{kind}@own": residual for kind, residual in found.items() if "@" not in kind}
 
 
 def residuals_from(split: Split) -> dict[str, Residual]:

@@ -180,7 +180,12 @@ class Calibration(Record):
 
     def residual(self, family: str, stack: Stack) -> Residual | None:
         """What is left unexplained of a metric family for such a stack; None where the file says nothing of it."""
-        return self.residuals.get(f"{family}@{self.evidence(stack)}") or self.residuals.get(family)
+        found = self.residuals
+        if self.is_measured(stack):
+            plain = found.get(family)
+            alone = None if plain is None else msgspec.structs.replace(plain, group_sd=0.0, bias=0.0)
+            return found.get(f"{family}@own") or alone
+        return found.get(f"{family}@{self.evidence(stack)}") or found.get(family)
 
     def is_measured(self, stack: Stack) -> bool:
         """Whether the user's own rows of this chip and engine are in it, so that only row errors remain."""

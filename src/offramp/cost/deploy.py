@@ -110,7 +110,7 @@ def _with_residual(calibration: Calibration, stack: Stack, model_id: str) -> Par
     """
     parameters = parameters_for(calibration, stack)
     residual = calibration.residual("output", stack)
-    if residual is None or calibration.is_measured(stack):
+    if residual is None:
         return parameters
     keys = (model_id, f"{stack.engine}|{model_id}", f"{stack.chip}|{stack.engine}|{model_id}")
     noise = sum(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,106 @@ def _split_row(chip: str, family: str, mine: Sequence[Prediction]) -> list[str]:
 
 def _merged(mine: Sequence[Prediction]) -> GroupError:
     return judge(mine, ("chip",))[0]
+
+
+TARGETS = (
+    ("H100, H200, B200 (grade A), TPOT", ("nvidia/h100", "nvidia/h200", "nvidia/b200"), ("tpot",), "A", 0.10, 0.05),
+    ("H100, H200, B200 (grade A), output", ("nvidia/h100", "nvidia/h200", "nvidia/b200"), ("output",), "A", 0.10, 0.05),
+    ("H20, output and prefill", ("nvidia/h20",), ("output", "prefill"), "AB", 0.10, 0.06),
+    ("MI300X, MI325X, MI355X, output", ("amd/mi300x", "amd/mi325x", "amd/mi355x"), ("output",), "AB", 0.20, 0.08),
+    ("MI300X, MI325X, MI355X, TPOT", ("amd/mi300x", "amd/mi325x", "amd/mi355x"), ("tpot",), "AB", 0.20, 0.08),
+    ("Ascend 910B, 910C, output", ("huawei/ascend-910",), ("output",), "AB", 0.25, 0.12),
+)
+"""Group of chips, ids (beginnings), quantities, grades, targets on an unseen deployment and after ten of its rows."""
+
+
+def targets_section(splits: Mapping[str, Sequence[Prediction]], quiet: frozenset[str]) -> list[str]:
+    """What was aimed at beside what came out, macro-averaged over deployments.
+
+    Args:
+        splits: left-out predictions by split, with residuals.
+        quiet: ids of rows at a concurrency of at most 16, for TTFT.
+    """
+    unseen, own = splits.get("new deployment", ()), splits.get("after 10 own rows", ())
+    rows = [
+        [name, *_against(unseen, _of(chips, kinds, grades), goal), *_against(own, _of(chips, kinds, grades), near)[1:]]
+        for name, chips, kinds, grades, goal, near in TARGETS
+    ]
+
+    def calm(p: Prediction) -> bool:
+        return p.metric in ("ttft_ms_mean", "ttft_ms_median") and p.id in quiet and p.grade in ("A", "B")
+
+    rows.append(["TTFT at a concurrency of 16 or less", *_against(unseen, calm, 0.30), *_against(own, calm, 0.15)[1:]])
+    apart = splits.get("new chip", ())
+    for name, kind, goal in (("a chip left out wholly, output", "output", 0.25), ("the same, TPOT", "tpot", 0.30)):
+        rows.append([name, *_against(apart, _of(("",), (kind,), "AB"), goal), "", "", ""])
+    header = (
+        "group",
+        "deployments",
+        "median",
+        "p90 of rows",
+        "p90/p10",
+        "roofline",
+        "target",
+        "after ten rows",
+        "p90/p10",
+        "target",
+    )
+    picked = [[r[0], *r[1:7], r[7], r[9], r[11]] if len(r) > 11 else [*r[:7], "", "", ""] for r in rows]
+    return ["### What was aimed at", "", *_table(header, picked)]
+
+
+def _of(chips: Sequence[str], kinds: Sequence[str], grades: str) -> Callable[[Prediction], bool]:
+    return lambda p: p.chip.startswith(tuple(chips)) and _family(p) in kinds and p.grade in tuple(grades)
+
+
+def _against(predictions: Sequence[Prediction], wanted: Callable[[Prediction], bool], goal: float) -> list[str]:
+    """Deployments, median over them, p90 of rows, width, roofline, target."""
+    groups: dict[str, list[Prediction]] = {}
+    for p in predictions:
+        if wanted(p):
+            groups.setdefault(p.deployment, []).append(p)
+    if not groups:
+        return ["0", "", "", "", "", f"{goal:.0%}"]
+    errors = [np.array([abs(p.p50 / p.measured - 1.0) for p in group]) for group in groups.values()]
+    roof = [np.median([abs(p.roofline / p.measured - 1.0) for p in group]) for group in groups.values()]
+    widths = [np.median([p.p90 / p.p10 for p in group]) for group in groups.values()]
+    return [
+        str(len(groups)), f"{np.median([np.median(e) for e in errors]):.0%}", f"{np.quantile(np.concatenate(errors), 0.9):.0%}",
+        f"{np.median(widths):.2f}", f"{np.median(roof):.0%}", f"{goal:.0%}",
+    ]  # fmt: skip
+
+
+def played_section(plain: Sequence[Prediction], played: Sequence[Prediction]) -> list[str]:
+    """The closed form beside the simulator that plays the harness, on the same rows and parameters."""
+    known = {(p.id, p.metric): p for p in played}
+    rows: list[list[str]] = []
+    for family in SHOWN:
+        pairs = [
+            (p, known[p.id, p.metric])
+            for p in plain
+            if _family(p) == family and p.grade in ("A", "B") and (p.id, p.metric) in known
+        ]
+        if len(pairs) < 5:
+            continue
+        ratio = np.array([b.p50 / a.p50 for a, b in pairs])
+        errors = [np.median([abs(p.p50 / p.measured - 1.0) for p in side]) for side in zip(*pairs, strict=True)]
+        low, mid, high = np.quantile(ratio, [0.1, 0.5, 0.9])
+        rows.append([family, str(len(pairs)), f"{mid:.2f}", f"{low:.2f} to {high:.2f}", *(f"{e:.0%}" for e in errors)])
+    text = (
+        "`offramp validate --simulate` plays each run in the serving simulator (start burst, number of requests, lengths drawn "
+        "from the stated range, batches as the scheduler forms them) and corrects the closed form by what differs. Rows that the "
+        "fit saw, so the errors here say how the two agree, not how good either is on unseen rows."
+    )
+    header = (
+        "quantity",
+        "predictions",
+        "simulated / closed form",
+        "10 to 90 %",
+        "error closed form",
+        "error simulated",
+    )
+    return ["## Closed form against simulator", "", text, "", *_table(header, rows)]
 
 
 def floors_section(predictions: Sequence[Prediction]) -> list[str]:

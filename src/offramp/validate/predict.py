@@ -186,8 +186,6 @@ def residual_shift(calibration: Calibration, case: Case, metric: str) -> tuple[f
     offset = calibration.offsets.get(case.row.deployment, {}).get(KIND.get(metric, "output"))
     if offset is not None:
         return offset.mean, float(np.hypot(offset.sd, residual.row_sd))
-    if calibration.is_measured(case.stack):
-        return 0.0, residual.row_sd
     return residual.bias, float(np.hypot(residual.group_sd, residual.row_sd))
 
 
