@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import datetime as dt
 import json
@@ -250,6 +251,24 @@ def test_decision_and_exit_plan(lang):
     assert "Studie &lt;ü&gt;" in page and "MI300X" in page
     assert words(lang)["becomes"] in page and "0.62" in annex  # 0.75^2 + 0.25^2
     assert "://" not in page
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_a_decision_on_many_workloads_shows_the_largest_and_counts_the_rest(lang):
+    result = assessment()
+    first = result.answer["workloads"][0]
+    works = []
+    for number in range(decision.MOST_SHOWN + 3):
+        work = copy.deepcopy(first)
+        work["id"] = f"work-with-a-very-long-name-that-says-it-all-{number}"
+        next(c for c in work["chips"] if c["chip"] == work["baseline"])["chips"]["mid"] = 8.0 * (number + 1)
+        works.append(work)
+    result.answer["workloads"] = works
+    page = decision.page(result, lang=lang)
+    assert "<body class='dense tiny'>" in page
+    shown = [work["id"] for work in works if decision.brief(work["id"]) in page]
+    assert shown == [work["id"] for work in works[3:]]  # those with most chips, in the study's order
+    assert words(lang)["more"].format(count=3, chips="48", left=0 if first["recommended"] else 3) in page
 
 
 def test_both_languages_say_the_same_things():

@@ -17,6 +17,12 @@ MOST_RISKS: Final = 5
 LARGE: Final = 100.0
 MOST_ROOMY: Final = 2
 """Workloads that fit one page in the larger type."""
+MOST_SHOWN: Final = 6
+"""Workloads that have lines of their own; the annex and the full report have all of them."""
+LONG_FINDING: Final = 260
+"""Letters from which on the finding names no chips: the table does."""
+LONG_NAME: Final = 40
+"""Letters of a workload's name from which on its middle is left out."""
 MOST_QUARTERS: Final = 8
 FREE: Final = ("allowed", "discouraged", "notification", "conditional", "quota", "unknown", "indeterminate")
 """Verdicts of the rules that do not keep a buyer from buying."""
@@ -43,8 +49,8 @@ def document(title: str, body: Html, *, lang: str, size: str = "") -> str:
     return Html(
         '<!DOCTYPE html>\n<html lang="{}"><head><meta charset="utf-8"><title>{}</title>'
         '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\"><style>{}</style></head>\n<body>{}</body></html>\n"
-    ).format(TAGS[lang], title, Html(_STYLE), body)
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\"><style>{}</style></head>\n<body class='{}'>{}</body></html>\n"
+    ).format(TAGS[lang], title, Html(_STYLE), size, body)
 
 
 def page(result: Result, *, lang: str = "en") -> str:
@@ -64,8 +70,11 @@ def page(result: Result, *, lang: str = "en") -> str:
     finding = word["finding_all"] if not stays else word["finding_some"] if moves else word["finding_none"]
     finding = finding.format(moves=word["comma"].join(moves), stays=word["comma"].join(stays))
     headline = answer["decision"]["headline"] + "." if answer.get("decision") else ""
-    if headline:
+    if headline and (len(headline) <= LONG_FINDING or not answer["workloads"]):
         finding = phrase(headline, lang) or (finding if answer["workloads"] else headline)
+    elif len(finding) > LONG_FINDING:
+        finding = word["finding_count"].format(moves=len(moves), count=len(moves) + len(stays))
+    shown, rest = largest(answer)
     parts = [
         Html("<h1>{}</h1><p class='soft'>{}{}{} {} · {} {}</p>").format(
             answer["study"],
@@ -77,12 +86,12 @@ def page(result: Result, *, lang: str = "en") -> str:
             result.knowledge_horizon or "–",
         ),
         Html("<p class='finding'>{}</p>").format(finding),
-        _table(answer, word) if answer["workloads"] else Html(""),
+        _table(shown, rest, word) if answer["workloads"] else Html(""),
         training(answer, word, lang),
-        _when(result, answer, word),
-        _others(answer, word, lang),
-        _flips(answer, word, lang),
-        _risks(answer, word, lang),
+        _when(result, shown, word),
+        _others(shown, word, lang),
+        _flips(shown, word, lang),
+        _risks(shown, word, lang),
         _evidence(result, word),
         Html("<div class='sign'><div>{}</div><div>{}</div><div>{}</div></div>").format(
             word["decide"], word["date"], word["signed"]
@@ -99,6 +108,26 @@ def page(result: Result, *, lang: str = "en") -> str:
     count = len(answer["workloads"])
     size = "" if count <= MOST_ROOMY else "dense" if count <= 2 * MOST_ROOMY else "dense tiny"
     return document(f"{answer['study']}: {word['decision']}", join(parts), lang=lang, size=size)
+
+
+def largest(answer: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The answer with the workloads that hold most chips, in the study's order, and the workloads left out."""
+
+    def held(work: dict[str, Any]) -> float:
+        base = chip_of(work, work["baseline"])
+        return float((base["chips"]["mid"] if base else None) or 0.0)
+
+    works = answer["workloads"]
+    kept = sorted(works, key=held, reverse=True)[:MOST_SHOWN]
+    ids = {work["id"] for work in kept}
+    shown = [work for work in works if work["id"] in ids]
+    flips = [flip for flip in answer["flips"] if flip["workload"] in ids]
+    return {**answer, "workloads": shown, "flips": flips}, [work for work in works if work["id"] not in ids]
+
+
+def brief(name: str) -> str:
+    """A name that fits a column: the middle of a long one is left out."""
+    return name if len(name) <= LONG_NAME else f"{name[:24]}…{name[-14:]}"
 
 
 def training(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Html:
@@ -129,10 +158,16 @@ def chip_of(work: dict[str, Any], name: str | None) -> dict[str, Any] | None:
     return next((item for item in work["chips"] if item["chip"] == name), None)
 
 
-def _table(answer: dict[str, Any], word: dict[str, Any]) -> Html:
+def _table(answer: dict[str, Any], rest: list[dict[str, Any]], word: dict[str, Any]) -> Html:
     heads = [word["workload"], word["model"], word["now"], word["becomes"], word["per_chip"],
              word["cost"].format(currency=answer["currency"]), word["change"], word["rules"]]  # fmt: skip
     rows = [_row(work, word) for work in answer["workloads"]]
+    if rest:
+        bases = [chip_of(work, work["baseline"]) for work in rest]
+        chips = sum(float((base["chips"]["mid"] if base else None) or 0.0) for base in bases)
+        left = sum(work["recommended"] is None for work in rest)
+        text = word["more"].format(count=len(rest), chips=counted(chips), left=left)
+        rows.append(Html("<tr><td colspan='{}'>{}</td></tr>").format(len(heads), text))
     return Html("<section><h2>{}</h2><table><tr>{}</tr>{}</table><p class='soft'>{}</p></section>").format(
         word["table"], join(Html("<th>{}</th>").format(head) for head in heads), join(rows), word["interval"]
     )
@@ -160,7 +195,7 @@ def _row(work: dict[str, Any], word: dict[str, Any]) -> Html:
         ]
     name = work["model"].rpartition("/")[2]
     return Html("<tr>{}</tr>").format(
-        join(Html("<td>{}</td>").format(cell) for cell in (work["id"], name, now, *cells))
+        join(Html("<td>{}</td>").format(cell) for cell in (brief(work["id"]), name, now, *cells))
     )
 
 
@@ -209,7 +244,7 @@ def _others(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Html:
             for item in work["chips"] if not item["is_baseline"] and item is not best
         ]  # fmt: skip
         if parts:
-            said.append((work["id"], word["comma"].join(parts)))
+            said.append((brief(work["id"]), word["comma"].join(parts)))
     return _list(word["others"], _together(said, word)) if said else Html("")
 
 
@@ -260,7 +295,7 @@ def _when(result: Result, answer: dict[str, Any], word: dict[str, Any]) -> Html:
     heads = join(Html("<th class='r'>{}</th>").format(quarter) for quarter in quarters)
     rows = join(
         Html("<tr><td>{}</td>{}</tr>").format(
-            name, join(Html("<td class='r'>{}</td>").format(row.get(quarter, "–")) for quarter in quarters)
+            brief(name), join(Html("<td class='r'>{}</td>").format(row.get(quarter, "–")) for quarter in quarters)
         )
         for name, row in held.items()
         if len(row) > 1
@@ -284,8 +319,8 @@ def _risks(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Html:
         if best is None:
             continue
         if best["rules"]["verdict"] != "allowed":
-            said.append((work["id"], f"{word['rules']}{word['colon']}{verdict(best, word)}"))
-        said += [(work["id"], phrase(blocker["text"], lang) or blocker["text"]) for blocker in best["blockers"]]
+            said.append((brief(work["id"]), f"{word['rules']}{word['colon']}{verdict(best, word)}"))
+        said += [(brief(work["id"]), phrase(blocker["text"], lang) or blocker["text"]) for blocker in best["blockers"]]
     return _list(word["risks"], _together(said, word)[:MOST_RISKS] or [word["none"]])
 
 
@@ -296,7 +331,9 @@ def kinds(result: Result, word: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def _evidence(result: Result, word: dict[str, Any]) -> Html:
-    listed = word["comma"].join(f"{count} {kind}" for kind, count in kinds(result, word))
+    listed = word["comma"].join(
+        word["kind_count"].format(count=count, kind=kind) for kind, count in kinds(result, word)
+    )
     assumed = sum(figure.confidence == "assumed" for figure in result.figures)
     lines = [word["figures"].format(count=len(result.figures), kinds=listed)]
     lines += [word["assumed"].format(count=assumed)] if assumed else []
