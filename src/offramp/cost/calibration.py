@@ -286,9 +286,10 @@ def parameters_for(calibration: Calibration, stack: Stack, *, seed: int = 0) -> 
     """
     table: dict[str, F8] = {}
     for name in PARAMETER_NAMES:
-        effects, spreads = calibration.effects.get(name), calibration.spreads.get(name, {})
-        if effects is None:  # the file is older than the parameter
-            effects = {"population": [math.log(load_prior().population[name].median)] * calibration.draws}
+        effects, spreads = calibration.effects.get(name, {}), calibration.spreads.get(name, {})
+        if "population" not in effects:  # the file is older than the parameter
+            centre = math.log(load_prior().population[name].median)
+            effects = {**effects, "population": [centre] * calibration.draws}
         total = np.asarray(effects["population"], dtype=np.float64).copy()
         for level, key in stack.keys().items():
             if key in effects:

@@ -157,7 +157,12 @@ def _throughput(case: Case, batch: Batch, solution: Solution, entry: int, metric
 def residual_of(calibration: Calibration, metric: str, stack: Stack) -> Residual:
     """Residual of a metric's family on a stack."""
     kind = KIND.get(metric, "output")
-    return calibration.residual(kind, stack) or DEFAULT_RESIDUAL[kind]
+    found = calibration.residual(kind, stack)
+    if found is None:
+        found = DEFAULT_RESIDUAL[kind]
+        if calibration.is_measured(stack):
+            return msgspec.structs.replace(found, group_sd=0.0)
+    return found
 
 
 def quantiles(draws: F8, weights: F8, *, shift: float, sd: float) -> tuple[float, float, float]:
