@@ -181,6 +181,9 @@ def _mindie(
         "chunked prefill"
     ]
     notes.append("the server speaks plain HTTP: put TLS before it, or set httpsEnabled and its certificates")
+    notes.append(
+        "documentation after 3.0.0 starts the server as mindie_llm_server in the folder mindie_llm: see which your image has"
+    )
     system_devices = layout.get("per_server", layout["devices"])
     if layout["devices"] > system_devices:
         notes.append(
