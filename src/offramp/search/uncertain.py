@@ -28,7 +28,7 @@ I8 = npt.NDArray[np.int64]
 
 FAR_BEHIND: Final = 0.8
 """The chosen layout is kept where it carries at least this share of what another one would."""
-ANCHORS: Final = (0.3, 0.7, 0.1, 0.9)
+ANCHORS: Final = (0.1, 0.9)
 """Quantiles of speed at which a draw is simulated, beside the median of what draws carry."""
 OTHERS: Final = 12
 """Other layouts that are priced at all draws: so many that carry most at the middle, so many that are least strained."""
