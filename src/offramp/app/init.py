@@ -140,7 +140,7 @@ def _fleet(
 ) -> list[FleetPart]:
     parts: list[FleetPart] = []
     for group in groups:
-        notes += group.notes
+        notes += group.notes if group.chip else ()  # without a chip they stand behind what is missing
         chip = facts.chips.get(group.chip)
         count: int | None = group.devices
         about: list[str] = list(group.notes)
