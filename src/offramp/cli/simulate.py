@@ -26,7 +26,8 @@ def command(
     """Simulates one layout of a model on a chip: latencies, throughput, head-room.
 
     Without a trace, requests come at --rate with the lengths of a published chat trace; without layout.tp, the
-    smallest replica that fits is taken.
+    smallest replica that fits is taken. The run goes from empty to empty, as a benchmark does; load.warmup=N
+    leaves the first N requests out of the statistics.
     """
     from offramp.app.simulate import simulate
 
