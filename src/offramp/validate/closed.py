@@ -57,7 +57,8 @@ class Batch:
         requests: of the whole run, per virtual engine.
         is_mixed: prefill chunks ride along with decode.
         mode: 0 closed, 1 offline, 2 static, 3 decode, 4 prefill, 5 open.
-        rate: requests per second per virtual engine of open-loop rows.
+        rate: requests per second per virtual engine of open-loop rows; infinite where the row tells the highest rate that
+            it could keep.
         slots: most sequences a virtual engine can hold.
         peers: attention ranks that wait for one another's prompts; 1 where they do not.
         loop: log corrections by a simulated run of the harness (:mod:`offramp.validate.loop`): request rate, mean, median
@@ -105,7 +106,7 @@ def make_batch(cases: Sequence[Case], *, seqs: F8 | None = None) -> Batch:
             numbers = _numbers(case, variant, tokens)
             guess = min(numbers["inflight"], numbers["slots"])
             n = float(seqs[len(entries)]) if seqs is not None else guess
-            if seqs is None and numbers["mode"] == MODES["open"]:
+            if seqs is None and numbers["mode"] == MODES["open"] and np.isfinite(numbers["rate"]):
                 n = numbers["rate"] * numbers["osl"] * OPEN_STEP_S
             n = float(np.clip(n, min(1.0, guess), max(guess, 1e-3)))
             numbers["chunk"] = _chunk(numbers, variant, seqs=n)
@@ -171,7 +172,8 @@ def _numbers(case: Case, variant: Variant, kv_tokens: float) -> dict[str, float]
     return {
         "inflight": inflight, "isl": max(isl, 1.0), "osl": row.osl, "engines": engines,
         "chunk": min(BATCH_TOKENS, max(isl, 1.0)), "prefill_engines": prefill_engines, "requests": max(requests, 1.0),
-        "is_mixed": float(case.mixed), "mode": float(MODES[row.mode]), "rate": row.rate / engines, "slots": max(slots, 1.0),
+        "is_mixed": float(case.mixed), "mode": float(MODES[row.mode]), "slots": max(slots, 1.0),
+        "rate": row.rate / engines if row.rate > 0 else np.inf,
         "separate": float(variant.prefill_replicas > 0), "crowd": max(np.floor(BATCH_TOKENS / max(isl, 1.0)), 1.0),
         "peers": float(variant.dp) if row.engine in BALANCED and not variant.prefill_replicas else 1.0,
     }  # fmt: skip
@@ -297,7 +299,8 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
     tpot = d / gain / np.where(stalls, 1.0 - np.minimum(rate * w, 0.97), 1.0)
     behind = np.where(is_open, 0.0, batch.inflight - batch.slots)
     wait = np.maximum(behind, 0.0) / np.maximum(rate, 1e-12)
-    backlog = batch.requests * np.maximum(1.0 / most - 1.0 / np.maximum(batch.rate, 1e-12), 0.0) / 2.0
+    beyond = np.where(np.isfinite(batch.rate), np.maximum(1.0 / most - 1.0 / batch.rate, 0.0), 0.0)
+    backlog = batch.requests * beyond / 2.0
     ttft = ttft + np.where(is_open, backlog, np.where(np.isfinite(wait), wait, 0.0))
     rate = np.where(is_open, np.minimum(most, batch.rate), rate)
     most = np.where(is_open, most, rate)

@@ -70,7 +70,8 @@ def corrections(
         case = cases[number]
         at[number] = at.get(number, -1) + 1
         variant, tokens = case.variants[at[number]], case.kv_tokens[at[number]]
-        if int(batch.mode[entry]) not in (MODES["closed"], MODES["open"], MODES["offline"]):
+        kind = int(batch.mode[entry])
+        if kind not in (MODES["closed"], MODES["offline"]) and not (kind == MODES["open"] and case.row.rate > 0):
             continue
         own = tuple(float(getattr(parameters, name)[0, entry]) for name in PARAMETER_NAMES)
         key = (_what(case), replace(variant, weight=1.0), tokens, own)
