@@ -54,6 +54,8 @@ def hits(path: str, text: str) -> list[Hit]:
         ("a.cpp", "void f() { cublasGemmEx(h); }\n", "cpp.library"),
         ("a.cc", "#ifdef USE_CUDA\nint x;\n#endif\n", "branch.missing"),
         ("a.cpp", 'std::string name = "cuda:0";\n', "device.string"),
+        ("a.h", "enum Kind {  // cuda first\n  CPU,\n  CUDA_RUNTIME,\n  XPU_RUNTIME,\n};\n", "branch.list"),
+        ("CMakeLists.txt", "  $<$<BOOL:${USE_MLU}>:torch_mlu>\n", "branch.missing"),
         ("k.cu", "__global__ void add(float* a) { a[0] = 1; }\n", "cuda.source"),
     ],
 )  # fmt: skip
@@ -117,3 +119,12 @@ def test_neighbouring_calls_are_one_place() -> None:
 )  # fmt: skip
 def test_roles(path: str, role: str) -> None:
     assert role_of(path, kind_of_path(path)) == role
+
+
+def test_rocm_needs_its_own_branch_in_cpp_and_cmake() -> None:
+    """PyTorch on ROCm answers to CUDA's names; C++ behind a CUDA switch does not build there by itself."""
+    for path, text in (("a.h", "#if USE_CUDA\nint x;\n#endif\n"), ("CMakeLists.txt", "if(USE_CUDA)\n  f()\nendif()\n")):
+        item = Item(path, kind_of_path(path), "source", len(text))
+        for chip, known in (("amd/mi300x", False), ("metax/c500", True)):
+            found = scan_item(item, text, target=load_target(chip)).hits
+            assert ("branch.missing" in [hit.kind for hit in found]) is not known, (path, chip)

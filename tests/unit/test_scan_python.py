@@ -170,6 +170,33 @@ class TestMissingBranches:
         assert kinds("table = {'cuda': 1, 'cpu': 2}\n") == [(1, "branch.list")]
         assert kinds("table = {'cuda': 1, 'npu': 3, 'cpu': 2}\n") == []
 
+    def test_function_that_answers_with_devices(self) -> None:
+        code = "def kind():\n    if ask('nvidia-smi'):\n        return 'cuda'\n    if ask('ixsmi'):\n        return Kind.ROCM.value\n"
+        assert (5, "branch.missing") in kinds(code)
+        known = code + "    return 'npu'\n"
+        assert "branch.missing" not in [kind for _, kind in kinds(known)]
+
+    def test_exports_of_other_devices(self) -> None:
+        assert kinds("__all__ = ['Device', 'DeviceGPU', 'DeviceTPU']\n") == [(1, "branch.import")]
+        assert kinds("__all__ = ['Device', 'DeviceGPU', 'DeviceNPU']\n") == []
+        assert kinds("__all__ = ['GPUReader']\n") == []
+
+    def test_enum_of_firms(self) -> None:
+        code = "class Vendor(str, Enum):\n    NVIDIA = 'NVIDIA'\n    AMD = 'AMD'\n    Apple = 'Apple'\n"
+        assert kinds(code) == [(2, "branch.list")]
+        assert kinds(code + "    Huawei = 'Huawei'\n") == []
+
+    def test_text_that_lists_devices(self) -> None:
+        found = hits("raise ValueError('known types are: cuda, musa, rocm')\n")
+        assert [(hit.kind, hit.symbol) for hit in found] == [("text.mention", "list of cuda, musa, rocm")]
+        assert hits("raise ValueError('known types are: cuda, musa, npu')\n") == []
+        assert hits("print('an intelligent cudaish thing')\n") == []
+
+    def test_imports_from_a_device_module(self) -> None:
+        code = "import torch\nfrom .utils.device import get_device\n\ntorch.cuda.synchronize()\n"
+        assert (2, "import from device") in [(hit.line, hit.symbol) for hit in hits(code)]
+        assert hits("from .utils.device import get_device\n") == []
+
     def test_helper_module(self) -> None:
         code = "def is_cuda_available():\n    return True\n\n\ndef is_xpu_available():\n    return False\n"
         assert "branch.missing" in [hit.kind for hit in hits(code)]

@@ -151,6 +151,32 @@ class TestBadInput:
         (tmp_path / "bomb.yaml").write_text("\n".join(rows) + "\ndevice: cuda\n")
         assert [f["line"] for f in scan(tmp_path, target=TARGET).answer["findings"]] == [22]
 
+    def test_names_that_are_no_text(self, tmp_path: Path) -> None:
+        (tmp_path / "good.py").write_text("import torch\ntorch.cuda.synchronize()\n")
+        (tmp_path / os.fsdecode(b"x\xff.py")).write_text("import torch\n")
+        result = scan(tmp_path, target=TARGET)
+        assert [note["kind"] for note in result.answer["files_noted"]] == ["encoding"]
+        assert to_json(result) and result.answer["places"]
+
+    def test_nesting_that_kills_the_rewriter(self, tmp_path: Path) -> None:
+        chain = " + ".join(["torch.cuda.device_count()"] * 5000)
+        (tmp_path / "a.py").write_text(f"import torch\nx = {chain}\n")
+        (tmp_path / "b.py").write_text("import torch\ntorch.cuda.synchronize()\n")
+        log = to_sarif(scan(tmp_path, target=TARGET))
+        assert {r["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for r in log["runs"][0]["results"]} == {
+            "a.py", "b.py"
+        }  # fmt: skip
+        with pytest.raises(ValueError, match="nested"):
+            edits_for(f"import torch\nx = {chain}\n", torch=(2, 9))
+
+    def test_names_and_lines_without_end(self, tmp_path: Path) -> None:
+        (tmp_path / "a.py").write_text("import torch\nx = torch" + ".cuda" * 50_000 + "\n")
+        (tmp_path / "c.yaml").write_text("image: nvidia/cuda:" + "x" * 30_000 + "\ngpu: nvidia.com/gpu\n")
+        result = scan(tmp_path, target=TARGET)
+        assert max(len(place["symbol"]) for place in result.answer["places"]) < 300
+        assert {note["kind"] for note in result.answer["files_noted"]} == {"deep-nesting", "malformed"}
+        assert any(place["path"] == "c.yaml" for place in result.answer["places"])
+
     def test_hostile_toml(self, tmp_path: Path) -> None:
         (tmp_path / "pyproject.toml").write_text("a = " + "[" * 20000 + "]" * 20000 + "\n")
         (tmp_path / "a.py").write_text("import torch\ntorch.cuda.synchronize()\n")

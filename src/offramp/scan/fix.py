@@ -6,8 +6,10 @@ An edit is made only where the program does the same as before on CPU and on CUD
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -142,7 +144,10 @@ def edits_for(text: str, *, torch: tuple[int, ...], mocked: frozenset[str] = fro
 
     Raises:
         libcst.ParserSyntaxError: the module does not parse.
+        ValueError: it nests too deeply, or its lines are too long, for libcst's parser, which dies of such files.
     """
+    if not is_plain(text):
+        raise ValueError("nested too deeply to be rewritten")
     wrapper = MetadataWrapper(cst.parse_module(text), unsafe_skip_copy=True)
     finder = _Finder(wrapper.resolve(PositionProvider), wrapper.resolve(ParentNodeProvider), torch=torch, mocked=mocked)
     wrapper.module.visit(finder)
@@ -155,6 +160,27 @@ def edits_for(text: str, *, torch: tuple[int, ...], mocked: frozenset[str] = fro
         if any(CONSTANT in edit.text for edit in edits):
             edits.append(Edit(at + 1, 0, at + 1, 0, f"\n{DEFINITION}\n", CONSTANT))
     return edits
+
+
+DEEPEST: Final = 200
+LONGEST_LINE: Final = 20_000
+
+
+def is_plain(text: str) -> bool:
+    """Whether a module parses, no deeper than code that people write, on lines of a length that they write."""
+    if max(map(len, text.split("\n"))) > LONGEST_LINE:
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            level: list[ast.AST] = [ast.parse(text)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return True
+    return False
 
 
 def _path(node: cst.BaseExpression) -> str:

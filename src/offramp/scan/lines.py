@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from offramp.scan.cpp import TRANSPORTS, merge_near
-from offramp.scan.finding import FileScan, Hit, Role
+from offramp.scan.finding import FileNote, FileScan, Hit, Role
 from offramp.scan.pyscan import merge_lines, snippets
 from offramp.scan.spoken import SPOKEN, knows, lines_of, spoken_names, spoken_text
 from offramp.scan.symbols import distributions, needed, normal
@@ -62,9 +62,13 @@ def scan_lines(path: str, text: str, *, kind: str, role: Role, target: Target) -
     if not TRIGGER.search(text):
         return FileScan(path=path, kind=kind, role=role, lines=total)
     hits: list[Hit] = []
+    long = 0
     rules = rules_by_file().get(kind, ())
     for number, raw in enumerate(text.split("\n"), start=1):
-        if len(raw) > 20000 or not TRIGGER.search(raw):
+        if len(raw) > LONGEST_LINE:
+            long = number
+            continue
+        if not TRIGGER.search(raw):
             continue
         line = raw if kind == "json" else _COMMENT.sub("", raw)
         hits += _line_hits(line, number, rules=rules, target=target)
@@ -75,7 +79,15 @@ def scan_lines(path: str, text: str, *, kind: str, role: Role, target: Target) -
     if hits:
         hits += _mentions(text, hits, words=target.words)
     hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
-    return FileScan(path=path, kind=kind, role=role, lines=total, hits=tuple(hits), snippets=snippets(text, hits))
+    said = f"line {long} is longer than {LONGEST_LINE:,} characters; not read"
+    notes = (FileNote(path=path, kind="malformed", text=said),) if long else ()
+    return FileScan(
+        path=path, kind=kind, role=role, lines=total, hits=tuple(hits), snippets=snippets(text, hits), notes=notes
+    )  # fmt: skip
+
+
+LONGEST_LINE: Final = 20_000
+"""Longer lines are data."""
 
 
 def _line_hits(line: str, number: int, *, rules: tuple[Rule, ...], target: Target) -> list[Hit]:
@@ -120,7 +132,7 @@ def _vendors(text: str, target: Target) -> list[Hit]:
     hits: list[Hit] = []
     keys: list[tuple[int, frozenset[str]]] = []
     for number, line in enumerate(text.split("\n"), start=1):
-        if len(line) > 20000 or not _VENDOR.search(line):
+        if len(line) > LONGEST_LINE or not _VENDOR.search(line):
             continue
         words = _named(line)
         if len(words) >= 2 and "nvidia" in words and not words & target.native_words:
@@ -156,7 +168,7 @@ def _mentions(text: str, hits: list[Hit], *, words: frozenset[str]) -> list[Hit]
     taken = lines_of((hit.line, hit.end_line) for hit in hits)
     found: list[Hit] = []
     for number, line in enumerate(text.split("\n"), start=1):
-        if number in taken or len(line) > 20000 or not _SAID.search(line) or knows(line, words):
+        if number in taken or len(line) > LONGEST_LINE or not _SAID.search(line) or knows(line, words):
             continue
         said = spoken_names(_COMMENT.sub("", line)) or (spoken_text(line) if SPOKEN.search(line) else None)
         if said:

@@ -218,18 +218,8 @@ def _index(file: PyFile, node: ast.Call, name: str, *, ctx: Ctx) -> None:
 
 
 _RANKS: Final = frozenset(
-    {
-        "rank",
-        "local_rank",
-        "gpu",
-        "gpu_id",
-        "device_id",
-        "local_process_index",
-        "get_local_rank",
-        "get_rank",
-        "gpu_rank",
-    }
-)
+    {"rank", "local_rank", "gpu", "gpu_id", "device_id", "local_process_index", "get_local_rank", "get_rank", "gpu_rank"}
+)  # fmt: skip
 
 
 def on_constant(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:

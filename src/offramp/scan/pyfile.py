@@ -64,6 +64,15 @@ def token_lines(text: str, tokens: tuple[bytes, ...]) -> list[int]:
     return lines
 
 
+LONGEST_SYMBOL: Final = 200
+"""A longer name is shown by its beginning."""
+
+
+def short(symbol: str) -> str:
+    """The symbol, cut where no one would read on."""
+    return symbol if len(symbol) <= LONGEST_SYMBOL else symbol[:LONGEST_SYMBOL] + "..."
+
+
 class Ctx(NamedTuple):
     """Where the walker stands.
 
@@ -144,7 +153,7 @@ class PyFile:
                 end_line=max(first, last),
                 column=column,
                 kind=kind,
-                symbol=symbol,
+                symbol=short(symbol),
                 guarded=ctx.guard,
                 note=note,
                 context=ctx.scope,

@@ -7,6 +7,7 @@ from typing import Final
 
 from offramp.scan import symbols
 from offramp.scan.finding import Hit
+from offramp.scan.pyfile import short
 from offramp.scan.target import Target
 from offramp.scan.words import device_name
 
@@ -41,7 +42,9 @@ def scan_tokens(text: str, *, target: Target) -> list[Hit]:
         elif kind == "string":
             found = _string(match.group().lstrip("rRbBuUfF")[1:-1])
         if found and symbols.needed(found[0], target):
-            hits.append(Hit(line=line, end_line=line, column=0, kind=found[0], symbol=found[1], note="by tokens"))
+            hits.append(
+                Hit(line=line, end_line=line, column=0, kind=found[0], symbol=short(found[1]), note="by tokens")
+            )
     return hits
 
 

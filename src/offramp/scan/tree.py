@@ -137,6 +137,10 @@ def _walk(root: str, real_root: str, notes: list[FileNote]) -> Iterator[Item]:
         folders: list[str] = []
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
+            if not _is_text(entry.name):
+                shown = path.encode("utf-8", "backslashreplace").decode()
+                notes.append(FileNote(path=shown, kind="encoding", text="its name is not UTF-8; not read"))
+                continue
             try:
                 if entry.is_symlink():
                     _note_link(entry, path, real_root, notes)
@@ -150,6 +154,15 @@ def _walk(root: str, real_root: str, notes: list[FileNote]) -> Iterator[Item]:
             except OSError as error:
                 notes.append(FileNote(path=path, kind="unreadable", text=f"cannot be read: {error.strerror}"))
         stack.extend(reversed(folders))
+
+
+def _is_text(name: str) -> bool:
+    """False for a name with bytes that no report could write."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _note_link(entry: os.DirEntry[str], path: str, real_root: str, notes: list[FileNote]) -> None:
