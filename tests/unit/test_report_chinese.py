@@ -31,7 +31,7 @@ LEFT = 0.05
         ("Every workload can move: chat to 896 Ascend 910C at -37% cost; code to 224 Ascend 910C at -49% cost.",
          "全部工作负载均可迁移：chat 迁至 896 颗 Ascend 910C，成本变化 -37%；code 迁至 224 颗 Ascend 910C，成本变化 -49%。"),
         ("chat: Ascend 910C stops being cheaper than H20 above 187,802 CNY/chip (now 110,000, a factor of 1.71)",
-         "chat：Ascend 910C 价格高于 187,802 CNY/颗 时不再比 H20 便宜（当前 110,000，1.71 倍）"),
+         "chat：Ascend 910C 价格高于 187,802 CNY/颗时不再比 H20 便宜（当前 110,000，1.71 倍）"),
         ("A sentence that nobody translated yet.", None),
         ("What stands in the way of a sentence that nobody translated", None),
     ],

@@ -35,7 +35,7 @@ p,ul{margin:1mm 0}ul{padding-left:5mm}.soft{color:#5c6670;font-size:9pt}
 .finding{font-size:13pt;font-weight:bold;margin:3mm 0;padding:3mm;background:#eef5f8;border-left:1.2mm solid #0b6e99}
 table{border-collapse:collapse;width:100%;font-size:9.5pt}th,td{text-align:left;padding:1mm 1.5mm;
 border-bottom:.2mm solid #dde2e6;vertical-align:top}th{color:#5c6670;font-weight:normal}.r{text-align:right}
-:lang(zh) td,:lang(zh) th{word-break:keep-all;overflow-wrap:break-word}
+:lang(zh) td:not(:last-child),:lang(zh) th{word-break:keep-all;overflow-wrap:break-word}
 .sign{display:flex;gap:6mm;margin-top:6mm}.sign div{flex:1;border-top:.2mm solid #1c2126;padding-top:1mm;font-size:9pt}
 h2{break-after:avoid}tr,li{break-inside:avoid}@media print{body{padding:0}}
 .dense{font-size:9.5pt;line-height:1.35}.dense table{font-size:9pt}.dense h2{margin-top:3mm}.dense .finding{font-size:11.5pt}
@@ -240,7 +240,7 @@ def _others(answer: dict[str, Any], word: dict[str, Any], lang: str) -> Html:
     for work in answer["workloads"]:
         best = chip_of(work, work["recommended"])
         parts = [
-            f"{_short(item)} ({_why_not(item, best, word, lang)})"
+            word["because"].format(what=_short(item), why=_why_not(item, best, word, lang))
             for item in work["chips"] if not item["is_baseline"] and item is not best
         ]  # fmt: skip
         if parts:

@@ -39,6 +39,8 @@ _BREAK: Final = "<wbr>"
 _ATTRIBUTE: Final = re.compile(r'\b(title|aria-label|alt)="([^"]*)"')
 _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 _HAN: Final = re.compile(r"[\u4e00-\u9fff]")
+_GAP: Final = re.compile(r"(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
+"""A blank between two characters, where a slot was filled with a word of the language: none is written there."""
 _NUMBER: Final = r"[+−–-]?(?:\d(?:[\d., ]*\d)?(?:e[+-]?\d+)?(?: ?%)?|∞)"
 _SLOTS: Final = {
     "n": rf"({_NUMBER})",
@@ -178,7 +180,8 @@ def _fill(template: Template, match: re.Match[str], lang: str) -> str | None:
         if inner is None:
             return None
         parts.append(inner.removesuffix("。"))
-    return _squeeze(re.sub(r"\{(\d+)\}", lambda slot: parts[int(slot.group(1)) - 1], template.to))
+    made = _squeeze(re.sub(r"\{(\d+)\}", lambda slot: parts[int(slot.group(1)) - 1], template.to))
+    return _GAP.sub("", made)
 
 
 def _sentences(plain: str, lang: str) -> str | None:
