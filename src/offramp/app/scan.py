@@ -42,7 +42,7 @@ def scan(
         cache: folder of the incremental cache; None keeps none.
         jobs: processes; 0 chooses.
     """
-    from offramp.scan.answer import entries, first_of, rank, summary
+    from offramp.scan.answer import entries, first_of, rank, summary, wording_last
     from offramp.scan.baseline import read_baseline, write_baseline
     from offramp.scan.engine import rules_key, scan_tree
     from offramp.scan.fold import fold
@@ -77,6 +77,7 @@ def scan(
     findings = [msgspec.structs.replace(f, reachable_from=reached.get(f.path, ())) for f in findings]
     findings.sort(key=first_of(groups))
     folded = in_order(fold(findings, order=first_of(groups)), importers(graph))
+    groups = wording_last(groups)
     head = summary(tree, findings, groups, target=goal, torch=torch)
     if known and not findings:
         head["verdict"] = f"Nothing new: {known} known places are in the baseline."

@@ -84,6 +84,7 @@ def _groups(answer: Item) -> Section | None:
             for group in top if group["days"] > 0
         ],
         title="Where the days go, among the first groups", x_title="engineer-days",
+        order=[level for level in ("L0", "L1", "L2", "L3", "L4") if any(group["effort"] == level for group in top)],
     ) if any(group["days"] > 0 for group in top) else Html("")  # fmt: skip
     return section("What a porter does first", chart, table(columns, rows, compact=True), anchor="groups")
 
@@ -91,10 +92,11 @@ def _groups(answer: Item) -> Section | None:
 def _group_row(group: Item) -> list[Cell]:
     effort = badge(group["effort"], {"L0": "good", "L1": "good", "L2": "warn"}.get(group["effort"], "bad"))  # type: ignore[arg-type]
     lead = Html("") if group["verified"] else badge("unverified", "warn")
-    first = Html('<span class="where">{}</span>').format(_breakable(group["first"][0])) if group["first"] else Html("")
+    place = _breakable(group["first"][0]) if group["first"] else Html("")
+    first = Html('<span class="where"><span>{}</span> · {}</span>').format(place, _class(group))
     return [
-        _count(group["rank"]), effort, join([_class(group), _symbol(group["symbol"]), first]),
-        _count(group["occurrences"]), _count(group["occurrences"] - group["unguarded"]), group["days"],
+        _count(group["rank"]), effort, join([_symbol(group["symbol"]), first]),
+        _count(group["occurrences"]), _count(group["occurrences"] - group["unguarded"]), _few(group["days"]),
         join([_breakable(group["replacement"]), " ", lead]),
     ]  # fmt: skip
 
@@ -117,6 +119,25 @@ def _count(value: int) -> str:
     return f"{value:,}"
 
 
+def _few(days: float) -> str:
+    """Days as an estimate of this kind deserves: two digits, and nothing below a hundredth."""
+    return (
+        f"{days:,.0f}"
+        if days >= MANY
+        else f"{days:.1f}"
+        if days >= 1
+        else f"{days:.2f}"
+        if days >= LEAST
+        else "< 0.01"
+        if days
+        else "0"
+    )
+
+
+MANY = 10.0
+LEAST = 0.01
+
+
 def _breakable(text: str) -> Html:
     """Text with places where a long path or dotted name may break."""
     return Html(re.sub(r"([/.(,])(?=\w)", r"\1<wbr>", str(escape(text))))
@@ -135,7 +156,7 @@ def _entries(answer: Item) -> Section | None:
             _count(row["places"]),
             _count(row["before_first_run"]),
             row["hardest"],
-            row["engineer_days"],
+            _few(row["engineer_days"]),
         ]
         for row in answer["entry_points"][:50]
     ]

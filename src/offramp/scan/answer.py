@@ -71,6 +71,16 @@ def rank(findings: list[Finding], log: FigureLog, *, importers: Mapping[str, int
     return [msgspec.structs.replace(group, rank=at) for at, group in enumerate(groups, start=1)]
 
 
+WORDING: Final = frozenset({"name.cuda", "text.mention"})
+"""Classes that only say CUDA or GPU."""
+
+
+def wording_last(groups: list[Group]) -> list[Group]:
+    """The groups with names, comments and messages after all that a port needs."""
+    ordered = sorted(groups, key=lambda group: (group.kind in WORDING, group.rank))
+    return [msgspec.structs.replace(group, rank=at) for at, group in enumerate(ordered, start=1)]
+
+
 def _weight(kind: str) -> float:
     """How much a place of the class counts beside others of its effort; wording counts little."""
     return float(classes()[kind].get("weight", 1))
@@ -217,9 +227,7 @@ def _verdict(findings: list[Finding], blockers: list[Finding], target: Target) -
         )
     hard = [f for f in blockers if f.effort in ("L3", "L4")]
     files = len({f.path for f in blockers})
-    text = (
-        f"It does not run on {target.name} today: {len(blockers)} unguarded places in {files} files stop the first run"
-    )
+    text = f"It does not run on {target.name} today: {len(blockers):,} unguarded places in {files:,} files stop the first run"
     return (
         f"{text}, {len(hard)} of them need a kernel or a package that is not there yet."
         if hard
