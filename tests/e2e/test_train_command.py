@@ -58,9 +58,8 @@ def test_every_constant_and_belief_of_the_model_shows_in_the_answer(result: dict
     table = result["tables"]["parameters"]
     at = {column["name"]: i for i, column in enumerate(table["columns"])}
     chips = {c["chip"] for c in result["answer"]["runs"][0]["cells"]}
-    assert {(row[at["chip"]], row[at["parameter"]]) for row in table["rows"]} == set(
-        itertools.product(chips, beliefs())
-    )
+    names = {*beliefs(), "unexplained_deployment", "unexplained_row"}
+    assert {(row[at["chip"]], row[at["parameter"]]) for row in table["rows"]} == set(itertools.product(chips, names))
     assert all(row[at["p10"]] <= row[at["p50"]] <= row[at["p90"]] for row in table["rows"])
 
 

@@ -129,6 +129,10 @@ interval would hold of so few groups. This page is written by
 TAIL = """
 - An unseen deployment carries at least the spread with which repeats of one MLPerf cell by several submitters differ
   (4.5 % in the median); a framework's own residual is drawn towards that of all by its number of groups.
+- Assumed in the fit itself: row errors are Student's t with 4 degrees of freedom; their spread is 4 % where a layout is stated
+  and 7 % where it is not, 1.5 % for the four A100 points, 5 % for HAI-LLM, 15 to 30 % for frameworks whose rows hardly
+  state a layout, 20 % for a published MFU of them; a framework's residual counts as much as that of all from 4 groups
+  on; a thinly measured stack carries at least 10 %.
 - Layouts that a row does not state are those that the model finds best. Rows of MLPerf v5.1 on Blackwell state no
   precision: FP4 with a weight of 0.7, else FP8, and the interval is that of the mixture; in the fit the one that
   explains the measurement is taken.

@@ -382,7 +382,8 @@ def _parameters(result: Result) -> Section:
         low, mid, high = (float(row[key] or 0.0) for key in ("p10", "p50", "p90"))
         seen[str(row["chip"]), str(row["parameter"])] = [
             str(row["chip"]), str(row["parameter"]), spread(low, mid, high), str(row["rests_on"]),
-            f"{digits(float(row['prior_low'] or 0.0))} – {digits(float(row['prior_high'] or 0.0))}",
+            "–" if row["prior_low"] is None
+            else f"{digits(float(row['prior_low']))} – {digits(float(row['prior_high'] or 0.0))}",
             str(row["meaning"]).removeprefix("assumed: "),
         ]  # fmt: skip
     return section(
