@@ -13,6 +13,7 @@ from offramp.core.seeds import derive_seed
 from offramp.serve import Requests
 
 F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
 JITTER_S = 60.0
 """Copies of a request fall into the same minute, not the same second. Assumed."""
 
@@ -127,9 +128,9 @@ class Stream:
             chance = _uniform(self.seed, "share", epoch, 0, n)
             # a Poisson number of copies of each request is a random share of very many; the same chance at every
             # rate, so that a higher rate only adds requests and two rates can be compared
-            each = _poisson(rate / self.rate, chance) if jitter else (chance < rate / self.rate).astype(np.int64)
+            some, each = _poisson(rate / self.rate, chance) if jitter else _thinned(rate / self.rate, chance)
             for copy in range(int(each.max(initial=0))):
-                pick = np.flatnonzero(each > copy)
+                pick = some[each > copy]
                 shift = _uniform(self.seed, "shift", epoch, copy, n)[pick] - 0.5
                 times.append((original[pick] + shift * jitter) % span + epoch * span)
                 picks.append(pick)
@@ -169,13 +170,21 @@ def _uniform(seed: int, name: str, epoch: int, copy: int, n: int) -> F8:
     return draws
 
 
-def _poisson(mean: float, chance: F8) -> npt.NDArray[np.int64]:
-    """Poisson counts with a mean, by inversion of uniform numbers; they grow with the mean."""
+def _poisson(mean: float, chance: F8) -> tuple[I8, I8]:
+    """Poisson counts with a mean, by inversion of uniform numbers; they grow with the mean. Places above 0, and their counts."""
     most = int(mean + 10.0 * np.sqrt(mean) + 20.0)
     log_terms = (
         np.arange(most + 1) * np.log(max(mean, 1e-300)) - mean - np.cumsum(np.log(np.maximum(np.arange(most + 1), 1)))
     )
-    return np.searchsorted(np.cumsum(np.exp(log_terms)), chance).astype(np.int64)
+    below = np.cumsum(np.exp(log_terms))
+    some = np.flatnonzero(chance > below[0])  # most are 0 where a replica sees a small share
+    return some, np.searchsorted(below, chance[some]).astype(np.int64)
+
+
+def _thinned(share: float, chance: F8) -> tuple[I8, I8]:
+    """Places that are kept, once each."""
+    some = np.flatnonzero(chance < share)
+    return some, np.ones(len(some), dtype=np.int64)
 
 
 def peak_to_mean(requests: Requests, *, window_s: float = 60.0) -> float:

@@ -105,6 +105,8 @@ def best_side(
     for engine in candidate_engines(chip, question.limits):
         for dtype in weight_dtypes(question.limits):
             listed = pools(question.model, chip, catalog, question.limits, engine=engine, dtype=dtype)
+            if role == "decode":  # which no token budget slows: one of each layout is enough
+                listed = list({(pool.tp, pool.pp, pool.dp, pool.ep): pool for pool in reversed(listed)}.values())[::-1]
             if not listed:
                 continue
             setting = build_setting(question.model, listed[0], catalog=catalog, calibration=calibration, as_of=as_of)

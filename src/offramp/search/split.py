@@ -26,6 +26,8 @@ F8 = npt.NDArray[np.float64]
 MOST_SIDE: Final = 6
 MOST_RATIO: Final = 9
 SIMULATED_REQUESTS: Final = 2000
+SLACK: Final = 1.2
+"""The closed form of a side is an upper bound only nearly."""
 RATIOS: Final = 3
 """Ratios of the two sides that are simulated: the one of their rates, then more of the side that binds while that pays."""
 
@@ -108,8 +110,10 @@ def find_split(
         if found is None or (best is not None and found.packages_per_rate >= best.packages_per_rate):
             break
         best, nearly = found, found.rate / _bound(first, second, ratio)
-        x, y = ratio
-        ratio = (x + 1, y) if _waits_most(found.felt, question.slo) else (x, y + 1)
+        more = _more(found, first, second, prefill=_waits_most(found.felt, question.slo))
+        if more is None:
+            break
+        ratio = more
     return best
 
 
@@ -118,6 +122,20 @@ def _waits_most(felt: Felt, slo: Mapping[str, float]) -> bool:
     first = {key: limit for key, limit in slo.items() if key.startswith("ttft")}
     rest = {key: limit for key, limit in slo.items() if key not in first}
     return felt.strain(first) >= felt.strain(rest)
+
+
+def _more(found: Split, first: Option, second: Option, *, prefill: bool) -> tuple[int, int] | None:
+    """The ratio with one more replica on the side that binds; None where that cannot pay.
+
+    The unit gains at most that replica's share of its side, and at most what the other side has left by its closed form.
+    """
+    x, y = found.prefill.replicas, found.decode.replicas
+    own, other = (x, y * second.rate) if prefill else (y, x * first.rate)
+    gain = min(1.0 / own, max(SLACK * other / found.rate - 1.0, 0.0))
+    each = (first if prefill else second).packages
+    if each >= gain * (x * first.packages + y * second.packages):
+        return None
+    return (x + 1, y) if prefill else (x, y + 1)
 
 
 def _bound(first: Option, second: Option, ratio: tuple[int, int]) -> float:
@@ -155,6 +173,6 @@ def _ratio(first: float, second: float) -> tuple[int, int]:
 
     def waste(pair: tuple[int, int]) -> float:
         a, b = pair[0] * first, pair[1] * second
-        return 1.0 - min(a, b) / max(a, b) + 0.01 * sum(pair)
+        return 1.0 - min(a, b) / max(a, b) + 0.02 * sum(pair)
 
     return min(pairs, key=waste)

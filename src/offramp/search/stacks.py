@@ -15,7 +15,7 @@ import numpy.typing as npt
 from offramp.catalog import Catalog
 from offramp.core.result import FigureLog
 from offramp.cost import Calibration, Parameters, Pool, Setting, build_setting, memory_for
-from offramp.search.closed import Grid, Slo, evaluate
+from offramp.search.closed import BATCHES, Grid, Slo, evaluate
 from offramp.search.grid import candidate_engines, pools, speculations, weight_dtypes
 from offramp.search.question import Question
 from offramp.search.tune import Replica
@@ -49,7 +49,7 @@ class PricedStack:
 
 def stacks_of(
     question: Question, catalog: Catalog, calibration: Calibration, chip_id: str, *, overrides: Overrides,
-    as_of: dt.date | None = None, log: FigureLog | None = None,
+    as_of: dt.date | None = None, log: FigureLog | None = None, batches: F8 = BATCHES,
 ) -> list[PricedStack]:  # fmt: skip
     """Every engine and precision of a chip with all its layouts priced at the middle parameters."""
     chip = catalog.chip(chip_id)
@@ -67,7 +67,8 @@ def stacks_of(
             for accept in speculations(question.model, chip, catalog, engine, question.accept):
                 asked = replace(question, accept=accept)
                 grid = evaluate(
-                    mid, listed, asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + accept
+                    mid, listed, asked.mix, decode_tokens=asked.decode_tokens, accept_tokens=1.0 + accept,
+                    batches=batches,
                 )  # fmt: skip
                 rates = grid.best_rates(asked.slo, len(listed))[0]
                 found.append(
