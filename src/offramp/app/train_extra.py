@@ -30,6 +30,13 @@ PUBLISHED: Final = (
     ("Pangu Ultra MoE on 10,000 910B after rework (vendor, press)", 0.41, dt.date(2025, 6, 30)),
 )
 PUBLISHED_ON: Final = "huawei/ascend-910b"
+MATURITY: Final = {
+    "success": ("chance that this stage works on the chip in the end:", "1"),
+    "delay_weight": ("cost of a day of delay over the daily cost of the run's cluster:", "1"),
+    "after_smaller": ("share of the doubt about a stage that a smaller one takes away once it works", "1"),
+    "port_months": ("months of work before this stage can start on the chip:", "months"),
+}
+"""What an assumed number of the decision is, and its unit."""
 MONTH_S: Final = 30.4375 * DAY_S
 
 
@@ -212,10 +219,14 @@ def _note_assumptions(setting: Setting, vendor: str, table: dict[str, Any]) -> N
     entries = {f"success/{group}/{name}": value for name, value in chances.items()}
     entries |= {f"delay_weight/{name}": value for name, value in table["delay_weight"].items()}
     entries |= {f"port_months/{name}": value for name, value in _months(table, vendor).items()}
+    entries["after_smaller"] = evidence["after_smaller"]
     for name, value in entries.items():
+        kind, _, stage = name.partition("/")
+        what, unit = MATURITY[kind]
         figure = Figure(
-            value=float(value["value"]), unit="1", source=str(evidence["source"]), as_of=evidence["as_of"],
-            confidence="assumed", low=float(value["low"]), high=float(value["high"]),
+            value=float(value["value"]), unit=unit, source=f"assumed: {what} {stage.rpartition('/')[2]}".strip(),
+            as_of=evidence["as_of"], confidence="assumed", low=float(value["low"]), high=float(value["high"]),
+            note=str(evidence["source"]),
         )  # fmt: skip
         setting.log.use(f"train/maturity/{name}", figure)
 
