@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -288,20 +290,26 @@ def effort(scores: list[Score]) -> list[str]:
         if is_first(score) and score.spent and key not in seen:
             seen.add(key)
             mine.append(score)
-    ratios = sorted(score.days[1] / score.spent for score in mine)
-    if not ratios:
+    if len(mine) < MOST_TOPS:
         return []
-    middle, low, high = (ratios[int(len(ratios) * part)] for part in (0.5, 0.1, 0.9))
     inside = sum(score.days[0] <= score.spent * PER_AUTHOR_DAY <= score.days[2] for score in mine)
+    pairs = [
+        (s.name.split()[0], math.log(max(s.days[1], LEAST_DAYS)), math.log(s.spent * PER_AUTHOR_DAY)) for s in mine
+    ]
+    ratios = sorted(spent - guess for _, guess, spent in pairs)
+    low, middle, high = (math.exp(part_of(ratios, part)) for part in (0.1, 0.5, 0.9))
+    power = statistics.linear_regression([guess for _, guess, _ in pairs], [spent for _, _, spent in pairs]).slope
     out = [
         "## Engineer-days beside the logs", "",
         "The days of a scan are assumed. What repositories show of a port is a bound from below: author-days, the pairs of an",
         "author and a day with a commit whose subject names the vendor, from 200 days before the first port to 180 days after;",
         "work on a branch shows as one day. The scan counts everything that ties the product's code to CUDA, the ports a part.",
-        f"On {len(ratios)} first ports the middle estimate is {middle:.1f} times the author-days (median; 80 % between "
-        f"{low:.1f} and {high:.1f}). Taking {PER_AUTHOR_DAY} engineer-days for an author-day (assumed), the range of the scan",
-        f"holds the logs on {inside} of {len(ratios)}. So the estimate is good to a factor of several: read the range, not the",
-        "middle.", "",
+        f"On {len(mine)} first ports, taking {PER_AUTHOR_DAY} engineer-days for an author-day (assumed), the logs hold {middle:.1f} times "
+        f"the middle estimate (median; 80 % between {low:.2f} and {high:.1f}).",
+        f"The range of the scan holds them on {inside} of {len(mine)}. Its ends were set on such logs; set each time on the other",
+        f"repositories alone, such a range holds {100 * left_out(pairs):.0f} %. What a first port takes grows with the estimate",
+        f"only as its power {power:.2f}: people port what they need of a large repository, and a small one has its first weeks too. A",
+        "small estimate is rather too low, a large one the price of everything; read the range, not the middle.", "",
         "| first port | target | author-days | estimate | low | high |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     out += [
@@ -310,6 +318,24 @@ def effort(scores: list[Score]) -> list[str]:
     return [*out, ""]
 
 
+def part_of(values: list[float], part: float) -> float:
+    """The value below which that part of the sorted values lies."""
+    return values[min(len(values) - 1, int(len(values) * part))]
+
+
+def left_out(pairs: list[tuple[str, float, float]]) -> float:
+    """Share of ports inside the range that the other repositories' ports would set."""
+    inside = 0
+    for name, guess, spent in pairs:
+        others = sorted(theirs - mine for other, mine, theirs in pairs if other != name)
+        inside += part_of(others, 0.1) <= spent - guess <= part_of(others, 0.9)
+    return inside / len(pairs)
+
+
+MOST_TOPS = 10
+"""Ports that a statement on days needs."""
+LEAST_DAYS = 0.3
+"""Smaller estimates are taken for this much."""
 PER_AUTHOR_DAY = 2.5
 """Engineer-days behind a day on which a commit shows. Assumed."""
 
@@ -576,7 +602,7 @@ def write(scores: list[Score], missing: list[str], goal: Path, *, kernels: list[
         "something new in a place that says nothing; where neither does, it is other work in the same commit (formatting, a",
         "feature, versions). No reading of the old code can find the last, and hardly the second: the share with a trace is",
         "the ceiling. All ports, later work and ROCm too.", "", *ceiling(scores), "",
-        "First ports off ROCm alone:", "", *ceiling(first), "",
+        "First ports, ROCm left out:", "", *ceiling(first), "",
         "## Precision of the first findings", "",
         "First ports. *This port*: share of the first N findings, in the order of the report, with a place on a line that",
         "this port touched. *Any port of it*: that any commit of the repository whose subject names a vendor took away or",

@@ -17,7 +17,7 @@ from offramp.scan.target import Target
 from offramp.scan.words import ALL_WORDS, CUDA_WORDS, PEERS, words_of
 
 TRIGGER: Final = re.compile(
-    r"cuda|nccl|cublas|cudnn|cufile|nvml|nvtx|nvrtc|nvshmem|nvlink|__global__|__device__|USE_|ENABLE_|WITH_|kCUDA|gpu|GPU|HIP|ROCM|mma"
+    r"cuda|CUDA|nccl|NCCL|cublas|cudnn|cufile|nvml|nvtx|nvrtc|nvshmem|nvlink|__global__|__device__|USE_|ENABLE_|WITH_|kCUDA|gpu|GPU|HIP|ROCM|mma"
 )
 _MASK: Final = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'", re.DOTALL)
 _INCLUDE: Final = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"\n]+)[>\"]", re.MULTILINE)
@@ -382,7 +382,7 @@ def _members(source: Source, target: Target) -> list[Hit]:
     return hits
 
 
-_ENUMERATOR: Final = re.compile(r"^[ \t]*(\w+)[ \t]*(?:=[^,;{}()\n]*)?,", re.MULTILINE)
+_ENUMERATOR: Final = re.compile(r"(?:^|,)\s*(\w+)")
 
 
 def _enumerators(source: Source, target: Target) -> list[Hit]:
@@ -390,8 +390,7 @@ def _enumerators(source: Source, target: Target) -> list[Hit]:
     hits: list[Hit] = []
     for block in _ENUM.finditer(source.masked):
         named = [
-            (match.start(1), words_of(match.group(1)) & ALL_WORDS)
-            for match in _ENUMERATOR.finditer(block.group(1) + ",")
+            (match.start(1), words_of(match.group(1)) & ALL_WORDS) for match in _ENUMERATOR.finditer(block.group(1))
         ]
         named = [(at, words) for at, words in named if words]
         words = frozenset[str]().union(*(found for _, found in named)) - {"gpu"}
