@@ -204,11 +204,11 @@ def lines(
 
 def heatmap(
     rows: Sequence[Row], *, title: str, x_title: str, y_title: str, value_title: str, note: str = "",
-    shares: bool = False, legend: bool = True,
+    shares: bool = False,
 ) -> Html:  # fmt: skip
     """A grid: dicts with x, y, value and optionally label (shown in the cell); x and y in the order given.
 
-    ``shares`` are values from 0 to 1, coloured from red to green. ``legend`` is idle where labels say the values.
+    ``shares`` are values from 0 to 1, coloured from red to green. No ``value_title``, no legend: the labels say the values.
     """
     xs = list(dict.fromkeys(str(row["x"]) for row in rows))
     ys = list(dict.fromkeys(str(row["y"]) for row in rows))
@@ -225,7 +225,7 @@ def heatmap(
         "field": "value",
         "type": "quantitative",
         "scale": scale,
-        "legend": {"title": value_title} if legend else None,
+        "legend": {"title": value_title} if value_title else None,
     }
     layers: list[dict[str, Any]] = [{"mark": {"type": "rect"}, "encoding": {**place, "color": colour}}]
     # fixed inks: the cell's own colour decides what can be read on it, in light and in dark mode

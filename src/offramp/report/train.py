@@ -289,8 +289,8 @@ def _even(run: Item, entry: Item) -> Section:
     reachable = entry["mfu_needed_without_failures"] <= 1.0
     title = f"MFU that {entry['chip']} needs to finish in {digits(entry['base_days'])} days"
     chart = charts.heatmap(
-        rows, title=title, x_title="restart after a failure", y_title="failures per chip-hour", value_title="MFU",
-        legend=False, note="Above 100 % no software helps: only more chips do.",
+        rows, title=title, x_title="restart after a failure", y_title="failures per chip-hour", value_title="",
+        note="Above 100 % no software helps: only more chips do.",
     )  # fmt: skip
     more = digits(entry["mfu_needed_without_failures"] / entry["mfu_p50"])
     said = (
