@@ -18,11 +18,12 @@ from offramp.catalog import Catalog
 from offramp.core.record import Record
 from offramp.cost import Calibration, Pool
 from offramp.search.question import Question
-from offramp.search.sides import Option, Transfer, best_side, transfer
+from offramp.search.sides import Option, Role, Transfer, best_side, transfer
 from offramp.search.stacks import replica
 from offramp.search.tune import Felt, Part, highest_rate
 
 F8 = npt.NDArray[np.float64]
+Sides = dict[tuple[str, Role], Option | None]
 MOST_SIDE: Final = 6
 MOST_RATIO: Final = 9
 SIMULATED_REQUESTS: Final = 2000
@@ -90,7 +91,7 @@ class Split(Record):
 
 def find_split(
     question: Question, prefill_chip: str, decode_chip: str, *, catalog: Catalog, calibration: Calibration,
-    as_of: dt.date | None = None,
+    as_of: dt.date | None = None, sides: Sides | None = None,
 ) -> Split | None:  # fmt: skip
     """The best split over two chips (which may be the same), simulated; None where no pair keeps the SLO.
 
@@ -98,9 +99,18 @@ def find_split(
         question: workload and limits.
         prefill_chip, decode_chip: catalogue ids; both need all facts.
         catalog, calibration, as_of: as of :func:`~offramp.search.candidate.find`.
+        sides: of this question, found before; those that are found now are added.
     """
-    first = best_side(question, prefill_chip, "prefill", catalog=catalog, calibration=calibration, as_of=as_of)
-    second = best_side(question, decode_chip, "decode", catalog=catalog, calibration=calibration, as_of=as_of)
+    known = {} if sides is None else sides
+
+    def side(chip: str, role: Role) -> Option | None:
+        if (chip, role) not in known:
+            known[chip, role] = best_side(
+                question, chip, role, catalog=catalog, calibration=calibration, as_of=as_of
+            )  # fmt: skip
+        return known[chip, role]
+
+    first, second = side(prefill_chip, "prefill"), side(decode_chip, "decode")
     if first is None or second is None:
         return None
     ratio, nearly = _ratio(first.rate, second.rate), 1.0
