@@ -13,7 +13,7 @@ from offramp.calibrate.fit import Forward, Observations
 from offramp.cost.calibration import Calibration
 from offramp.cost.parameters import Parameters
 from offramp.validate.cases import Case
-from offramp.validate.closed import Batch, make_batch, solve
+from offramp.validate.closed import MODES, Batch, Solution, make_batch, solve
 from offramp.validate.predict import median_draw, parameters_of
 from offramp.validate.rows import Row
 
@@ -45,20 +45,31 @@ class ClosedForm(Forward):
     def logs(self, parameters: Parameters) -> F8:
         """Logs of :data:`KINDS`. ``[4, n]``"""
         found = solve(self.batch, parameters)
-        output = found.rate[0] * self.batch.engines * self.batch.osl
+        output = tokens_per_s(self.batch, found)[0]
         return np.log(np.maximum(np.stack([output, found.tpot_s[0], found.ttft_s[0], found.ttft_median_s[0]]), 1e-12))
+
+
+def tokens_per_s(batch: Batch, found: Solution) -> F8:
+    """What a row's throughput counts: tokens of answers, or of prompts where only prefill ran. [draws, n]"""
+    plain = found.rate * batch.engines * batch.osl
+    decoding = found.seqs * batch.engines / found.tpot_s
+    prompts = found.prefill_rate * batch.prefill_engines
+    return np.where(batch.mode == MODES["decode"], decoding, np.where(batch.mode == MODES["prefill"], prompts, plain))
 
 
 def fittable(case: Case) -> bool:
     """Whether a row is clean enough to fit: stated layout and speculation, grade A or B, an ordinary run."""
     row = case.row
-    ordinary = row.mode in ("closed", "static", "offline") and not row.prefix_hit
+    ordinary = row.mode != "open" and not row.prefix_hit
     return len(case.variants) == 1 and row.grade in GRADE_WEIGHT and ordinary and row.engine != "transformers"
 
 
 def output_of(row: Row) -> float | None:
     """Output tokens per second of the whole deployment, from whichever throughput the row prints."""
     m = row.metrics
+    if row.mode == "prefill":
+        each = m.get("input_tok_s_per_chip", m.get("prefill_tok_s_per_chip"))
+        return m.get("input_tok_s", each * row.chips if each and row.chips else None)
     if "output_tok_s" in m:
         return m["output_tok_s"]
     if "output_tok_s_per_chip" in m:

@@ -23,6 +23,11 @@ LEVEL_SHARES: Final = {
 as much below the family, groups that a fit did not see were predicted 5 to 20 % worse."""
 
 
+COMPUTE_SHARES: Final = {**LEVEL_SHARES, "chip": 0.15, "engine": 0.10, "engine-family": 0.10}
+"""The same for shares of peak arithmetic. They differ more by chip (an H20 has a seventh of an H100's arithmetic on the same
+memory, so its kernels come close to it) and by which kernels an engine has (DeepGEMM or Triton)."""
+
+
 PACE_SHARES: Final = {
     "population": 0.10,
     "family": 0.15,
@@ -55,9 +60,7 @@ class Beliefs:
         if name not in LEVEL_PARAMETERS.get(level, PARAMETER_SET):
             return 0.0, 0.0
         entry = self.prior.population[name]
-        share = (
-            self.deployment_share if level == "deployment" else (PACE_SHARES if name == "pace" else LEVEL_SHARES)[level]
-        )
+        share = self.deployment_share if level == "deployment" else _shares(name)[level]
         sd = entry.log_sd * math.sqrt(share)
         if self.base is not None and key in self.base.effects.get(name, {}):
             draws = np.asarray(self.base.effects[name][key])
@@ -69,3 +72,9 @@ class Beliefs:
             if own is not None:
                 return math.log(own.median / entry.median), max(own.log_sd, 0.02)
         return 0.0, sd
+
+
+def _shares(name: str) -> dict[str, float]:
+    if name == "pace":
+        return PACE_SHARES
+    return COMPUTE_SHARES if "_compute" in name else LEVEL_SHARES

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offramp.calibrate.fit import STEP
-from offramp.calibrate.observe import observe
+from offramp.calibrate.observe import observe, tokens_per_s
 from offramp.core.seeds import derive_seed
 from offramp.cost.calibration import SHARE_CAP, SHARES, Calibration, centring, load_prior, parameters_for
 from offramp.cost.parameters import PARAMETER_NAMES, Parameters
@@ -84,8 +84,7 @@ def _fit_draws(base: Calibration, cases: Sequence[Case], *, seed: int) -> F8:
 
     def logs(d: F8) -> F8:
         found = solve(batch, _parameters(start + d[:, :, None]))
-        output = found.rate * batch.engines * batch.osl
-        stacked = np.stack([output, found.tpot_s, found.ttft_s, found.ttft_median_s])
+        stacked = np.stack([tokens_per_s(batch, found), found.tpot_s, found.ttft_s, found.ttft_median_s])
         picked: F8 = np.log(np.maximum(stacked, 1e-12))[observed.kind, :, observed.entry].T
         return picked
 

@@ -198,6 +198,8 @@ def _variants(
 
 def _speculation(row: Row, model: Model) -> list[tuple[float, int, tuple[float, float, float]]]:
     """Ways a row may have speculated: (probability, draft tokens, accept range)."""
+    if row.mode == "prefill":
+        return [(1.0, 0, (1.0, 1.0, 1.0))]
     facts = names()["speculation"]
     span = (facts["accept_low"], facts["accept_mid"], facts["accept_high"])
     draft = row.draft_tokens or int(facts["draft_tokens"])

@@ -275,7 +275,7 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
     )
     for _ in range(ROUNDS):
         d = d_at * (fixed + (1.0 - fixed) * n / np.maximum(batch.seqs, 1e-9))
-        rate = 1.0 / (np.where(batch.separate, 0.0, w) + steps * d / np.maximum(n, 1e-9))
+        rate = 1.0 / (np.where(batch.separate | (batch.mode == MODES["decode"]), 0.0, w) + steps * d / np.maximum(n, 1e-9))
         rate = np.where(batch.separate, np.minimum(rate, pool.most), rate)
         rate = np.where(is_open, np.minimum(0.97 * most, batch.rate), rate)
         load = np.minimum(rate * w, 0.97)
@@ -295,7 +295,7 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
         static = (batch.mode == MODES["static"]) | (batch.mode == MODES["decode"])
         n = np.where(static, slots, 0.5 * n + 0.5 * target)
     d = d_at * (fixed + (1.0 - fixed) * n / np.maximum(batch.seqs, 1e-9))
-    stalls = ~batch.separate & (batch.mode != MODES["static"])
+    stalls = ~batch.separate & (batch.mode != MODES["static"]) & (batch.mode != MODES["decode"])
     tpot = d / gain / np.where(stalls, 1.0 - np.minimum(rate * w, 0.97), 1.0)
     behind = np.where(is_open, 0.0, batch.inflight - batch.slots)
     wait = np.maximum(behind, 0.0) / np.maximum(rate, 1e-12)

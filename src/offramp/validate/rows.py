@@ -212,15 +212,18 @@ def _degrees(text: str) -> tuple[int, int]:
     return found[-1], found[0]
 
 
-def _spec(text: str) -> tuple[Literal["none", "unknown", "on"], float, int]:
+def _spec(text: str, conditions: str) -> tuple[Literal["none", "unknown", "on"], float, int]:
+    """Whether a row speculated, tokens per step, drafted tokens; the last two may stand among the conditions."""
     low = text.lower().strip()
     if low == "none":
         return "none", 1.0, 0
     if not low or low.startswith(("unlabelled", "none or")):
         return "unknown", 0.0, 0
-    steps = re.search(r"(?:k|steps)\s*=\s*(\d+)", low)
-    accept = re.search(r"accept len\w*\s+([\d.]+)", low)
-    return "on", float(accept.group(1)) if accept else 0.0, int(steps.group(1)) if steps else 0
+    low = f"{low} {conditions.lower()}"
+    steps = re.search(r"\b(?:k|steps|num_speculative_tokens)\s*[=:]\s*(\d+)", low)
+    accept = re.search(r"accept(?:ance)? len\w*[\s=:]+(\d+(?:\.\d+)?)(?:\s*-\s*(\d+(?:\.\d+)?))?", low)
+    ends = [float(end) for end in accept.groups() if end] if accept else [0.0]
+    return "on", sum(ends) / len(ends), int(steps.group(1)) if steps else 0
 
 
 def _mode(row: dict[str, str], concurrency: float, rate_text: str) -> Mode | None:
@@ -284,7 +287,7 @@ def _build(
     tp, prefill_tp = _degrees(raw.get("tp", ""))
     dp, _ = _degrees(raw.get("dp", ""))
     ep, _ = _degrees(raw.get("ep", ""))
-    spec, accept, draft = _spec(raw.get("spec", ""))
+    spec, accept, draft = _spec(raw.get("spec", ""), raw.get("conditions", ""))
     printed = re.search(r"accept_len=([\d.]+)", raw.get("other", ""))
     if printed and float(printed.group(1)) > 1.05:
         spec, accept = "on", float(printed.group(1))
