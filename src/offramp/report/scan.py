@@ -182,28 +182,49 @@ def _files(answer: Item) -> Section | None:
     )
 
 
+STAGES = (
+    ("first-run", "They stop the first run"),
+    ("full-speed", "They cost speed or accuracy"),
+    ("later", "They stop nothing: names, imports, guarded places, tests"),
+)
+
+
 def _places(answer: Item) -> Section | None:
-    found = answer["findings"]
+    found = answer["findings"][:MOST_FINDINGS]
     if not found:
         return None
-    columns = [Col(title="first place"), Col(title="class"), Col(title="what"), Col(title="instead"),
-               Col(title="further lines"), Col(title="source")]  # fmt: skip
-    rows: list[list[Cell]] = [
-        [_breakable(f"{item['path']}:{item['line']}"), join([_class(item), badge("guarded") if item["guarded"] else ""]),
-         _breakable(item["message"]), _breakable(item["replacement"]), _further(item),
-         Html("<code>{}</code>").format(item["snippet"])]
-        for item in found[:MOST_FINDINGS]
-    ]  # fmt: skip
-    left = len(found) - MOST_FINDINGS
+    columns = [Col(title="place"), Col(title="what, and its source"), Col(title="instead")]
+    parts: list[Html] = []
+    for stage, title in STAGES:
+        mine = [item for item in found if item["stage"] == stage]
+        if mine:
+            parts.append(table(columns, [_place_row(item) for item in mine], caption=title, compact=True))
+    left = len(answer["findings"]) - MOST_FINDINGS
     tail = paragraph(f"{left} more findings are in the JSON form.") if left > 0 else Html("")
-    return section("Every finding", table(columns, rows, compact=True), tail, anchor="places")
+    return section("Every finding", *parts, tail, anchor="places")
+
+
+def _place_row(item: Item) -> list[Cell]:
+    further = _further(item)
+    place = [Html("<span>{}</span>").format(_breakable(f"{item['path']}:{item['line']}"))]
+    if further:
+        place.append(Html('<span class="where">{}</span>').format(further))
+    place.append(Html('<span class="where">{}</span>').format(_class(item)))
+    return [
+        join([*place, badge("guarded") if item["guarded"] else ""]),
+        join([_breakable(item["message"]), Html('<code class="where id">{}</code>').format(item["snippet"])]),
+        _breakable(item["replacement"]),
+    ]
 
 
 def _further(finding: Item) -> str:
     """The lines of the other places of a finding, shortened."""
     lines = sorted({place["line"] for place in finding["places"]} - {finding["line"]})
+    if not lines:
+        return ""
     shown = ", ".join(str(line) for line in lines[:MOST_LINES])
-    return shown + (f" and {len(lines) - MOST_LINES} more" if len(lines) > MOST_LINES else "")
+    more = f" and {len(lines) - MOST_LINES} more" if len(lines) > MOST_LINES else ""
+    return f"also lines {shown}{more}"
 
 
 MOST_LINES = 12
