@@ -92,7 +92,7 @@ def _groups(answer: Item) -> Section | None:
 def _group_row(group: Item) -> list[Cell]:
     effort = badge(group["effort"], {"L0": "good", "L1": "good", "L2": "warn"}.get(group["effort"], "bad"))  # type: ignore[arg-type]
     lead = Html("") if group["verified"] else badge("unverified", "warn")
-    place = _breakable(group["first"][0]) if group["first"] else Html("")
+    place = _path(group["first"][0]) if group["first"] else Html("")
     first = Html('<span class="where"><span>{}</span> · {}</span>').format(place, _class(group))
     return [
         _count(group["rank"]), effort, join([_symbol(group["symbol"]), first]),
@@ -143,6 +143,11 @@ def _breakable(text: str) -> Html:
     return Html(re.sub(r"([/.(,])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
+def _path(text: str) -> Html:
+    """A path that may break after a folder, not inside a file's name."""
+    return Html(str(escape(text)).replace("/", "/<wbr>"))
+
+
 def _entries(answer: Item) -> Section | None:
     if not answer["entry_points"]:
         return None
@@ -151,7 +156,7 @@ def _entries(answer: Item) -> Section | None:
                Col(title="days", align="right")]  # fmt: skip
     rows: list[list[Cell]] = [
         [
-            _breakable(row["entry"]),
+            _path(row["entry"]),
             _count(row["files"]),
             _count(row["places"]),
             _count(row["before_first_run"]),
@@ -178,7 +183,7 @@ def _files(answer: Item) -> Section | None:
     columns = [Col(title="file"), Col(title="places", align="right"), Col(title="unguarded", align="right")]
     ordered = sorted(counts.items(), key=lambda item: (-item[1][1], item[0]))[:100]
     return section(
-        "By file", table(columns, [[_breakable(path), *map(_count, pair)] for path, pair in ordered], compact=True)
+        "By file", table(columns, [[_path(path), *map(_count, pair)] for path, pair in ordered], compact=True)
     )
 
 
@@ -206,7 +211,7 @@ def _places(answer: Item) -> Section | None:
 
 def _place_row(item: Item) -> list[Cell]:
     further = _further(item)
-    place = [Html("<span>{}</span>").format(_breakable(f"{item['path']}:{item['line']}"))]
+    place = [Html("<span>{}</span>").format(_path(f"{item['path']}:{item['line']}"))]
     if further:
         place.append(Html('<span class="where">{}</span>').format(further))
     place.append(Html('<span class="where">{}</span>').format(_class(item)))
