@@ -235,7 +235,7 @@ def _traffic(model: str, series: Sequence[Series]) -> Traffic:
     peak = _peak(counted, rate) if window >= PEAK_NEEDS_S else None
     if view.resets:
         notes.append(
-            f"counters went back {view.resets} times, over all counters (restarts): what was counted between a restart's last sample "
+            f"counters were reset (restarts; {view.resets} times over all of them): what was counted between a restart's last sample "
             "and it is lost"
         )
     if not requests:
