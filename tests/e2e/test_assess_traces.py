@@ -80,6 +80,14 @@ def test_lengths_are_those_of_the_traces(result: Result) -> None:
 
 
 @pytest.mark.slow
+def test_a_trace_with_a_coarse_clock_is_carried(result: Result) -> None:
+    """Ten requests share each stamp of the Mooncake trace; a replica that got them at one instant would keep no limit."""
+    work = next(work for work in result.answer["workloads"] if work["id"] == "long")
+    assert {item["status"] for item in work["chips"]} == {"carries"}
+    assert any("ticks every 3 s" in notice.text for notice in result.warnings)
+
+
+@pytest.mark.slow
 def test_prompt_heavy_work_favours_chips_with_arithmetic(result: Result) -> None:
     """The H20 has bandwidth and little arithmetic: prompt-heavy work takes fewer of the others for each H20."""
     rate = {

@@ -253,3 +253,17 @@ def test_speculation_is_tried_beside_none_where_the_engine_can() -> None:
     ]  # fmt: skip
     for name in refusing:
         assert speculations(model, chip, FACTS, name, 0.85) == (0.0,)
+
+
+def test_requests_of_one_tick_are_spread_over_it() -> None:
+    from offramp.search.mix import spread, tick_of
+
+    ticks = np.repeat(np.array([0.0, 3.0, 6.0, 12.0, 15.0]), [4, 1, 3, 6, 2])
+    assert tick_of(ticks) == 3.0
+    fine = spread(ticks)
+    assert np.all(np.diff(fine) > 0)
+    assert np.all((fine - ticks >= 0) & (fine - ticks < 3.0))  # never into the pause between 6 and 12
+    np.testing.assert_allclose(fine[:4], [0.0, 0.75, 1.5, 2.25])
+    exact = np.array([0.0, 0.4, 0.4, 1.1, 1.9])
+    assert spread(exact) is exact  # two that happen to coincide are no tick
+    assert len(spread(np.zeros(0))) == 0

@@ -35,6 +35,7 @@ from offramp.core.result import FigureLog, Notice, Result, hash_inputs
 from offramp.core.seeds import derive_seed
 from offramp.rules.records import DISCLAIMER
 from offramp.search import Limits, mix_of, peak_to_mean
+from offramp.search.mix import tick_of
 from offramp.serve import Requests
 from offramp.train.parameters import load_posterior
 
@@ -256,6 +257,10 @@ def _break_evens(
 
 def _notices(job: Job, rows: list[Row], work: Workload) -> list[Notice]:
     found = [Notice(kind="traffic", text=note, where=work.id) for note in job.trace_notes]
+    tick = tick_of(job.requests.arrival_s) if job.requests.hash_ids is not None else 0.0
+    if tick > 0.0:
+        text = f"the trace's clock ticks every {tick:g} s: requests of one tick are spread over it"
+        found.append(Notice(kind="traffic", text=text, where=work.id))
     total = job.requests.isl_tokens + job.requests.osl_tokens
     beyond = float((total > job.model.max_context_tokens).mean()) if job.model.max_context_tokens else 0.0
     if beyond > 0:
