@@ -259,7 +259,7 @@ def _notices(job: Job, rows: list[Row], work: Workload) -> list[Notice]:
     found = [Notice(kind="traffic", text=note, where=work.id) for note in job.trace_notes]
     tick = tick_of(job.requests.arrival_s) if job.requests.hash_ids is not None else 0.0
     if tick > 0.0:
-        text = f"the trace's clock ticks every {tick:g} s: requests of one tick are spread over it"
+        text = f"the trace's clock ticks every {tick:.2g} s: requests of one tick are spread over it"
         found.append(Notice(kind="traffic", text=text, where=work.id))
     total = job.requests.isl_tokens + job.requests.osl_tokens
     beyond = float((total > job.model.max_context_tokens).mean()) if job.model.max_context_tokens else 0.0

@@ -32,6 +32,8 @@ ANCHORS: Final = (0.1, 0.9)
 """Quantiles of speed at which a draw is simulated, beside the median of what draws carry."""
 OTHERS: Final = 12
 """Other layouts that are priced at all draws: so many that carry most at the middle, so many that are least strained."""
+MEDIANS: Final = 2
+"""Draws that are simulated until the median one is among them."""
 EDGE: Final = 2
 """Draws that are simulated where limits seem to break."""
 SAME: Final = 0.02
@@ -225,24 +227,41 @@ def rates_by_draw(
     )
     draws = _Draws(field, asked, most=most, copies=copies, middle=middle)
     by_speed = np.argsort(field.speed, kind="stable")
-    carried = _carried(field, 1.0)
-    half = at_quantile(np.argsort(carried, kind="stable"), 0.5)
-    median = draws.simulate(half)
-    for draw in dict.fromkeys(at_quantile(by_speed, quantile) for quantile in ANCHORS):
-        if draw != half:
-            draws.simulate(draw)
+    seen: dict[int, tuple[Felt | None, int]] = {}
+    half = at_quantile(np.argsort(_carried(field, 1.0), kind="stable"), 0.5)
+    for draw in dict.fromkeys([half, *(at_quantile(by_speed, quantile) for quantile in ANCHORS)]):
+        seen[draw] = draws.simulate(draw)[1:]
     limit = _edge(field, draws)
-    each = _interpolated(_carried(field, limit), draws.anchors)
-    return _told(field, each * pool.devices, limit, median=median[1] if median[2] > 0 else None)
+    for _ in range(MEDIANS):  # what is simulated changes the order a little
+        rates = _interpolated(_carried(field, limit), draws.anchors)
+        half = at_quantile(np.argsort(rates, kind="stable"), 0.5)
+        if half in seen:
+            break
+        seen[half] = draws.simulate(half)[1:]
+        limit = _limit(draws.anchors)
+    rates = _interpolated(_carried(field, limit), draws.anchors)
+    order = _with_middle(np.argsort(rates, kind="stable"), list(seen))
+    felt, layout = seen[at_quantile(order, 0.5)]
+    return _told(field, rates * pool.devices, order, limit, median=felt if layout > 0 else None)
 
 
-def _told(field: _Field, rates: F8, limit: float, *, median: Felt | None) -> Uncertain:
+def _with_middle(order: I8, simulated: Sequence[int]) -> I8:
+    """The order with a simulated draw in its middle: the one that is nearest to it."""
+    middle = round(0.5 * (len(order) - 1))
+    places = np.flatnonzero(np.isin(order, simulated))
+    at = int(places[np.argmin(np.abs(places - middle))])
+    out = order.copy()
+    out[at], out[middle] = order[middle], order[at]
+    return out
+
+
+def _told(field: _Field, rates: F8, order: I8, limit: float, *, median: Felt | None) -> Uncertain:
     """The outcome with how many draws keep the limits, in the chosen layout and in the safest."""
     kept = (field.strain <= limit).mean(axis=0)
     best = int(np.lexsort((-np.median(field.each, axis=0), -kept))[0])
     safest = field.layouts[best][1] if kept[best] > kept[0] else None
     return Uncertain(
-        rates=rates, order=np.argsort(rates, kind="stable"), median=median, kept=float(kept[0]),
+        rates=rates, order=order, median=median, kept=float(kept[0]),
         reached=float((rates > 0.0).mean()), safest=safest, safest_kept=float(kept[best]),
     )  # fmt: skip
 
