@@ -637,7 +637,7 @@ def write(scores: list[Score], missing: list[str], goal: Path, *, kernels: list[
         "the ceiling. All ports, later work and ROCm too.", "", *ceiling(scores), "",
         "First ports, ROCm left out:", "", *ceiling(first), "",
         "## Precision of the first findings", "",
-        "First ports. *This port*: share of the first N findings, in the order of the report, with a place on a line that",
+        "First ports. *This port*: share of the first N findings, in their order in the JSON form, with a place on a line that",
         "this port touched. *Any port of it*: that any commit of the repository whose subject names a vendor took away or",
         "added beside (a port is partial; others finish it). *Any order*: the second, had the order been drawn. *Best order*:",
         "what an order that knew the port would reach, for many ports touch fewer than N findings.", "",
