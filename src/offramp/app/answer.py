@@ -108,10 +108,15 @@ def _robustness(row: Row) -> dict[str, Any] | None:
         return None
     found = case.candidate
     return {
-        "share_of_draws": found.reached, "layout_share_of_draws": found.kept,
+        "share_of_draws": _reached(row), "layout_share_of_draws": found.kept,
         "safest_layout": layout_words(found.safest) if found.safest else None,
         "safest_share_of_draws": found.safest_kept,
     }  # fmt: skip
+
+
+def _reached(row: Row) -> float:
+    """Share of the draws in which some layout keeps the limits, at the worst admissible values."""
+    return min(case.candidate.reached for case in row.cell.cases)
 
 
 def robustness_words(row: Row) -> list[str]:
@@ -125,9 +130,9 @@ def robustness_words(row: Row) -> list[str]:
             f"{layout_words(found.pool)} keeps the limits in {found.kept:.0%} of the parameter draws, "
             f"{layout_words(found.safest)} in {found.safest_kept:.0%}: the interval takes each draw in the layout that suits it"
         )
-    if found.reached < SURE:
+    if (reached := _reached(row)) < SURE:
         texts.append(
-            f"in {1.0 - found.reached:.0%} of the parameter draws no layout keeps the limits: chips and cost have no upper end"
+            f"in {1.0 - reached:.0%} of the parameter draws no layout keeps the limits: chips and cost have no upper end"
         )
     return texts
 
