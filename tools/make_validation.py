@@ -58,7 +58,13 @@ def main(argv: list[str]) -> None:
 
 def build_page(loaded: measured.Loaded, made: Calibration, done: list[Split], *, fitted: int) -> str:
     """The generated page."""
-    widened = {split.name: [with_residual(p, made) for p in split.predictions] for split in done}
+    served = {
+        case.row.id for case in loaded.cases if case.row.mode != "prefill"
+    }  # no server, so no TTFT that a user sees
+    widened = {
+        split.name: [with_residual(p, made) for p in split.predictions if p.id in served or "ttft" not in p.metric]
+        for split in done
+    }
     main_split: list[Prediction] = widened[RESIDUAL_SPLIT]
     bare = msgspec.structs.replace(made, offsets={})
     lines = [(ROOT / "docs" / "validation_head.md").read_text("utf-8").strip(), ""]

@@ -265,7 +265,9 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
     fixed = _fixed_share(decode, batch)
     n = np.broadcast_to(np.minimum(batch.seqs, slots), d_at.shape).copy()
     rate, ttft = np.zeros_like(n), np.zeros_like(n)
-    first = parameters.first_token_s
+    # static and prefill-only runs are scripts around the engine: no server stands before it
+    in_process = (batch.mode == MODES["static"]) | (batch.mode == MODES["prefill"])
+    first = np.where(in_process, 0.0, parameters.first_token_s)
     pool = _PrefillPool(one=w, all=np.maximum(many.total * batch.isl / batch.chunk, w), batch=batch)
     is_open = batch.mode == MODES["open"]
     most = np.where(
@@ -275,7 +277,9 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
     )
     for _ in range(ROUNDS):
         d = d_at * (fixed + (1.0 - fixed) * n / np.maximum(batch.seqs, 1e-9))
-        rate = 1.0 / (np.where(batch.separate | (batch.mode == MODES["decode"]), 0.0, w) + steps * d / np.maximum(n, 1e-9))
+        rate = 1.0 / (
+            np.where(batch.separate | (batch.mode == MODES["decode"]), 0.0, w) + steps * d / np.maximum(n, 1e-9)
+        )
         rate = np.where(batch.separate, np.minimum(rate, pool.most), rate)
         rate = np.where(is_open, np.minimum(0.97 * most, batch.rate), rate)
         load = np.minimum(rate * w, 0.97)
@@ -284,7 +288,7 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
         own = np.where(batch.separate, alone, own)
         queue = np.where(batch.separate, behind, load / (2.0 * (1.0 - load)) * w)
         admit = np.where(batch.separate, 1.0, parameters.admit_steps) * d + _balance_wait(batch, rate=rate, step_s=d)
-        ttft = first + admit + parameters.queue_factor * (own + queue)
+        ttft = first + np.where(in_process, own, admit + parameters.queue_factor * (own + queue))
         full = batch.separate & (rate >= 0.999 * pool.most) & (batch.mode == MODES["closed"])
         ttft = np.where(full, np.maximum(batch.inflight / np.maximum(rate, 1e-12) - steps * d, ttft), ttft)
         busy = np.where(batch.separate, 0.0, np.minimum(rate * w, 0.97))

@@ -190,7 +190,7 @@ def residual_shift(calibration: Calibration, case: Case, metric: str) -> tuple[f
     residual = residual_of(calibration, metric, case.stack)
     offset = calibration.offsets.get(case.row.deployment, {}).get(KIND.get(metric, "output"))
     if offset is not None:
-        return offset.mean, float(np.hypot(offset.sd, residual.row_sd))
+        return residual.bias + offset.mean, float(np.hypot(offset.sd, residual.row_sd))
     return residual.bias, float(np.hypot(residual.group_sd, residual.row_sd))
 
 
