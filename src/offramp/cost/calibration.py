@@ -187,6 +187,16 @@ class Calibration(Record):
             return found.get(f"{family}@own") or alone
         return found.get(f"{family}@{self.evidence(stack)}") or found.get(family)
 
+    def known_sd(self, family: str, stack: Stack) -> float:
+        """Group part of the residual if the engine's kernels were known. What lies above it is the engine's own, wherever
+        it runs, and cancels in a ratio of two chips under that engine.
+        """
+        found = self.residual(family, stack)
+        kind = self.residuals.get(f"{family}@{'moe' if '-moe-' in stack.path else 'dense'}") or self.residuals.get(
+            family
+        )
+        return 0.0 if found is None else min(found.group_sd, kind.group_sd if kind is not None else found.group_sd)
+
     def is_measured(self, stack: Stack) -> bool:
         """Whether the user's own rows of this chip and engine are in it, so that only row errors remain."""
         return any(stack.deployment in effects for effects in self.effects.values())

@@ -113,11 +113,14 @@ def _with_residual(calibration: Calibration, stack: Stack, model_id: str) -> Par
     if residual is None:
         return parameters
     keys = (model_id, f"{stack.engine}|{model_id}", f"{stack.chip}|{stack.engine}|{model_id}")
+    known = calibration.known_sd("output", stack)
+    parts = [known**2 * share for share in RESIDUAL_SHARES]
+    parts[1] += residual.group_sd**2 - known**2  # of an engine never measured, common to its chips
     noise = sum(
-        math.sqrt(share) * spreads_noise(0, "residual", key, calibration.draws)
-        for share, key in zip(RESIDUAL_SHARES, keys, strict=True)
+        math.sqrt(part) * spreads_noise(0, "residual", key, calibration.draws)
+        for part, key in zip(parts, keys, strict=True)
     )
-    return slowed(parameters, np.exp(residual.group_sd * noise - residual.bias)[:, None])
+    return slowed(parameters, np.exp(noise - residual.bias)[:, None])
 
 
 def memory_for(setting: Setting, pool: Pool, *, context_tokens: float, mtp: bool = False) -> Memory:

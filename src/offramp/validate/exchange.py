@@ -91,10 +91,9 @@ def predict_pairs(pairs: Sequence[tuple[Case, Case]], calibration: Calibration) 
     found: list[Pair] = []
     for i, (a, b) in enumerate(pairs):
         first, second = rate[:, 2 * i] * a.row.osl / a.row.chips, rate[:, 2 * i + 1] * b.row.osl / b.row.chips
-        residual = max(
-            (residual_of(calibration, "output_tok_s", case.stack) for case in (a, b)), key=lambda r: r.group_sd
-        )
-        sd = math.hypot(residual.group_sd * math.sqrt(2.0 * RESIDUAL_SHARES[2]), residual.row_sd)
+        group = max(calibration.known_sd("output", case.stack) for case in (a, b))
+        row_sd = max(residual_of(calibration, "output_tok_s", case.stack).row_sd for case in (a, b))
+        sd = math.hypot(group * math.sqrt(2.0 * RESIDUAL_SHARES[2]), row_sd)
         spread = np.sort((np.log(first / second)[:, None] + sd * NOISE[None, :]).ravel())
         p10, p50, p90 = np.exp(np.quantile(spread, [0.1, 0.5, 0.9]))
         row = a.row
