@@ -9,30 +9,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from offramp.core.errors import BackendError, InputError, OfframpError
+from offramp.core.workers import Workers
 
 Done = TypeVar("Done")
 Task = Callable[..., Any]
 Wanted = Sequence[tuple[Any, ...]]
 Progress = Callable[[str], None]
 ATTEMPTS: Final = 3
-"""How often in a row a worker may be lost before anything is finished."""
+"""How often a unit may lose its worker."""
 CONNECT_S: Final = 5.0
 """A Ray address that does not accept a connection within this time does not answer."""
 JOIN_S: Final = 20.0
 """A Ray address that accepts connections must let us join within this time."""
-WATCH_S: Final = 2.0
 
 
 class Keep(Protocol):
@@ -54,7 +50,7 @@ class Crew:
         self.jobs = jobs if isinstance(jobs, int) else 1
         self.address = jobs if isinstance(jobs, str) else ""
         self._say = progress or (lambda _: None)
-        self._pool: ProcessPoolExecutor | None = None
+        self._workers: Workers | None = None
         self._ray: Any = None
         self._shared: dict[int, tuple[Any, Any]] = {}
         self._stdout = contextlib.ExitStack()
@@ -71,7 +67,9 @@ class Crew:
 
     def __exit__(self, *error: object) -> None:
         """Ends the workers, without waiting for what they do."""
-        self._end_pool()
+        if self._workers is not None:
+            self._workers.end()
+            self._workers = None
         if self._ray is not None:
             self._shared.clear()
             self._ray.shutdown()
@@ -95,41 +93,24 @@ class Crew:
     # -- processes of this machine
 
     def _in_processes(self, task: Task, wanted: Wanted, missing: Sequence[int], keep: Keep) -> None:
-        left, losses = list(missing), 0
+        if self._workers is None:
+            self._workers = Workers(self.jobs)
+        left, losses = list(missing), dict.fromkeys(missing, 0)
         while left:
-            before = len(left)
-            try:
-                self._round(task, wanted, left, keep)
-            except BrokenProcessPool:
-                self._end_pool(wait=True)  # the others have been ended as well
-                losses = losses + 1 if len(left) == before else 1
-                if losses >= ATTEMPTS:
+            for unit in self._workers.do(task, [(i, wanted[i]) for i in left]):
+                if not unit.lost:
+                    keep(unit.i, unit.value, "")
+                    del losses[unit.i]
+                    continue
+                losses[unit.i] += 1
+                if losses[unit.i] >= ATTEMPTS:
                     raise BackendError(
-                        f"worker processes were killed {ATTEMPTS} times before one finished its work",
+                        f"worker processes were killed {ATTEMPTS} times at the same work",
                         where=f"--jobs {self.jobs}",
                         mend="Often memory runs out: try fewer. What is finished is kept; the same command resumes.",
-                    ) from None
+                    )
                 self._say("a worker process was lost; what it was doing is done again")
-
-    def _round(self, task: Task, wanted: Wanted, left: list[int], keep: Keep) -> None:
-        """Hands out what is left; takes each out of ``left`` when it is kept."""
-        if self._pool is None:
-            self._pool = _processes(self.jobs)
-        futures: dict[Future[Any], int] = {self._pool.submit(task, *wanted[i]): i for i in left}
-        try:
-            for future in as_completed(futures):
-                value = future.result()
-                keep(futures[future], value, "")
-                left.remove(futures[future])
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-
-    def _end_pool(self, *, wait: bool = False) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=wait, cancel_futures=True)
-            self._pool = None
+            left = list(losses)
 
     # -- Ray
 
@@ -173,27 +154,6 @@ class Crew:
         if id(value) not in self._shared:
             self._shared[id(value)] = (value, self._ray.put(value))  # the value is held, so that its id stays its own
         return self._shared[id(value)][1]
-
-
-def _processes(jobs: int) -> ProcessPoolExecutor:
-    """Worker processes: copies of this one where it has a single thread, which start at once; else fresh ones."""
-    import multiprocessing
-
-    alone = sys.platform == "linux" and threading.active_count() == 1
-    context = multiprocessing.get_context("fork" if alone else "spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
-
-
-def _follow(parent: int) -> None:
-    """In a worker: leaves interrupts to the parent, and ends when the parent is gone, however that ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def versions() -> tuple[str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +12,7 @@ import msgspec
 
 from offramp import __version__
 from offramp.core.record import Record
+from offramp.core.workers import Workers
 from offramp.scan import symbols
 from offramp.scan.cpp import scan_cpp
 from offramp.scan.finding import FileNote, FileScan
@@ -96,26 +95,26 @@ def _run(
             str(root), items, target.chip, {item.path: known[item.path] for item in items if item.path in known}, local
         )
     chunks = list(_chunks(items))
-    context = multiprocessing.get_context("spawn" if os.name == "nt" else "fork")
-    outcomes: list[Outcome] = []
-    with concurrent.futures.ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
-        jobs = {
-            pool.submit(
-                _scan_chunk,
+    wanted = [
+        (
+            i,
+            (
                 str(root),
                 chunk,
                 target.chip,
-                {i.path: known[i.path] for i in chunk if i.path in known},
+                {item.path: known[item.path] for item in chunk if item.path in known},
                 local,
-            ): chunk
-            for chunk in chunks
-        }
-        for job, chunk in jobs.items():
-            try:
-                outcomes += job.result()
-            except (concurrent.futures.process.BrokenProcessPool, MemoryError):
-                outcomes += [("", _failed(item, "the process that read it died"), True) for item in chunk]
-    return outcomes
+            ),
+        )
+        for i, chunk in enumerate(chunks)
+    ]
+    done: dict[int, list[Outcome]] = {}
+    with Workers(workers) as crew:
+        for unit in crew.do(_scan_chunk, wanted):
+            chunk = chunks[unit.i]
+            lost = [("", _failed(item, "the process that read it died"), True) for item in chunk] if unit.lost else None
+            done[unit.i] = unit.value if lost is None else lost
+    return [outcome for i in range(len(chunks)) for outcome in done[i]]
 
 
 def _chunks(items: list[Item]) -> Iterable[list[Item]]:

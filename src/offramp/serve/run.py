@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
 from offramp.core.errors import InputError
+from offramp.core.workers import Workers
 from offramp.serve import deploy
 from offramp.serve.capacity import capacity
 from offramp.serve.deploy import Deployment
@@ -100,15 +99,22 @@ def shards_of(pools: Sequence[PoolSpec], requests: Requests, config: ServeConfig
     return out
 
 
+def _beside(shards: Sequence[Shard], config: ServeConfig, *, exact: bool) -> list[tuple[Tally, Outcome | None]]:
+    """Runs the shards in processes beside this one; those that were lost run here."""
+    done: dict[int, tuple[Tally, Outcome | None]] = {}
+    with Workers(min(config.jobs, len(shards))) as workers:
+        for unit in workers.do(run_shard, [(i, (shard, config, exact)) for i, shard in enumerate(shards)]):
+            done[unit.i] = run_shard(shards[unit.i], config, exact) if unit.lost else unit.value
+    return [done[i] for i in range(len(shards))]
+
+
 def run_shards(
     shards: Sequence[Shard], config: ServeConfig, *, exact: bool, pools: int
 ) -> tuple[Tally, Outcome | None]:
     """Runs all shards and adds them up in their own order, so that the answer does not depend on the jobs."""
     total = Tally(pools, exact=exact)
     if config.jobs > 1 and len(shards) > 1:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(config.jobs, len(shards)), mp_context=context) as workers:
-            results = list(workers.map(run_shard, shards, [config] * len(shards), [exact] * len(shards)))
+        results = _beside(shards, config, exact=exact)
     else:
         results = [run_shard(shard, config, exact) for shard in shards]
     for shard, (part, _) in zip(shards, results, strict=True):
