@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -10,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offramp.core.errors import InputError
+from offramp.core.errors import BackendError, InputError
 from offramp.cost.table import StepTable
 from offramp.serve import PoolSpec, Requests, ServeConfig, ServeMetrics, simulate, simulate_stream
 from offramp.serve.engine import run_engine
@@ -129,6 +135,50 @@ def test_streams_do_not_depend_on_jobs() -> None:
         for jobs in (1, 2)
     }
     assert len(answers) == 1
+
+
+KILLED = """
+import os, signal, sys
+import msgspec
+from offramp.serve import PoolSpec, ServeConfig, simulate, stream
+from test_serve_laws import table, traffic
+
+parent, finish, mark = os.getpid(), stream.Stream.finish, sys.argv[1]
+
+def deadly(self):
+    if os.getpid() != parent and not os.path.exists(mark):
+        open(mark, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return finish(self)
+
+stream.Stream.finish = deadly  # workers are copies of this process
+what, pools = traffic(6, 210_000, 60.0), (PoolSpec(table=table(), replicas=5),)
+answers = {msgspec.json.encode(simulate(pools, what, config=ServeConfig(jobs=jobs, warmup=1000))) for jobs in (1, 2)}
+print(len(answers), os.path.exists(mark))
+"""
+
+
+def test_a_killed_process_of_a_long_trace_changes_nothing(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "mark")]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert run.stdout.split() == ["1", "True"], run.stderr
+
+
+def test_a_killed_process_of_a_stream_is_a_clear_error() -> None:
+    what = traffic(7, 3000, 30.0)
+
+    def parts() -> Iterator[Requests]:
+        for number, part in enumerate(chunks(what, 500)):
+            if number == 3:
+                for process in multiprocessing.active_children():
+                    process.kill()
+                    process.join()
+            yield part
+
+    pools = (PoolSpec(table=table(), replicas=4),)
+    with pytest.raises(BackendError, match="was lost"):
+        simulate_stream(pools, parts(), config=ServeConfig(jobs=2))
 
 
 def test_streams_refuse_what_they_cannot_do() -> None:

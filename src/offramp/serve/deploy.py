@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from offramp.core.errors import InfeasibleError, InputError
 from offramp.cost.table import StepTable
@@ -250,7 +251,7 @@ def decode_pools(deployment: Deployment, requests: Requests) -> I8:
     return mask
 
 
-def refuse_if_nothing_fits(reasons: I8) -> None:
+def refuse_if_nothing_fits(reasons: npt.NDArray[np.integer]) -> None:
     """Raises when every request is refused.
 
     Raises:

@@ -189,11 +189,9 @@ def simulate(pools: Sequence[PoolSpec], requests: Requests, *, config: ServeConf
     """
     check_config(config)
     if is_streamed(requests, config):
-        from offramp.serve.stream import CHUNK, simulate_stream
+        from offramp.serve.stream import simulate_long
 
-        parts = (requests.take(slice(at, at + CHUNK)) for at in range(0, len(requests), CHUNK))
-        span = float(requests.arrival_s[-1] - requests.arrival_s[0])
-        return simulate_stream(pools, parts, config=config, span_s=span, seed=seed)
+        return simulate_long(pools, requests, config=config, seed=seed)
     deployment = deploy.plan(pools, config)
     masks, reasons = deploy.eligible_pools(deployment, requests)
     del masks

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from offramp.core.errors import InputError
+from offramp.core.errors import BackendError, InputError
+from offramp.core.workers import Workers
 from offramp.serve import deploy, state
 from offramp.serve.capacity import capacity
 from offramp.serve.deploy import Blocks, Deployment
@@ -28,6 +29,8 @@ CHUNK = 200_000
 """Requests that a long run takes at a time."""
 CAPACITY_SAMPLE = 100_000
 """Requests of the first chunk from which the capacity is estimated."""
+Done = tuple[Tally, bool]
+"""Statistics of a part, and whether it overflowed."""
 
 
 class Stream:
@@ -152,8 +155,8 @@ class Dealer:
             first += spec.replicas
 
 
-class Workers:
-    """Streams in this process, or spread over others; which one does not change any of them."""
+class Streams:
+    """The parts of a streamed deployment, in this process or spread over others; which one changes none of them."""
 
     def __init__(self, parts: Sequence[Part], config: ServeConfig, middle_s: float) -> None:
         self.count = len(parts)
@@ -175,21 +178,35 @@ class Workers:
             self.processes.append(process)
 
     def feed(self, part: int, requests: Requests, warmup: int) -> None:
-        """Gives a part its next requests."""
+        """Gives a part its next requests.
+
+        Raises:
+            BackendError: its process was lost.
+        """
         if self.streams:
             self.streams[part].feed(requests, warmup)
-        else:
+            return
+        try:
             self.pipes[part % len(self.pipes)].send((part, requests, warmup))
+        except OSError:
+            raise _lost() from None
 
-    def finish(self) -> list[tuple[Tally, bool]]:
-        """The statistics of all parts in their order, and whether each overflowed."""
+    def finish(self) -> list[Done]:
+        """The statistics of all parts in their order, and whether each overflowed.
+
+        Raises:
+            BackendError: a process was lost.
+        """
         if self.streams:
             return [(stream.finish(), stream.overflowed) for stream in self.streams]
-        out: dict[int, tuple[Tally, bool]] = {}
-        for pipe in self.pipes:
-            pipe.send(None)
-        for pipe in self.pipes:
-            out.update(pipe.recv())
+        out: dict[int, Done] = {}
+        try:
+            for pipe in self.pipes:
+                pipe.send(None)
+            for pipe in self.pipes:
+                out.update(pipe.recv())
+        except (OSError, EOFError):
+            raise _lost() from None
         return [out[i] for i in range(self.count)]
 
     def close(self) -> None:
@@ -198,6 +215,14 @@ class Workers:
             pipe.close()
         for process in self.processes:
             process.join(timeout=10)
+
+
+def _lost() -> BackendError:
+    """A stream is read once, so what a lost process held cannot be done again here."""
+    return BackendError(
+        "a process that serves a part of the stream was lost (killed, or out of memory)", where="config.jobs",
+        mend="Run the stream again, with fewer jobs where memory is short.",
+    )  # fmt: skip
 
 
 def _serve(pipe: Connection, parts: dict[int, Part], config: ServeConfig, middle_s: float) -> None:
@@ -213,6 +238,120 @@ def _serve(pipe: Connection, parts: dict[int, Part], config: ServeConfig, middle
             return
         part, requests, warmup = message
         streams[part].feed(requests, warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """All that one part is sent.
+
+    Attributes:
+        part: one shard.
+        requests: its requests.
+        ends: where the chunks end in which a stream would bring them. [chunks]
+        middle_s: from when on the queue's trend counts.
+        warmup: its first requests that are left out of the statistics.
+    """
+
+    part: Part
+    requests: Requests
+    ends: Sequence[int]
+    middle_s: float
+    warmup: int
+
+
+def run_share(share: Share, config: ServeConfig) -> Done:
+    """One part from its first request to its last, fed as a stream would feed it."""
+    stream = Stream(share.part.pools, config, share.middle_s)
+    start = 0
+    for end in share.ends:
+        stream.feed(share.requests.take(slice(start, end)), min(max(share.warmup - start, 0), end - start))
+        start = end
+    return stream.finish(), stream.overflowed
+
+
+def simulate_long(pools: Sequence[PoolSpec], requests: Requests, *, config: ServeConfig, seed: int) -> ServeMetrics:
+    """What users feel over a long trace that is all in memory: chunk by chunk, replicas beside one another.
+
+    A process that is lost takes the replica in progress with it, which is served again. Same answer as
+    :func:`simulate_stream`.
+    """
+    span = float(requests.arrival_s[-1] - requests.arrival_s[0])
+    parts = parts_of(pools, config)
+    if config.jobs <= 1 or len(parts) == 1:
+        chunks = (requests.take(slice(at, at + CHUNK)) for at in range(0, len(requests), CHUNK))
+        return simulate_stream(pools, chunks, config=config, span_s=span, seed=seed)
+    deployment, starts = deploy.plan(pools, config), range(0, len(requests), CHUNK)
+    chunks = (requests.take(slice(at, at + CHUNK)) for at in starts)
+    reasons = np.concatenate([deploy.eligible_pools(deployment, chunk)[1].astype(np.int8) for chunk in chunks])
+    deploy.refuse_if_nothing_fits(reasons)
+    fits = reasons == 0
+    taken = requests if fits.all() else requests.take(fits)
+    ends = np.cumsum(np.add.reduceat(fits, starts, dtype=np.int64))
+    first = float(taken.arrival_s[0])
+    shares = [
+        Share(
+            part=part, requests=taken.take(at), ends=[int(n) for n in _before(at, ends)], middle_s=first + span / 2,
+            warmup=int(_before(at, np.array([config.warmup]))[0]),
+        )
+        for part, at in zip(parts, dealt(pools, taken), strict=True)
+    ]  # fmt: skip
+    done: dict[int, Done] = {}
+    with Workers(min(config.jobs, len(parts))) as workers:
+        for unit in workers.do(run_share, [(i, (share, config)) for i, share in enumerate(shares)]):
+            done[unit.i] = run_share(shares[unit.i], config) if unit.lost else unit.value
+    head = taken.take(slice(0, min(int(ends[ends > 0][0]), CAPACITY_SAMPLE)))
+    counts = np.bincount(reasons, minlength=len(REJECT_REASONS))
+    seen = Seen(requests=len(taken), first_s=first, last_s=float(requests.arrival_s[-1]), head=head, counts=counts)
+    return _answer(pools, parts, [done[i] for i in range(len(parts))], seen, config=config, seed=seed)
+
+
+def dealt(pools: Sequence[PoolSpec], requests: Requests) -> Iterator[slice | I8]:
+    """Positions of the requests of each part, where each pool deals its requests in turn."""
+    for spec in pools:
+        mine = None
+        if spec.slo_classes:
+            slo = np.zeros(len(requests), np.int64) if requests.slo_class is None else requests.slo_class
+            mine = np.flatnonzero(np.isin(slo, spec.slo_classes))
+        for r in range(spec.replicas):
+            yield slice(r, None, spec.replicas) if mine is None else mine[r :: spec.replicas]
+
+
+def _before(index: slice | I8, ends: I8) -> I8:
+    """How many of the positions lie below each end. [ends]"""
+    if isinstance(index, slice):
+        return np.maximum(0, -(-(ends - index.start) // index.step))
+    return np.searchsorted(index, ends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What came in: accepted requests, their span, a sample of the first of them, and all requests by reason."""
+
+    requests: int
+    first_s: float
+    last_s: float
+    head: Requests | None
+    counts: I8
+
+
+def _answer(
+    pools: Sequence[PoolSpec], parts: Sequence[Part], results: Sequence[Done], seen: Seen, *, config: ServeConfig,
+    seed: int,
+) -> ServeMetrics:  # fmt: skip
+    """The metrics of all parts together."""
+    deployment = deploy.plan(pools, config)
+    total = Tally(len(deployment.pools), exact=False)
+    for part, (tally, _) in zip(parts, results, strict=bool(results)):
+        total.merge(tally.spread(part.pool_index, len(deployment.pools)))
+    span_s = seen.last_s - seen.first_s
+    offered = (seen.requests - 1) / span_s if seen.requests > 1 and span_s > 0 else None
+    estimates = offered and seen.head and config.estimate_capacity
+    served = capacity(pools, seen.head, config, seed=seed) if estimates and seen.head else None
+    stable = is_stable(total, offered=offered, served=served, requests=seen.requests)
+    stable = stable and not any(over for _, over in results)
+    counts = seen.counts
+    rejected = {REJECT_REASONS[i]: int(counts[i]) for i in range(1, len(counts)) if counts[i]}
+    return metrics(deployment, total, rejected=rejected, offered=offered, capacity=served, stable=stable)
 
 
 def simulate_stream(
@@ -233,6 +372,7 @@ def simulate_stream(
 
     Raises:
         InputError: closed loop, prefix cache, the oracle, or chunks that go back in time.
+        BackendError: a process was lost.
     """
     check_config(config)
     if (
@@ -249,7 +389,7 @@ def simulate_stream(
     counts = np.zeros(len(REJECT_REASONS), np.int64)
     seen, first, last = 0, 0.0, -np.inf
     head: Requests | None = None
-    workers: Workers | None = None
+    streams: Streams | None = None
     with ExitStack() as stack:
         for chunk in chunks:
             if len(chunk) == 0:
@@ -262,24 +402,18 @@ def simulate_stream(
             taken = chunk if not reasons.any() else chunk.take(reasons == 0)
             if len(taken) == 0:
                 continue
-            if workers is None:
+            if streams is None:
                 first = float(taken.arrival_s[0])
-                workers = Workers(parts, config, first + (span_s or 0.0) / 2)
-                stack.callback(workers.close)
+                streams = Streams(parts, config, first + (span_s or 0.0) / 2)
+                stack.callback(streams.close)
                 head = taken.take(np.arange(min(len(taken), CAPACITY_SAMPLE)))
             for part, index in dealer.deal(taken):
                 early = int(np.searchsorted(index, config.warmup - seen))
-                workers.feed(part, taken if len(parts) == 1 else taken.take(index), early)
+                streams.feed(part, taken if len(parts) == 1 else taken.take(index), early)
             seen += len(taken)
         deploy.refuse_if_nothing_fits(
             np.repeat(np.arange(len(counts)), np.minimum(counts, 1)) if seen == 0 else counts[:0]
         )
-        results = workers.finish() if workers else []
-    total = Tally(len(deployment.pools), exact=False)
-    for part, (tally, _) in zip(parts, results, strict=workers is not None):
-        total.merge(tally.spread(part.pool_index, len(deployment.pools)))
-    offered = (seen - 1) / (last - first) if seen > 1 and last > first else None
-    served = capacity(pools, head, config, seed=seed) if offered and head and config.estimate_capacity else None
-    stable = is_stable(total, offered=offered, served=served, requests=seen) and not any(over for _, over in results)
-    rejected = {REJECT_REASONS[i]: int(counts[i]) for i in range(1, len(counts)) if counts[i]}
-    return metrics(deployment, total, rejected=rejected, offered=offered, capacity=served, stable=stable)
+        results = streams.finish() if streams else []
+    arrived = Seen(requests=seen, first_s=first, last_s=last, head=head, counts=counts)
+    return _answer(pools, parts, results, arrived, config=config, seed=seed)
