@@ -31,7 +31,7 @@ from offramp.rules.facts import (
     use_of,
 )
 from offramp.rules.formulas import BITS
-from offramp.rules.records import JurisdictionChoice, Verdict
+from offramp.rules.records import RANK, JurisdictionChoice, Verdict
 
 COLUMNS: Final = (
     "case_id", "chip", "chip_name", "as_of", "jurisdiction", "headquarters", "destination", "buyer", "route", "use",
@@ -108,8 +108,9 @@ def read_cases(text: str, where: str) -> list[dict[str, str]]:
 
 def check_case(row: Mapping[str, str], resolve: Resolve, book: Rulebook, settings: Settings, where: str) -> Outcome:
     """The verdict on one row against what the row expects."""
-    expected = _expected(row)
+    expected: dict[str, Any] = {"verdict": _verdict_word(row["expect_verdict"])}
     try:
+        expected |= _expected_numbers(row, where)
         facts, context, as_of = case_question(row, resolve, where)
         known = _date(row.get("known", ""), f"{where}: known") if row.get("known") else None
         answer = verdict(facts, context, as_of, known=known, rulebook=book, settings=settings)
@@ -232,11 +233,25 @@ def _item(row: Mapping[str, str]) -> Item:
     return "hbm" if loose and not row.get("dense_tops_x_bits") else "ic"
 
 
-def _expected(row: Mapping[str, str]) -> dict[str, Any]:
-    out: dict[str, Any] = {"verdict": row["expect_verdict"].lower().replace("_", "-").replace(" ", "-")}
+def _verdict_word(text: str) -> str:
+    return text.lower().replace("_", "-").replace(" ", "-")
+
+
+def _expected_numbers(row: Mapping[str, str], where: str) -> dict[str, Any]:
+    """What the row expects beside the verdict.
+
+    Raises:
+        InputError: a number that cannot be read, or an expected verdict that is none.
+    """
+    verdict_word = _verdict_word(row["expect_verdict"])
+    known = (*RANK, "indeterminate")
+    if verdict_word not in known:
+        what = f'"{row["expect_verdict"]}" is not a verdict' if verdict_word else "no verdict is expected"
+        raise InputError(what, where=f"{where}: expect_verdict", mend=f"Known: {', '.join(known)}.")
+    out: dict[str, Any] = {}
     for name in ("tpp", "pd"):
         if row.get(f"expect_{name}"):
-            out[name] = _number(row[f"expect_{name}"], f"expect_{name}")
+            out[name] = _number(row[f"expect_{name}"], f"{where}: expect_{name}")
     if row.get("expect_control"):
         out["control"] = row["expect_control"]
     return out
