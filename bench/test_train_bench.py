@@ -17,7 +17,7 @@ def test_search_deepseek_v3_on_2048(benchmark) -> None:
     model = arch.load("deepseek-ai/DeepSeek-V3")
     device = chip_device("nvidia/h800", catalog.load())
     values = draw(load_posterior(), Stack("nvidia/h800", device.family, "hai-llm", dtype="fp8", shape="moe"))
-    task = Task(sequence_tokens=4096, batch_sequences=15360, dtype="fp8", node_limit=4)
+    task = Task(sequence_tokens=4096, batch_sequences=15360, dtype="fp8", groups=8, group_limit=4)
     limits = Limits(schedules=("1f1b", "dualpipe"))
     found = benchmark(lambda: search(model, device, task, devices=2048, values=values, limits=limits))
     assert found.tried > 5_000
