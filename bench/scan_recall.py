@@ -38,7 +38,8 @@ from offramp.scan.words import ALL_WORDS, words_of
 HERE = Path(__file__).resolve().parent
 GREP = re.compile(r"cuda|nccl|nvidia|gpu", re.IGNORECASE)
 CODE = re.compile(
-    r"(\.(py|pyi|cpp|cc|cu|cuh|h|hpp|sh|cmake|toml|cfg|ya?ml|txt|json|ipynb)$|Dockerfile|CMakeLists|Makefile|requirements)"
+    r"(\.(py|pyi|c|cpp|cc|cxx|cu|cuh|h|hpp|sh|cmake|am|ac|m4|toml|cfg|ya?ml|txt|json|ipynb)$|Dockerfile|CMakeLists|Makefile"
+    r"|requirements)"
 )
 WAVES = {
     "A": "Wave A: device strings, APIs, branches",

@@ -11,13 +11,14 @@ import msgspec
 from offramp.scan.finding import FileScan, Hit, Role, also_of
 from offramp.scan.pyfile import line_starts
 from offramp.scan.pyscan import merge_lines, snippets
+from offramp.scan.siblings import sibling_hits
 from offramp.scan.spoken import GPU_NAMES, knows, lines_of, spoken_names, spoken_text
 from offramp.scan.symbols import needed
 from offramp.scan.target import Target
 from offramp.scan.words import ALL_WORDS, CUDA_WORDS, PEERS, words_of
 
 TRIGGER: Final = re.compile(
-    r"cuda|CUDA|nccl|NCCL|cublas|cudnn|cufile|nvml|nvtx|nvrtc|nvshmem|nvlink|__global__|__device__|USE_|ENABLE_|WITH_|kCUDA|gpu|GPU|HIP|ROCM|mma"
+    r"cuda|CUDA|nccl|NCCL|cublas|cudnn|cufile|nvml|nvtx|nvrtc|nvshmem|nvlink|__global__|__device__|USE_|ENABLE_|WITH_|kCUDA|gpu|GPU|HIP|ROCM|mma|[Vv]ulkan|VULKAN|opencl|OPENCL|neuron|NEURON|musa|mlu|hpu|npu"
 )
 _MASK: Final = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'", re.DOTALL)
 _INCLUDE: Final = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"\n]+)[>\"]", re.MULTILINE)
@@ -114,6 +115,8 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
         hits += _choices(source, target)
         hits += _strings(source, guards)
         hits += _members(source, target) + _enumerators(source, target)
+        taken = lines_of((hit.line, hit.end_line) for hit in hits)
+        hits += sibling_hits(path, text, target=target, taken=taken)
         hits += _mentions(source, hits, guards, words=target.words)
     hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
     return FileScan(

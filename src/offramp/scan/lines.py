@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from offramp.scan.cpp import TRANSPORTS, merge_near
 from offramp.scan.finding import FileNote, FileScan, Hit, Role
 from offramp.scan.pyscan import merge_lines, snippets
-from offramp.scan.spoken import SPOKEN, knows, lines_of, spoken_names, spoken_text
+from offramp.scan.siblings import sibling_hits
+from offramp.scan.spoken import GPU_NAMES, SPOKEN, knows, lines_of, spoken_names, spoken_text
 from offramp.scan.symbols import distributions, needed, normal
 from offramp.scan.target import DATA, Target
 from offramp.scan.words import ALL_WORDS, words_of
@@ -76,16 +77,20 @@ def scan_lines(path: str, text: str, *, kind: str, role: Role, target: Target) -
     if kind == "cmake":
         hits += _cmake_blocks(text, target)
     hits += _vendors(text, target)
-    if hits:
-        hits += _mentions(text, hits, words=target.words)
+    if kind in BUILD:
+        taken = lines_of((hit.line, hit.end_line) for hit in hits)
+        hits += sibling_hits(path, text, target=target, taken=taken)
+    said = _mentions(text, hits, words=target.words)
+    hits += said if hits else [hit for hit in said if hit.kind == "name.cuda" and hit.symbol != GPU_NAMES]
     hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
-    said = f"line {long} is longer than {LONGEST_LINE:,} characters; not read"
-    notes = (FileNote(path=path, kind="malformed", text=said),) if long else ()
+    skipped = f"line {long} is longer than {LONGEST_LINE:,} characters; not read"
+    notes = (FileNote(path=path, kind="malformed", text=skipped),) if long else ()
     return FileScan(
         path=path, kind=kind, role=role, lines=total, hits=tuple(hits), snippets=snippets(text, hits), notes=notes
     )  # fmt: skip
 
 
+BUILD: Final = frozenset({"cmake", "make"})
 LONGEST_LINE: Final = 20_000
 """Longer lines are data."""
 
