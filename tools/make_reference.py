@@ -1,4 +1,4 @@
-"""Writes the reference pages that come from the code: docs/study.md and docs/commands.md (``make docs``)."""
+"""Writes the reference pages that come from the code: docs/study.md, docs/commands.md and docs/schema (``make docs``)."""
 
 from __future__ import annotations
 
@@ -159,9 +159,12 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def main() -> None:
-    """Writes both pages."""
+    """Writes both pages and both schemas."""
     for name, page in (("study.md", study_page()), ("commands.md", commands_page())):
         (DOCS / name).write_text(page.rstrip() + "\n", encoding="utf-8")
+    for name in ("study", "result"):
+        text = json.dumps(schema(name), indent=2)
+        (DOCS / "schema" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -317,6 +317,39 @@ def test_an_overloaded_run_keeps_throughput_only():
     assert made["tpot_ms_mean"] == "10" and "only 60 requests/s were completed" in made["other"]
 
 
+def test_a_short_run_of_a_client_that_paused_is_no_overload():
+    row = intake.as_closed(
+        {"rate": "2", "req_s": "0.4", "e2e_ms_mean": "20", "ttft_ms_mean": "10", "other": "num_prompts=2"}
+    )
+    assert row["ttft_ms_mean"] == "10" and "the client paused" in row["other"]
+
+
+def test_chunks_of_several_tokens_are_no_itl(tmp_path):
+    run = {**VLLM, "mean_tpot_ms": 14.0, "mean_itl_ms": 44.0, "spec_decode_acceptance_length": 3.16}
+    bench = only(tmp_path, run)
+    assert not [name for name in bench.metrics if name.startswith("itl_")]
+    assert bench.metrics["tpot_ms_mean"] == 14.0 and bench.facts["spec"] == "on, accept length 3.16"
+
+
+def test_a_result_without_totals_keeps_rate_and_latencies(tmp_path):
+    kept = ("date", "backend", "model_id", "num_prompts", "mean_ttft_ms", "mean_tpot_ms", "mean_itl_ms")
+    bench = only(tmp_path, {**{name: VLLM[name] for name in kept}, "request_rate": 1.0, "max_concurrency": None})
+    assert (bench.tool, bench.rate, bench.requests, bench.isl, bench.notes) == ("vllm bench serve", 1.0, 100, None, ())
+
+
+def test_counts_of_the_server_stand_before_those_of_the_client(tmp_path):
+    flow = {"requests_per_sec": 0.5, "input_tokens_per_sec": 500.0, "output_tokens_per_sec": 50.0}
+    good = {
+        "count": 10, "latency": {"request_latency": {"mean": 4.0}}, "throughput": flow, "prompt_len": {"mean": 1000.0},
+        "prompt_tokens": {"mean": 1600.0, "total": 16000, "cached": 4000}, "output_tokens": {"mean": 101.0},
+    }  # fmt: skip
+    bench = only(tmp_path, {"load_summary": {"requested_rate": 0.5}, "successes": good})
+    assert (bench.isl, bench.osl, bench.metrics["input_tok_s"]) == (1600.0, 101.0, 800.0)
+    assert bench.facts["prefix_hit"] == "25%" and "client count 1600 and 1000" in bench.notes[0]
+    del good["prompt_len"]
+    assert only(tmp_path, {"load_summary": {"requested_rate": 0.5}, "successes": good}).isl == 1600.0
+
+
 def test_a_rate_without_latencies_stays():
     row = {"rate": "100", "req_s": "60"}
     assert intake.as_closed(row) == row

@@ -55,6 +55,11 @@ def test_every_product_of_the_data_is_in_the_catalogue():
         ("nvidia", "NVIDIA-H200", None, "nvidia/h200"), ("nvidia", "NVIDIA-H100-80GB-HBM3", None, "nvidia/h100"),
         ("nvidia", "NVIDIA-H100-PCIe", None, ""), ("nvidia", "NVIDIA-A100-PCIE-40GB", None, ""),
         ("nvidia", "NVIDIA-A100-SXM4-80GB", None, "nvidia/a100"), ("huawei", "910B3", None, "huawei/ascend-910b3"),
+        ("huawei", "module-910b-16", None, "huawei/ascend-910b"), ("huawei", "card-910b-2", None, "huawei/ascend-910b"),
+        ("nvidia", "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", None, ""), ("nvidia", "NVIDIA-H20-SHARED", None, "nvidia/h20"),
+        ("nvidia", "nvidia-tesla-a100", None, ""), ("nvidia", "nvidia-h100-mega-80gb", None, "nvidia/h100"),
+        ("nvidia", "p5.48xlarge", None, "nvidia/h100"), ("nvidia", "Standard_NC80adis_H100_v5", None, ""),
+        ("nvidia", "Standard_ND96isr_H200_v5", None, "nvidia/h200"), ("nvidia", "p4d.24xlarge", None, ""),
         ("huawei", "module-a3-16", None, "huawei/ascend-910c"), ("huawei", "Ascend910", None, ""),
         ("amd", "AMD_Instinct_MI300X_OAM", None, "amd/mi300x"), ("nvidia", "Tesla-T4", None, ""),
     ],
@@ -83,8 +88,58 @@ def test_two_kinds_in_one_node_and_a_resource_nobody_knows(tmp_path):
     )
     groups, notes = intake.nodes_of(path)
     assert {group.resource: group.devices for group in groups} == {"amd.com/gpu": 8, "nvidia.com/gpu": 4}
-    assert any("two kinds" in note for note in notes)
+    assert any("accelerators of 2 kinds" in note for note in notes)
     assert sum("not understood" in note for note in notes) == 2
+
+
+def test_slices_partitions_and_shares_of_another_name(tmp_path):
+    h100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3-SHARED", "nvidia.com/gpu.replicas": "4"}
+    cpx = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/compute-memory-partition": "cpx_nps4"}
+    mig = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "nvidia.com/gpu.count": "56"}
+    path = write(
+        tmp_path, node("a", {"nvidia.com/gpu.shared": "32"}, h100), node("b", {"amd.com/gpu": "64"}, cpx),
+        node("c", {"nvidia.com/gpu": "56"}, mig), node("d", {"amd.com/cpx_nps4": "64", "cambricon.com/mlu590": "8"}),
+        node("e", {"huawei.com/Ascend910": "8", "huawei.com/Ascend310P": "2"},
+             {"node.kubernetes.io/npu.chip.name": "910B3"}),
+    )  # fmt: skip
+    groups, notes = intake.nodes_of(path)
+    assert {g.chip: g.devices for g in groups} == {
+        "": 56, "nvidia/h100": 8, "amd/mi300x": 8, "huawei/ascend-910b3": 8, "huawei/ascend-310p": 2,
+    }  # fmt: skip
+    assert "MIG slices" in next(g for g in groups if not g.chip).notes[0]
+    assert sum("amd.com/cpx_nps4" in note or "cambricon.com/mlu590" in note for note in notes) == 2
+
+
+def test_an_instance_type_tells_where_no_label_does(tmp_path):
+    labels = {"node.kubernetes.io/instance-type": "p5.48xlarge"}
+    groups, _ = intake.nodes_of(write(tmp_path, node("a", {"nvidia.com/gpu": "8"}, labels)))
+    assert groups[0].chip == "nvidia/h100" and "instance type p5.48xlarge" in groups[0].notes[0]
+
+
+def test_objects_of_kserve_and_flags_with_underscores(tmp_path):
+    served = {
+        "args": ["--model_name=llama3", "--model_id=meta-llama/Llama-3.1-8B-Instruct", "--tensor_parallel_size=2"],
+        "resources": {"limits": {"nvidia.com/gpu": "2"}},
+    }
+    old = {
+        "kind": "InferenceService",
+        "metadata": {"name": "a"},
+        "spec": {"predictor": {"minReplicas": 3, "model": served}},
+    }
+    spec = {
+        "model": {"uri": "hf://Qwen/Qwen3-8B"}, "replicas": 2,
+        "template": {"containers": [{"image": "vllm/vllm-openai:v0.11.0", "resources": {"limits": {"amd.com/gpu": 1}}}]},
+    }  # fmt: skip
+    new = {"kind": "LLMInferenceService", "metadata": {"name": "b"}, "spec": spec}
+    one, two = intake.deployments_of(write(tmp_path, old, new))
+    assert (one.model, one.served_name, one.replicas, one.devices) == (
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "llama3",
+        3,
+        2,
+    )
+    assert one.degrees == {"tp": 2}
+    assert (two.model, two.replicas, two.devices, two.engine) == ("Qwen/Qwen3-8B", 2, 1, "vllm")
 
 
 def test_nothing_is_invented_for_an_unlabelled_node(tmp_path):

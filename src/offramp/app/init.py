@@ -150,9 +150,10 @@ def _fleet(
             if group.devices % chip.devices:
                 count = None
                 about.append(f"{group.devices} devices are no whole number of packages")
+        nodes = "1 node" if group.nodes == 1 else f"{group.nodes} nodes"
         parts.append(
             FleetPart(chip=group.chip, product=group.product or group.resource, count=count, devices=group.devices,
-                      site=sites[group.region], source=f"{group.nodes} nodes with {group.resource}", notes=tuple(about))
+                      site=sites[group.region], source=f"{nodes} with {group.resource}", notes=tuple(about))
         )  # fmt: skip
         if not group.chip:
             notes.append(

@@ -204,9 +204,8 @@ def _ran(work: WorkPart) -> list[str]:
         degrees = " ".join(f"{name.upper()}{value}" for name, value in item.degrees.items())
         parts = [
             f"{item.replicas} replicas",
-            f"{item.devices} x {item.resource}" if item.devices else "",
-            item.engine or "unknown engine",
-            item.engine_version,
+            f"{item.devices} x {item.resource}" if item.devices else "no accelerators asked for",
+            f"{item.engine or 'unknown engine'} {item.engine_version}".strip(),
             degrees,
         ]
         lines.append(f"# runs as {said(item.name)}: {said(', '.join(part for part in parts if part))}")

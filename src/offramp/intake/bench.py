@@ -23,6 +23,8 @@ LITTLE_LOW: Final = 0.90
 LITTLE_HIGH: Final = 1.10
 KEPT_UP: Final = 0.95
 """A run that completed less than this share of the rate offered was overloaded. Assumed: ramps at both ends cost less."""
+IDLE_SHARE: Final = 0.1
+"""A mean latency below this share of the time that a run took beyond its arrivals is no queue. Assumed: a queue gives half."""
 FACTS: Final = (
     "chip",
     "n_chips",
@@ -263,10 +265,23 @@ def as_closed(row: Mapping[str, str]) -> dict[str, str]:
     out = {**row, "rate": "", "concurrency": _text(flight)}
     said = f"arrivals at {rate:.4g} requests/s, {flight:.3g} in flight on average: taken as a closed loop of that many"
     if done < KEPT_UP * rate:
-        said += f"; only {done:.4g} requests/s were completed: latencies grew with the run and are left out"
-        out = {name: "" if name.startswith(("ttft_", "e2e_")) else text for name, text in out.items()}
+        if _client_idle(row, rate, done, e2e * MILLI):
+            said += f"; only {done:.4g} requests/s came, and none waited long: the client paused"
+        else:
+            said += f"; only {done:.4g} requests/s were completed: latencies grew with the run and are left out"
+            out = {name: "" if name.startswith(("ttft_", "e2e_")) else text for name, text in out.items()}
     out["other"] = "; ".join(part for part in (row.get("other", ""), said) if part)
     return out
+
+
+def _client_idle(row: Mapping[str, str], rate: float, done: float, e2e_s: float) -> bool:
+    """Whether a run that took longer than its arrivals did so without a queue.
+
+    Requests that wait for an overloaded server wait half of the extra time on average; a mean latency far below that
+    leaves only a client that sent late or stopped late.
+    """
+    count = re.search(r"num_prompts=(\d+)", row.get("other", ""))
+    return count is not None and e2e_s < IDLE_SHARE * int(count.group(1)) * (1.0 / done - 1.0 / rate)
 
 
 def _filled(bench: Bench) -> float | None:

@@ -17,16 +17,25 @@ from offramp.intake.bench import CHUNK_GAP, FACTS, Bench
 from offramp.intake.files import dig, number
 
 Item = dict[str, Any]
+MOST_COUNTS: Final = 0.05
+"""Client and server may differ by this share in their count of input tokens (templates, special tokens)."""
 UNSTREAMED: Final = 0.001
 """TTFT and latency that differ by less than this share are one number."""
 MOST_ANSWER: Final = 1.5
 """Answers longer than asked for by more are counted wrongly, not longer. Assumed: tokenisers differ by 20 % at most."""
+CHUNK_TOKENS: Final = 1.25
+"""Gaps between chunks this much longer than the time per token hold several tokens. Assumed: means of requests of unlike
+lengths differ by less."""
 _STATS: Final = {"mean": "mean", "avg": "mean", "median": "median", "p50": "median", "p99": "p99"}
 
 
 def is_vllm(item: Item) -> bool:
-    """Whether it is the result of ``vllm bench serve`` or the older benchmark_serving.py."""
-    return "request_throughput" in item and "output_throughput" in item and "duration" in item
+    """Whether it is the result of ``vllm bench serve`` or the older benchmark_serving.py.
+
+    vLLM-Ascend's benchmark runs of 2025 keep latencies and settings and leave out totals and throughputs.
+    """
+    whole = {"request_throughput", "output_throughput", "duration"} <= item.keys()
+    return whole or {"mean_ttft_ms", "mean_tpot_ms", "request_rate", "num_prompts", "model_id"} <= item.keys()
 
 
 def is_sglang(item: Item) -> bool:
@@ -78,7 +87,8 @@ def _place(where: str, index: int, items: list[Item]) -> str:
 
 
 def _flat(item: Item, where: str, *, tool: str, e2e: str, said: tuple[str, ...]) -> Bench:
-    done = number(item.get("completed")) or 0.0
+    stated = number(item.get("completed"))
+    done = stated or 0.0
     metrics: dict[str, float] = {}
     percentiles: dict[str, float] = {}
     for ours, theirs in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl"), ("e2e", e2e)):
@@ -101,16 +111,31 @@ def _flat(item: Item, where: str, *, tool: str, e2e: str, said: tuple[str, ...])
     rate = number(item.get("request_rate"))
     flight = number(item.get("max_concurrency"))
     open_end = rate is None and flight is None
-    accept = number(item.get("accept_length"))
-    notes = () if done else ("no request completed",)
+    accept = number(item.get("accept_length")) or number(item.get("spec_decode_acceptance_length"))
+    said += _whole_chunks(metrics, percentiles, accept)
+    notes = ("no request completed",) if stated == 0.0 else ()
     return Bench(
         tool=tool, where=where, model=_first(item, "model_id", "model", "model_name", "served_model_name"),
         date=_day(item.get("date")), isl=_mean(item.get("total_input_tokens"), done),
         osl=_mean(item.get("total_output_tokens"), done), concurrency=flight, rate=rate, offline=open_end,
-        requests=int(done), failed=int(number(item.get("failed")) or 0), duration_s=duration, metrics=metrics,
+        requests=int(done) if stated is not None else int(number(item.get("num_prompts")) or 0) or None,
+        failed=int(number(item.get("failed")) or 0), duration_s=duration, metrics=metrics,
         percentiles=percentiles, facts=_facts(item, accept), definitions=said, notes=notes,
         tool_version=_first(item, "vllm_version", "sglang_version"),
     )  # fmt: skip
+
+
+def _whole_chunks(metrics: dict[str, float], more: dict[str, float], accept: float | None) -> tuple[str, ...]:
+    """Drops gaps between chunks that hold several tokens; says so."""
+    gap, tpot = metrics.get("itl_ms_mean"), metrics.get("tpot_ms_mean")
+    long = bool(gap and tpot and gap > CHUNK_TOKENS * tpot)
+    if not gap or not (long or (accept and accept > CHUNK_TOKENS)):
+        return ()
+    for held in (metrics, more):
+        for name in [key for key in held if key.startswith("itl_")]:
+            del held[name]
+    why = f"gaps of {gap:.3g} ms at {tpot:.3g} ms per token" if long else f"{accept:.3g} tokens are accepted at once"
+    return (f"a chunk holds several tokens ({why}): gaps between chunks are no ITL and are left out",)
 
 
 def _rates(metrics: dict[str, float], **found: Any) -> None:
@@ -274,9 +299,9 @@ def _aiperf(item: Item, where: str) -> Bench:
     load = config.get("loadgen") if isinstance(config.get("loadgen"), dict) else {}
     stimulus = dig(config, "perf_analyzer", "stimulus") or {}
     places = (phase, load, stimulus, config)  # as AIPerf's and genai-perf's releases moved them
-    flight = next((found for place in places if (found := number(dig(place, "concurrency")))), None)
+    flight = next((found for place in places if (found := number(_only(dig(place, "concurrency"))))), None)
     rate = number(phase.get("rate")) or next(
-        (found for place in places if (found := number(dig(place, "request_rate")))), None
+        (found for place in places if (found := number(_only(dig(place, "request_rate"))))), None
     )
     notes += _doubts(item, config, metrics)
     done = int(number(dig(item, "request_count", "avg")) or number(dig(item, "request_latency", "count")) or 0)
@@ -299,6 +324,11 @@ def _aiperf(item: Item, where: str) -> Bench:
         definitions=tuple(part for part in said if part),
         notes=tuple(notes),
     )
+
+
+def _only(value: Any) -> Any:
+    """The one entry of a list; a value that is no list as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _doubts(item: Item, config: Item, metrics: dict[str, float]) -> list[str]:
@@ -339,7 +369,8 @@ def _aiperf_model(config: Item) -> str:
     listed = config.get("models")
     if isinstance(listed, dict):
         names = [dig(entry, "name") for entry in listed.get("items") or []]
-    names += config["model"] if isinstance(config.get("model"), list) else []
+    model = config.get("model")
+    names += model if isinstance(model, list) else [model]
     names += config.get("model_names") or dig(config, "endpoint", "model_names") or []
     tokenizer = dig(config, "tokenizer", "name")
     return str(
@@ -381,17 +412,50 @@ def _inference_perf(item: Item, where: str) -> Bench:
     load = item["load_summary"] if isinstance(item["load_summary"], dict) else {}
     rate = number(load.get("requested_rate")) or number(load.get("achieved_rate"))
     flight = number(load.get("concurrency"))
-    done = int(number(good.get("count")) or 0)
+    bad = int(number(dig(item, "failures", "count")) or 0)
+    count = number(good.get("count"))
+    done = int(count) if count is not None else max(int(number(load.get("count")) or 0) - bad, 0)
     notes: list[str] = []
+    isl, osl, doubts = _server_counts(good, metrics)
+    notes += doubts
     if rate is None and flight is None:
         notes.append("neither rate nor concurrency is stated (a summary over stages?): give the report of one stage")
     return Bench(
-        tool="inference-perf", where=where, isl=number(dig(good, "prompt_len", "mean")),
-        osl=number(dig(good, "output_len", "mean")), concurrency=flight, rate=rate if flight is None else None,
-        requests=done, failed=int(number(dig(item, "failures", "count")) or 0),
-        duration_s=number(load.get("send_duration")), metrics=metrics, percentiles=more, definitions=tuple(said),
-        notes=tuple(notes),
+        tool="inference-perf", where=where, isl=isl, osl=osl, concurrency=flight, rate=rate if flight is None else None,
+        requests=done, failed=bad, duration_s=number(load.get("send_duration")), metrics=metrics, percentiles=more,
+        facts=_cached(good), definitions=tuple(said), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _cached(good: Item) -> dict[str, str]:
+    """Share of the input tokens that the server found in its prefix cache, where it says so."""
+    total, cached = number(dig(good, "prompt_tokens", "total")), number(dig(good, "prompt_tokens", "cached"))
+    return {"prefix_hit": f"{100.0 * cached / total:.4g}%"} if total and cached else {}
+
+
+def _server_counts(good: Item, metrics: dict[str, float]) -> tuple[float | None, float | None, list[str]]:
+    """Mean input and output tokens, the server's count before the client's, with rates of tokens to match.
+
+    Reports of 0.5 and before hold ``prompt_len`` and ``output_len``, later ones the server's ``prompt_tokens`` and
+    ``output_tokens``; their rate of output tokens is by the client's count unless it was told otherwise.
+    """
+    notes: list[str] = []
+    means: list[float | None] = []
+    for what, told_name, seen_name, rate in (
+        ("input", "prompt_tokens", "prompt_len", "input_tok_s"),
+        ("output", "output_tokens", "output_len", "output_tok_s"),
+    ):
+        told, seen = number(dig(good, told_name, "mean")), number(dig(good, seen_name, "mean"))
+        if told and seen and abs(told - seen) > MOST_COUNTS * told:
+            notes.append(
+                f"server and client count {told:.5g} and {seen:.5g} {what} tokens: the server's number is taken"
+            )
+            if rate in metrics and metrics.get("req_s"):
+                metrics[rate] = told * metrics["req_s"]
+                metrics.pop("total_tok_s", None)
+        done = metrics.get("req_s")
+        means.append(told or seen or (metrics[rate] / done if done and rate in metrics else None))
+    return means[0], means[1], notes
 
 
 def worst_notes(benches: Iterable[Bench]) -> list[str]:

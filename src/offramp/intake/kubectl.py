@@ -18,7 +18,17 @@ from offramp.intake.files import dig, json_objects, number, read_text, shaped
 
 DATA: Final = Path(__file__).resolve().parents[1] / "data" / "intake"
 ZONES: Final = ("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region")
-WORKLOADS: Final = ("Deployment", "StatefulSet", "LeaderWorkerSet", "ReplicaSet", "Pod", "InferenceService", "Job")
+INSTANCE: Final = "node.kubernetes.io/instance-type"
+WORKLOADS: Final = (
+    "Deployment",
+    "StatefulSet",
+    "LeaderWorkerSet",
+    "ReplicaSet",
+    "Pod",
+    "InferenceService",
+    "LLMInferenceService",
+    "Job",
+)
 _ACCELERATOR: Final = re.compile(r"/(gpu|npu|mlu|dcu|xpu|gcu|gaudi|tpu|neuron|ascend[\w-]*|mig-[\w.]+)", re.IGNORECASE)
 
 
@@ -122,11 +132,9 @@ def nodes_of(path: str | Path) -> tuple[list[NodeGroup], list[str]]:
             found = list(_devices(node))
             strange = _strange(node, name)
         bare += not found and not strange
-        if len({entry["vendor"] for entry, _, _ in found}) > 1:
-            notes.append(
-                f"node {name} has accelerators of two kinds: {', '.join(e['name'] for e, _, _ in found)}; both are "
-                "counted"
-            )
+        if len({entry["name"] for entry, _, _ in found}) > 1:
+            kinds = ", ".join(entry["name"] for entry, _, _ in found)
+            notes.append(f"node {name} has accelerators of {len(found)} kinds: {kinds}; all are counted")
         for entry, count, about in found:
             chip, product, doubts = _product(entry, _labels(node))
             region = next((str(_labels(node)[key]) for key in ZONES if _labels(node).get(key)), "")
@@ -173,8 +181,13 @@ def _devices(node: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int, tup
                 f"{entry['name']} is shared {shared} ways: {count} shares are {real or count // shared} devices"
             )
             count = real or count // shared
+        part = str(labels.get(entry.get("partition", "")) or "").partition("_")[0].lower()
+        parts = int(entry.get("parts", {}).get(part, 1))
+        if parts > 1 and count % parts == 0:
+            notes.append(f"{entry['name']} counts {part} partitions: {count} of them are {count // parts} packages")
+            count //= parts
         usable = number(allocatable.get(entry["name"]))
-        if usable is not None and usable < count and shared <= 1:
+        if usable is not None and usable < count and shared <= 1 and parts <= 1:
             notes.append(f"node {name} can allocate {usable:g} of {count} devices (the others are unhealthy)")
         if not _ready(node):
             notes.append(f"node {name} is not ready; its devices are counted")
@@ -189,14 +202,16 @@ def _ready(node: Mapping[str, Any]) -> bool:
 
 
 def _strange(node: Mapping[str, Any], name: str) -> list[str]:
-    """Accelerator resources that are not understood."""
+    """Accelerator resources that are not understood: of a vendor that is known, or called like one."""
     known = {entry["name"] for entry in _data()["resource"]}
+    vendors = {resource.partition("/")[0] for resource in known}
     capacity = dig(node, "status", "capacity") or {}
     return [
         f"node {name} offers {resource}, which is not understood: it is not counted"
         for resource, count in capacity.items()
-        if resource not in known and _ACCELERATOR.search(str(resource)) and (number(count) or 0) > 0
-    ]
+        if resource not in known and (number(count) or 0) > 0
+        and (_ACCELERATOR.search(str(resource)) or str(resource).partition("/")[0] in vendors)
+    ]  # fmt: skip
 
 
 def _fold(text: str) -> str:
@@ -205,7 +220,7 @@ def _fold(text: str) -> str:
 
 def chip_of_product(vendor: str, product: str, *, memory_gib: float | None = None) -> tuple[str, str]:
     """The catalogue id of a product name, and what is doubtful about it; "" where it is not known."""
-    folded = _fold(product)
+    folded = _fold(product.removesuffix("-SHARED"))  # how GPU feature discovery marks a chip that pods share
     for entry in _data()["product"]:
         if entry["vendor"] != vendor or not any(fnmatchcase(folded, pattern) for pattern in entry["match"]):
             continue
@@ -237,7 +252,8 @@ def _product(entry: Mapping[str, Any], labels: Mapping[str, Any]) -> tuple[str, 
         first = first or value
         chip, doubt = chip_of_product(entry["vendor"], value, memory_gib=gib) if value else ("", "")
         if chip or doubt:
-            return chip, value, [f"{value}: {doubt}"] if doubt else []
+            told = [f"told by the instance type {value}"] if key == INSTANCE else []
+            return chip, value, [f"{value}: {doubt}"] if doubt else told
     if entry.get("default"):
         return str(entry["default"]), first, []
     return (
@@ -272,11 +288,14 @@ def deployments_of(path: str | Path) -> list[Deployment]:
 
 def _deployment(item: Mapping[str, Any]) -> Deployment | None:
     spec = item.get("spec") or {}
-    template = dig(spec, "template", "spec") or dig(spec, "leaderWorkerTemplate", "workerTemplate", "spec") or spec
+    template = dig(spec, "template", "spec") or dig(spec, "leaderWorkerTemplate", "workerTemplate", "spec")
+    template = template or dig(spec, "template") or spec
     size = int(number(dig(spec, "leaderWorkerTemplate", "size")) or 1)
     leader = dig(spec, "leaderWorkerTemplate", "leaderTemplate", "spec")
-    pods = [pod for pod in (leader, template) if isinstance(pod, dict)]
+    predictor = dig(spec, "predictor")  # of KServe: containers, or a model that a runtime serves
+    pods = [pod for pod in (leader, template, predictor) if isinstance(pod, dict)]
     containers = [c for pod in pods for c in pod.get("containers") or [] if isinstance(c, dict)]
+    containers += [served] if isinstance(served := dig(predictor, "model"), dict) else []
     best: Deployment | None = None
     for container in containers:
         resource, devices = _asked(container)
@@ -290,15 +309,28 @@ def _deployment(item: Mapping[str, Any]) -> Deployment | None:
             engine=engine,
             image=str(container.get("image") or ""),
             engine_version=_version(str(container.get("image") or "")),
-            model=_model(words, container),
-            served_name=_option(words, "--served-model-name"),
-            replicas=int(number(spec.get("replicas")) or 0) if "replicas" in spec else 1,
+            model=_model(words, container) or _uri(spec),
+            served_name=_option(words, "--served-model-name", "--model-name"),
+            replicas=_replicas(spec),
             devices=devices * size,
             resource=resource,
             degrees=_degrees(words),
         )
         best = found if best is None or (found.model and not best.model) else best
     return best
+
+
+def _replicas(spec: Mapping[str, Any]) -> int:
+    """As asked for; the least where a scaler decides; 1 where nothing is said, as Kubernetes takes it."""
+    stated = [spec.get("replicas"), dig(spec, "predictor", "minReplicas")]
+    found = next((value for value in stated if value is not None), 1)
+    return int(number(found) or 0)
+
+
+def _uri(spec: Mapping[str, Any]) -> str:
+    """Model of a KServe object that names where its weights lie."""
+    found = dig(spec, "model", "uri") or dig(spec, "predictor", "model", "storageUri") or ""
+    return str(found).removeprefix("hf://")
 
 
 def _asked(container: Mapping[str, Any]) -> tuple[str, int]:
@@ -355,7 +387,7 @@ def _words(container: Mapping[str, Any]) -> list[str]:
 def _option(words: list[str], *names: str) -> str:
     for at, word in enumerate(words):
         name, sign, value = word.partition("=")
-        if name in names:
+        if name.replace("_", "-") in names:  # vLLM takes both spellings
             found = value if sign else (words[at + 1] if at + 1 < len(words) else "")
             if found and not found.startswith("-"):
                 return found
@@ -363,7 +395,8 @@ def _option(words: list[str], *names: str) -> str:
 
 
 def _model(words: list[str], container: Mapping[str, Any]) -> str:
-    found = _option(words, "--model", "--model-path", "--model_path", "-m" if "vllm" in words else "--model")
+    names = ("--model", "--model-path", "--model-id")
+    found = _option(words, *names, *(["-m"] if "vllm" in words else []))
     if not found and "serve" in words:
         after = words[words.index("serve") + 1 :]
         found = after[0] if after and not after[0].startswith("-") else ""
