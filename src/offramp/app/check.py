@@ -227,10 +227,14 @@ def _dates(data: dict[str, Any]) -> Iterator[Problem]:
             if isinstance(stop, str) and parse_quarter(stop) <= parse_quarter(start):
                 yield _error(f"{where}.until", f"{stop} is not after {start}", "The ban would never hold.")
             if now is not None and parse_quarter(start) < now:
-                mend = "It holds from the first quarter of the plan."
+                mend = "A ban in force belongs to the rules; a plan refuses one that starts before it."
                 yield _warning(f"{where}.from", f"{start} lies before as_of", mend)
     plan = data.get("plan") or {}
     yield from _quarters_rise("$.plan.budget", plan.get("budget") or [])
+    works = [entry.get("id") for _, entry in _tables(data, "workload") if isinstance(entry.get("id"), str)]
+    for name in plan.get("rates") or {}:
+        if name not in works:
+            yield _error(f"$.plan.rates.{name}", f'unknown workload "{name}"', near_miss_hint(name, filter(None, works)))
 
 
 def _weights(data: dict[str, Any]) -> Iterator[Problem]:
@@ -316,6 +320,8 @@ def _patterns(data: dict[str, Any], known: list[str]) -> Iterator[Problem]:
         for ban in [bans] if isinstance(bans, dict) else bans:
             named += [(f"{path}.ban.chips", pattern) for pattern in ban.get("chips") or ()]
         named += [(f"{path}.{key}", pattern) for key in ("supply", "price") for pattern in entry.get(key) or {}]
+    for work, rates in ((data.get("plan") or {}).get("rates") or {}).items():
+        named += [(f"$.plan.rates.{work}", pattern) for pattern in rates or {}]
     for path, work in _tables(data, "workload"):
         named += [(f"{path}.port_engineer_months", pattern) for pattern in work.get("port_engineer_months") or {}]
     for path, pattern in named:

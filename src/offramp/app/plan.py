@@ -22,7 +22,7 @@ from offramp.app.check import ASK_HEADQUARTERS, require_sound
 from offramp.app.chipfacts import chip_facts
 from offramp.app.economics import Ledger, check_currency
 from offramp.app.plan_question import Setting
-from offramp.app.plan_work import Horizon, Work, serve_work, train_work, work_notices
+from offramp.app.plan_work import Horizon, Work, serve_work, stated_rates, train_work, work_notices
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
 from offramp.app.study import Study
 from offramp.core.errors import InputError
@@ -144,10 +144,13 @@ def _works(setting: Setting, store: RunStore, *, jobs: int, progress: Progress |
     study, ledger, chips = setting.study, setting.ledger, setting.chips
     site = study.site_of(study.fleet[0].site if study.fleet else "")
     served = [(work, job_of(work, study)) for work in study.workloads_of("serve")]
-    cells = run_cells([(job, chip.id) for _, job in served for chip in chips], store, jobs=jobs, progress=progress)
+    ids = [chip.id for chip in chips]
+    asked = [(job, chip) for work, job in served for chip in ids if chip not in stated_rates(study, work.id, ids)]
+    cells = run_cells(asked, store, jobs=jobs, progress=progress) if asked else []
+    by_key = {(id(job), chip): cell for (job, chip), cell in zip(asked, cells, strict=True)}
     horizon, found = Horizon(setting.quarters, len(setting.futures)), dict[str, Work]()
-    for number, (work, job) in enumerate(served):
-        mine = cells[number * len(chips) : (number + 1) * len(chips)]
+    for work, job in served:
+        mine = [by_key.get((id(job), chip)) for chip in ids]
         found[work.id] = serve_work(work, job, mine, chips, horizon=horizon, ledger=ledger, site=site)
     for cell in cells:
         ledger.log.merge(cell.figures, cell.horizon)

@@ -57,7 +57,7 @@ def _open_orders(plan: Plan) -> list[dict[str, Any]]:
     for number, order in enumerate(plan.problem.orders):
         taken = plan.deliver[number]
         kept, late, gone = float(taken[order.due]), float(taken[order.due + 1 :].sum()), float(plan.cancel[number])
-        parts = {"keep": kept, "defer": late, "cancel": gone}
+        parts = {name: max(value, 0.0) for name, value in (("keep", kept), ("defer", late), ("cancel", gone))}
         decision = max(parts, key=lambda name: parts[name])
         rows.append({"order": order.label, "decision": decision, **parts})
     return rows

@@ -143,7 +143,8 @@ def build(setting: Setting, *, strict: bool = False) -> PlanProblem:
     setting.allowed = allowed(study, setting.ids, setting.quarters, setting.ledger.log, sites)
     setting.ledger.notices.extend(setting.allowed.notices)
     lead, lot, most, fill, factor = _supply(setting)
-    price = prices(setting, [_per_server(setting, chip) for chip in chips]) * factor
+    listed = prices(setting, [_per_server(setting, chip) for chip in chips])
+    price = listed * factor
     power, running = _running(setting, sites)
     anywhere = setting.allowed.operate.any(axis=2)
     operate = np.stack([
@@ -161,7 +162,7 @@ def build(setting: Setting, *, strict: bool = False) -> PlanProblem:
         quarters=setting.names, chips=setting.ids, workloads=[work.id for work in works],
         sites=[site.id for site in sites], scenarios=_scenario_names(setting), families=families,
         weight=setting.weight, productivity=np.stack([work.productivity for work in setting.works], axis=2),
-        demand=np.stack([work.demand for work in setting.works], axis=2) * _demand_factor(setting)[:, None, None],
+        demand=np.stack([work.demand for work in setting.works], axis=2) * _demand_factor(setting)[:, :, None],
         shortage_price=_shortage(setting, works, price, running, life), fleet=fleet, survival=survival,
         life_quarters=np.full(c, life), price=price, lead=lead, lot=lot, fill=fill, most_order=most,
         can_arrive=np.broadcast_to(setting.allowed.buy.any(axis=2), (s, q, c)).copy(),
@@ -172,9 +173,10 @@ def build(setting: Setting, *, strict: bool = False) -> PlanProblem:
         chips_per_server=np.asarray([_per_server(setting, chip) for chip in chips], dtype=np.float64), family=family,
         ported=ported, port_months=months,
         engineer_months=np.full(q, np.inf if engineers is None else 3.0 * engineers),
-        engineer_month_price=_engineer_price(setting), orders=_open_orders(setting, sites),
+        engineer_month_price=_engineer_price(setting), orders=_open_orders(setting, sites, listed),
         share_caps=(*_vendor_caps(setting, families, family), *setting.allowed.caps), frozen=_frozen(setting),
         budget=_budget(setting), discount=(1.0 + study.plan.discount) ** 0.25 - 1.0,
+        commit=study.plan.committed,
         cvar_weight=study.plan.cvar_weight, cvar_tail=study.plan.cvar_tail, integer=study.plan.integer, strict=strict,
     )  # fmt: skip
 
@@ -189,7 +191,16 @@ def _scenario_names(setting: Setting) -> list[str]:
 
 
 def _demand_factor(setting: Setting) -> F8:
-    return np.asarray([1.0 if future is None else future.demand for future in setting.futures])
+    """Factor on all demand. [S, Q]"""
+    found = np.ones((len(setting.futures), len(setting.quarters)))
+    for row, future in enumerate(setting.futures):
+        stated = 1.0 if future is None else future.demand
+        if isinstance(stated, dict):
+            for quarter, times in sorted(stated.items()):
+                found[row, np.asarray(setting.quarters) >= parse_quarter(quarter)] = times
+        else:
+            found[row] = stated
+    return found
 
 
 def _per_server(setting: Setting, chip: Chip) -> int:
@@ -319,7 +330,8 @@ def _rent(setting: Setting) -> tuple[F8, F8]:
             share = np.ones(s)
             if price.rent_route == "abroad":
                 share = _share_abroad(setting, s)
-            most[:, after, k] = (RENTAL_MOST * share)[:, None]
+            limit = RENTAL_MOST if price.rent_most is None else float(price.rent_most)
+            most[:, after, k] = (limit * share)[:, None]
     return rent, most
 
 
@@ -362,6 +374,9 @@ def _may_move(setting: Setting, works: list[Workload]) -> npt.NDArray[np.bool_]:
 
 
 def _engineer_price(setting: Setting) -> float:
+    stated = setting.study.plan.engineer_month
+    if stated is not None:
+        return setting.ledger.amount(stated, "money")
     figure = setting.judged("engineer_month")
     return figure.value * setting.ledger.rate("CNY")
 
@@ -378,27 +393,41 @@ def _shortage(setting: Setting, works: list[Workload], price: F8, running: F8, l
     return found
 
 
-def _open_orders(setting: Setting, sites: Sequence[Site]) -> tuple[OpenOrder, ...]:
-    s, q = len(setting.futures), len(setting.quarters)
+def _open_orders(setting: Setting, sites: Sequence[Site], listed: F8) -> tuple[OpenOrder, ...]:
+    """Open orders at their stated price, else at today's; ``listed`` is the price of a chip. [S, Q, C]"""
+    q = len(setting.quarters)
     found: list[OpenOrder] = []
     for number, order in enumerate(setting.study.order):
         chip = setting.ledger.catalog.chip(order.chip)
-        due = parse_quarter(order.due) - setting.quarters[0]
-        if not 0 <= due < q:
-            setting.note("order", "it is due outside the plan and left out", f"$.order[{number}]")
+        due = max(parse_quarter(order.due) - setting.quarters[0], 0)
+        if due >= q:
+            setting.note("order", "it is due after the plan and left out", f"$.order[{number}]")
             continue
-        money = setting.ledger.chip_price(chip)
-        price = setting.ledger.amount(order.price, "money") if order.price else money.mid if money else None
-        if price is None:
-            raise InputError(f"{chip.id} has no price", where=f"$.order[{number}].price", mend="Give one.")
+        k = setting.ids.index(chip.id)
+        price = setting.ledger.amount(order.price, "money") if order.price else float(np.median(listed[:, 0, k]))
         names = [site.id for site in sites]
         found.append(OpenOrder(
-            label=f"{order.count} {chip.id} due {order.due}", chip=setting.ids.index(chip.id),
+            label=f"{order.count} {chip.id} due {order.due}", chip=k,
             site=names.index(order.site) if order.site in names else 0, count=float(order.count), due=due,
-            price=price + setting.ledger.host_share(_per_server(setting, chip)), cancel_fee=order.cancel_fee,
-            defer_fee=order.defer_fee, arrives=np.full((s, q), order.delivery_probability),
+            price=price, cancel_fee=order.cancel_fee, defer_fee=order.defer_fee,
+            arrives=np.repeat(_delivered(setting, number)[:, None], q, axis=1),
         ))  # fmt: skip
     return tuple(found)
+
+
+def _delivered(setting: Setting, number: int) -> F8:
+    """Whether an open order arrives, by future: whole or not at all, in its probability's share of every scenario. [S]
+
+    Where a scenario's draws cannot show the share exactly, one of them takes the fraction that is left.
+    """
+    chance = setting.study.order[number].delivery_probability
+    rng = np.random.default_rng(derive_seed(setting.study.study.seed, "delivery", str(number)))
+    found = np.zeros(len(setting.futures))
+    names = [future.id if future else "" for future in setting.futures]
+    for name in dict.fromkeys(names):
+        rows = rng.permutation([i for i, other in enumerate(names) if other == name])
+        found[rows] = np.clip(chance * rows.size - np.arange(rows.size), 0.0, 1.0)
+    return found
 
 
 def _vendor_caps(setting: Setting, families: list[str], family: npt.NDArray[np.int64]) -> tuple[ShareCap, ...]:

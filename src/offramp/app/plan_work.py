@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -96,17 +97,51 @@ def demand_path(work: Workload, quarters: Sequence[int], draws: int, seed: int) 
     return np.where(np.exp(path) <= 2e-9, 0.0, np.exp(path))
 
 
+def stated_rates(study: Study, work: str, chips: Sequence[str]) -> dict[str, float]:
+    """Work per second of one chip that the study itself states, by chip; the first pattern that fits counts."""
+    stated = study.plan.rates.get(work, {})
+    found: dict[str, float] = {}
+    for chip in chips:
+        for pattern, rate in stated.items():
+            if fnmatchcase(chip, pattern):
+                found[chip] = rate
+                break
+    return found
+
+
+def _use_stated(work: Workload, chip: str, rate: float, unit: str, ledger: Ledger) -> float:
+    """A stated rate, noted as used."""
+    day = ledger.study.study.as_of or dt.date.today()
+    figure = Figure(value=rate, unit=unit, source="stated in the study, [plan] rates", as_of=day, confidence="assumed",
+                    low=rate, high=rate)  # fmt: skip
+    return ledger.log.use(f"study/rate.{work.id}.{chip}", figure).value
+
+
 def serve_work(
-    work: Workload, job: Job, cells: list[Cell], chips: list[Chip], *, horizon: Horizon, ledger: Ledger, site: Site
+    work: Workload,
+    job: Job,
+    cells: list[Cell | None],
+    chips: list[Chip],
+    *,
+    horizon: Horizon,
+    ledger: Ledger,
+    site: Site,
 ) -> Work:
-    """A serving workload: mean requests per second that one chip carries, with peak, spares and whole servers in it."""
+    """A serving workload: mean requests per second that one chip carries, with peak, spares and whole servers in it.
+
+    ``cells`` holds None for the chips whose rate the study states.
+    """
     draws = horizon.draws
     demand = demand_path(work, horizon.quarters, draws, ledger.study.study.seed)
     mean = float(np.median(demand.max(axis=1))) or 1.0
     ratio = job.demand.peak / job.demand.mean if job.demand.mean > 0 else 1.0
     order = np.random.default_rng(derive_seed(ledger.study.study.seed, "efficiency")).permutation(100_003)
     rate, power, why = np.zeros((draws, len(chips))), np.full(len(chips), np.nan), dict[str, str]()
+    stated = stated_rates(ledger.study, work.id, [chip.id for chip in chips])
     for column, (cell, chip) in enumerate(zip(cells, chips, strict=True)):
+        if cell is None:
+            rate[:, column] = _use_stated(work, chip.id, stated[chip.id], "req/s", ledger)
+            continue
         found = _per_chip(cell, job, chip, ledger, mean, mean * ratio)
         if not found:
             why[chip.id] = _reason(cell)
@@ -117,7 +152,7 @@ def serve_work(
             system = system_of(ledger.catalog, chip, main.candidate.pool.system)
             watts = power_range(main, chip, system, ledger, site)[1]
             power[column] = watts / max(main.loaded.fleet.chips, 1)
-    bounded = tuple(cell.chip for cell in cells if cell.mode == "bounds")
+    bounded = tuple(cell.chip for cell in cells if cell is not None and cell.mode == "bounds")
     return Work(
         id=work.id, unit="requests/s", productivity=rate, demand=demand, power_w=power, why=why, bounded=bounded
     )  # fmt: skip
@@ -175,7 +210,11 @@ def train_work(work: Workload, chips: list[Chip], origin: dict[str, str], *, hor
     setting = _train_setting(ledger)
     note_model(setting)
     rate, why = np.zeros((draws, len(chips))), dict[str, str]()
+    stated = stated_rates(study, work.id, [chip.id for chip in chips])
     for column, chip in enumerate(chips):
+        if chip.id in stated:
+            rate[:, column] = _use_stated(work, chip.id, stated[chip.id], "tok/s", ledger) * QUARTER_S
+            continue
         try:
             found = _tokens_per_chip(setting, work, model, chip, length_s)
             rate[:, column] = found[order[:draws] % found.size] * QUARTER_S

@@ -234,9 +234,9 @@ class Order(Record):
         due: quarter of delivery.
         cancel_fee: share of the price lost on cancelling.
         defer_fee: share of the price paid per quarter of delay.
-        delivery_probability: chance that it arrives at all; 1 where rules do not say otherwise.
+        delivery_probability: chance that it arrives at all: whole in so many of the futures, not at all in the others.
         site: where it goes.
-        price: of one chip; the catalogue's where absent.
+        price: of one chip with its share of the server; today's price of the plan where absent.
     """
 
     chip: Id
@@ -291,7 +291,7 @@ class Scenario(Record):
         probability: weight beside the other scenarios; equal where none has one.
         ban: one ban or several.
         supply: factor on the supply of chips, by pattern.
-        demand: factor on the demand of every workload.
+        demand: factor on the demand of every workload, from the start or from stated quarters on ({ 2027Q1 = 1.2 }).
         price: factor on chip prices, by pattern.
     """
 
@@ -299,7 +299,7 @@ class Scenario(Record):
     probability: Share | None = None
     ban: tuple[Ban, ...] | Ban = ()
     supply: dict[str, Annotated[float, Meta(ge=0.0)]] = {}
-    demand: Annotated[float, Meta(ge=0.0)] = 1.0
+    demand: Annotated[float, Meta(ge=0.0)] | dict[Quarter, Rate] = 1.0
     price: dict[str, Annotated[float, Meta(ge=0.0)]] = {}
 
     @property
@@ -317,6 +317,7 @@ class Price(Record):
         server_price: of a whole server with its chips; wins over ``chip_price``.
         rent: of one chip.
         rent_route: whether the rent is at home or abroad.
+        rent_most: most chips that can be rented at a time; an assumed number where absent.
         quarter: from when it holds.
     """
 
@@ -325,6 +326,7 @@ class Price(Record):
     server_price: Money | None = None
     rent: MoneyPerTime | None = None
     rent_route: Literal["home", "abroad"] = "home"
+    rent_most: Count | None = None
     quarter: Quarter | None = None
 
 
@@ -337,7 +339,7 @@ class Supply(Record):
         most: most chips per quarter; None is no limit.
         lead_quarters: from order to delivery.
         lot: chips come in multiples of this (servers).
-        probability: chance that an order is delivered.
+        probability: share of what is ordered that arrives.
         route: by which route.
     """
 

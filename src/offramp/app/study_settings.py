@@ -121,6 +121,12 @@ class PlanSettings(Record):
         budget: most money by quarter.
         vendor_caps: most share of the fleet by vendor ({ nvidia = 0.5 }).
         engineers: how many port workloads at the same time.
+        engineer_month: what a month of one of them costs; an assumed price where absent.
+        rates: work that one chip does, measured by yourself, by workload and chip pattern: mean requests per second of a
+            served model with peak and spares in it, tokens per second of a training run. It stands before the cost
+            model, which prices the chips that are not named.
+        committed: quarters whose orders are decided before knowing which future comes.
+        rolling: futures in which the plan is carried out and solved again each quarter, so that no order knows them.
         support_life_s: (key "support_life") how long a chip keeps running after support ends.
         gap: near-optimal alternatives may cost this share more.
         frozen: purchases already decided.
@@ -137,6 +143,10 @@ class PlanSettings(Record):
     budget: tuple[BudgetPoint, ...] = ()
     vendor_caps: dict[str, Share] = {}
     engineers: Annotated[float, Meta(ge=0.0)] | None = None
+    engineer_month: Money | None = None
+    rates: dict[Id, dict[str, Annotated[float, Meta(ge=0.0)]]] = {}
+    committed: Annotated[int, Meta(ge=1, le=60)] = 2
+    rolling: Annotated[int, Meta(ge=0, le=100)] = 0
     support_life_s: Seconds | None = field(name="support_life", default=None)
     gap: Share = 0.03
     frozen: tuple[Frozen, ...] = ()

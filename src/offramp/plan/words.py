@@ -151,7 +151,8 @@ def orders_now(plan: Plan) -> list[tuple[str, str, str, float]]:
 def retirements(plan: Plan) -> list[tuple[str, str, float]]:
     """Chips that no future needs from a quarter on: (quarter, chip, chips), each counted once, at its first quarter."""
     problem = plan.problem
-    idle = (problem.serviceable * plan.owned.sum(axis=3) - plan.run.sum(axis=3)).min(axis=0)
+    needed = np.maximum(plan.place.sum(axis=3) - plan.rent, 0.0)  # a chip that costs nothing to run may idle in ``run``
+    idle = (problem.serviceable * plan.owned.sum(axis=3) - needed).min(axis=0)
     lasting = np.flip(np.minimum.accumulate(np.flip(idle, axis=0), axis=0), axis=0)
     rows: list[tuple[str, str, float]] = []
     for k, chip in enumerate(problem.chips):
