@@ -11,7 +11,7 @@ import msgspec
 from offramp.scan.finding import FileScan, Hit, Role, also_of
 from offramp.scan.pyfile import line_starts
 from offramp.scan.pyscan import merge_lines, snippets
-from offramp.scan.siblings import sibling_hits
+from offramp.scan.siblings import definition_ends, sibling_hits
 from offramp.scan.spoken import GPU_NAMES, knows, lines_of, spoken_names, spoken_text
 from offramp.scan.symbols import needed
 from offramp.scan.target import Target
@@ -45,6 +45,10 @@ _DEVICE: Final = (
     ),
 )
 _KERNEL: Final = re.compile(r"\b__global__\b")
+_ON_DEVICE: Final = re.compile(
+    r"\b(?:__device__|__forceinline__|__shared__|__constant__|__launch_bounds__|__syncthreads|__threadfence\w*|__ldg|"
+    r"threadIdx|blockIdx|blockDim|gridDim)\b"
+)
 _LAUNCH: Final = re.compile(r"<<<")
 _IF: Final = re.compile(r"^[ \t]*#[ \t]*(if|ifdef|ifndef|elif|else|endif)\b([^\n]*(?:\\\n[^\n]*)*)", re.MULTILINE)
 _CHOICE: Final = re.compile(r"(?:==|equals?\(|compare\()\s*\"([\w-]+)\"|\"([\w-]+)\"\s*==")
@@ -117,6 +121,7 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
         hits += _members(source, target) + _enumerators(source, target)
         taken = lines_of((hit.line, hit.end_line) for hit in hits)
         hits += sibling_hits(path, text, target=target, taken=taken)
+        hits += definition_ends(source.masked, target=target)
         hits += _mentions(source, hits, guards, words=target.words)
     hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
     return FileScan(
@@ -164,9 +169,8 @@ def _census(source: Source, *, is_cuda: bool) -> dict[str, int]:
 
 
 def _words(text: str) -> frozenset[str]:
-    text = re.sub(
-        r"__CUDA_ARCH__\w*|\bCUDA_VERSION\b|\b\w+_(?:H|HPP|CUH)_*\b", " ", text
-    )  # device code, include guards
+    text = re.sub(r"\bCUDA_VERSION\b|\b\w+_(?:H|HPP|CUH)_*\b", " ", text)  # include guards
+    text = re.sub(r"\b__(?:CUDACC|NVCC)\w*__\b", "cuda", re.sub(r"\b__HIPCC__\b", "hip", text))
     return frozenset(word for name in re.findall(r"\w+", text) for word in words_of(name)) & _DEVICE_WORDS
 
 
@@ -252,6 +256,10 @@ def _kernels(source: Source, guards: list[tuple[int, int]], *, is_cuda: bool) ->
     ]
     for spot, label in features:
         hits.append(_hit(source.line(spot), "cuda.source", _USES[label], guards, hint="L4" if label == "ptx" else "L3"))
+    hits += [
+        _hit(source.line(match.start()), "cuda.source", "device code", guards)
+        for match in _ON_DEVICE.finditer(source.masked)
+    ]
     return hits
 
 
@@ -340,13 +348,15 @@ def _choices(source: Source, target: Target) -> list[Hit]:
     return hits
 
 
+_TORCH: Final = re.compile(r"#\s*include\s*[<\"](?:torch|ATen|c10)/|\b(?:torch|at|c10)::")
 _DEVICE_STRING: Final = re.compile(r"\"[^\"\n]*\bcuda:(?:\d|\"|\\)[^\"\n]*\"?|\"cuda\"")
 
 
 def _strings(source: Source, guards: list[tuple[int, int]]) -> list[Hit]:
-    """Device names in string literals ("cuda:")."""
+    """Device names in string literals ("cuda:"); outside torch's C++ they are a choice that every target joins."""
+    kind = "device.string" if _TORCH.search(source.text) else "branch.list"
     return [
-        _hit(source.line(match.start()), "device.string", match.group()[:30], guards)
+        _hit(source.line(match.start()), kind, match.group()[:30], guards)
         for match in _DEVICE_STRING.finditer(source.text)
     ]
 

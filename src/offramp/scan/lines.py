@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from offramp.scan.cpp import TRANSPORTS, merge_near
 from offramp.scan.finding import FileNote, FileScan, Hit, Role
 from offramp.scan.pyscan import merge_lines, snippets
-from offramp.scan.siblings import sibling_hits
+from offramp.scan.siblings import function_ends, sibling_hits
 from offramp.scan.spoken import GPU_NAMES, SPOKEN, knows, lines_of, spoken_names, spoken_text
 from offramp.scan.symbols import distributions, needed, normal
 from offramp.scan.target import DATA, Target
@@ -75,7 +75,7 @@ def scan_lines(path: str, text: str, *, kind: str, role: Role, target: Target) -
         hits += _line_hits(line, number, rules=rules, target=target)
         hits += _packages(line, number, kind=kind, path=path)
     if kind == "cmake":
-        hits += _cmake_blocks(text, target)
+        hits += _cmake_blocks(text, target) + function_ends(text, target=target)
     hits += _vendors(text, target)
     if kind in BUILD:
         taken = lines_of((hit.line, hit.end_line) for hit in hits)

@@ -73,3 +73,58 @@ def _runs(named: list[tuple[int, frozenset[str]]]) -> list[tuple[int, int, froze
         else:
             runs.append((number, number, words))
     return runs
+
+
+_DEFINED: Final = re.compile(r"^[ \t]*(?:class|struct)\s+(?:[A-Z_]{1,40}\s+)?(\w{1,80})[^;{}()]{0,300}\{", re.MULTILINE)
+_BRACE: Final = re.compile(r"[{}]")
+_FUNCTION: Final = re.compile(
+    r"^[ \t]*(?:(?:function|macro)[ \t]*\([ \t]*(\w{1,80})|(end(?:function|macro))\b)", re.MULTILINE | re.IGNORECASE
+)
+
+
+def definition_ends(masked: str, *, target: Target) -> list[Hit]:
+    """The last line of each class that is named after CUDA: beside it stands the target's."""
+    opened = {
+        match.end() - 1: match.group(1) for match in _DEFINED.finditer(masked) if words_of(match.group(1)) & CUDA_WORDS
+    }
+    if not opened or _says_target(masked, target):
+        return []
+    ends: list[tuple[int, str]] = []
+    stack: list[str] = []
+    for match in _BRACE.finditer(masked):
+        if match.group() == "{":
+            stack.append(opened.get(match.start(), ""))
+        elif stack:
+            name = stack.pop()
+            if name:
+                ends.append((match.start(), f"class {name}"))
+    return _end_hits(masked, sorted(ends))
+
+
+def function_ends(text: str, *, target: Target) -> list[Hit]:
+    """The last line of each CMake function or macro that is named after CUDA."""
+    ends: list[tuple[int, str]] = []
+    name = ""
+    for match in _FUNCTION.finditer(text):
+        if match.group(1):
+            name = match.group(1)
+        elif name and words_of(name) & CUDA_WORDS:
+            ends.append((match.start(), f"function {name}"))
+            name = ""
+    return _end_hits(text, ends) if ends and not _says_target(text, target) else []
+
+
+def _says_target(text: str, target: Target) -> bool:
+    return bool(_words(text) & target.native_words)
+
+
+def _end_hits(text: str, ends: list[tuple[int, str]]) -> list[Hit]:
+    """A hit on the line of each offset; offsets ascend."""
+    hits: list[Hit] = []
+    line, seen = 1, 0
+    for at, what in ends:
+        line, seen = line + text.count("\n", seen, at), at
+        hits.append(
+            Hit(line=line, end_line=line, column=0, kind="branch.list", symbol=f"beside {what}", note="back ends")
+        )
+    return hits
