@@ -195,6 +195,47 @@ vllm:generation_tokens_total{{model_name="qwen3-8b"}} 72000 1763903600000
 """
 
 
+def page(instance, bounds, lengths, *, engine="vllm"):
+    """Two scrapes, 100 s apart, of a server whose prompts have these lengths."""
+    name = {"vllm": "vllm:request_prompt_tokens", "sglang": "sglang:prompt_tokens_histogram"}[engine]
+    done = {"vllm": "vllm:request_success_total", "sglang": "sglang:num_requests_total"}[engine]
+    mine = f'model_name="q",instance="{instance}"'
+    lines = []
+    for stamp, share in ((1_800_000_000_000, 0), (1_800_000_100_000, 1)):
+        for bound in (*bounds, float("inf")):
+            count = share * sum(length <= bound for length in lengths)
+            lines.append(f'{name}_bucket{{{mine},le="{"+Inf" if bound == float("inf") else bound}"}} {count} {stamp}')
+        lines += [f"{name}_sum{{{mine}}} {share * sum(lengths)} {stamp}",
+                  f"{name}_count{{{mine}}} {share * len(lengths)} {stamp}",
+                  f"{done}{{{mine}}} {share * len(lengths)} {stamp}"]  # fmt: skip
+    return lines
+
+
+def test_servers_of_two_engines_with_unlike_buckets_are_added():
+    lengths = [150] * 50 + [900] * 50
+    text = "\n".join(page("a", (100, 200, 500, 1000), lengths) + page("b", (200, 1000, 4000), lengths, engine="sglang"))
+    found, _ = intake.traffic_of(parse_dump(text, "x"))
+    assert (found[0].requests, found[0].replicas, found[0].isl_mean) == (200, 2, 525)
+    spread = found[0].isl
+    assert spread.count == 200 and 500 < spread.quantiles["p90"] <= 1000 and spread.quantiles["p50"] <= 200
+    alone = intake.traffic_of(parse_dump("\n".join(page("a", (100, 200, 500, 1000), lengths)), "x"))[0][0]
+    assert spread.quantiles["p99"] == pytest.approx(alone.isl.quantiles["p99"], rel=0.2)
+
+
+def test_a_device_outlives_its_exporter():
+    lines = [
+        f'npu_chip_info_power{{id="0",vdie_id="{die}",modelName="910B3-Ascend-V1",instance="{at}"}} {watts}'
+        for die, at, watts in (("x", "10.0.0.1", 200), ("x", "10.0.0.9", 300), ("y", "10.0.0.1", 350))
+    ]
+    _, devices = intake.traffic_of(parse_dump("\n".join(lines), "x"))
+    assert [(d.product, d.devices, d.power_w) for d in devices] == [("910B3-Ascend-V1", 2, 300.0)]
+
+
+def test_labels_with_backslashes():
+    series = parse_dump('vllm:num_requests_running{model_name="C:\\\\q\\"x\\q"} 1', "x")
+    assert series[0].labels["model_name"] == 'C:\\q"xq'
+
+
 def test_means_without_histograms(tmp_path):
     found, _ = intake.traffic_of(parse_dump(DUMP.format(t="vllm:request_success_total", a=0, b=720), "d"))
     assert (found[0].requests_per_s, found[0].isl_mean, found[0].osl_mean) == (pytest.approx(0.2), 1000.0, 100.0)

@@ -6,8 +6,8 @@ import bisect
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from offramp.core.record import Record
 from offramp.core.units import DAY_S
@@ -137,45 +137,70 @@ class _View:
         self.series = series
         self.resets = 0
 
-    def named(self, name: str) -> list[Series]:
-        return [one for one in self.series if one.name == name]
+    def named(self, topic: str, suffix: str = "") -> list[Series]:
+        """Series of a topic; where an instance publishes it under several names, those of the first."""
+        taken: dict[tuple[str, ...], str] = {}
+        found: list[Series] = []
+        for name in metric_names()[topic]["names"]:
+            named = [one for one in self.series if one.name == name + suffix]
+            found += [one for one in named if taken.setdefault(_instance(one), name) == name]
+        return found
 
     def counter(self, topic: str) -> tuple[float | None, list[Series]]:
-        for name in metric_names()[topic]["names"]:
-            found = self.named(name)
-            if found:
-                rises = [increase(one) for one in found]
-                self.resets += sum(resets for _, resets in rises)
-                return sum(rise for rise, _ in rises), found
-        return None, []
+        found = self.named(topic)
+        rises = [increase(one) for one in found]
+        self.resets += sum(resets for _, resets in rises)
+        return sum(rise for rise, _ in rises) if found else None, found
 
-    def gauge(self, topic: str) -> float | None:
-        """Sum over instances of the mean over time."""
-        for name in metric_names()[topic]["names"]:
-            found = self.named(name)
-            if found:
-                return sum(statistics.fmean(one.values) for one in found)
-        return None
+    def gauge(self, topic: str, *, share: bool = False) -> float | None:
+        """Sum over instances of the mean over time; their mean for a share."""
+        means = [statistics.fmean(one.values) for one in self.named(topic)]
+        if not means:
+            return None
+        return statistics.fmean(means) if share else sum(means)
 
     def spread(self, topic: str) -> Spread | None:
-        for name in metric_names()[topic]["names"]:
-            count = sum(increase(one)[0] for one in self.named(f"{name}_count"))
-            total = sum(increase(one)[0] for one in self.named(f"{name}_sum"))
-            found = _spread(count, total, self.named(f"{name}_bucket")) if count > 0 else None
-            if found is not None:
-                return found
-        return None
+        count = sum(increase(one)[0] for one in self.named(topic, "_count"))
+        total = sum(increase(one)[0] for one in self.named(topic, "_sum"))
+        return _spread(count, total, self.named(topic, "_bucket")) if count > 0 else None
 
 
-def _spread(count: float, total: float, buckets: Sequence[Series]) -> Spread | None:
-    """What a histogram holds; None where neither sum nor buckets give a mean. ``total`` is 0 where no sum is exported."""
-    bounds: dict[float, float] = {}
+def _merged(buckets: Sequence[Series]) -> dict[float, float]:
+    """Observations at most each bound, over instances whose bounds may differ.
+
+    Engines choose bounds by the longest context, so two servers of one model need not share them: where an instance
+    lacks a bound of another, its own count between its neighbours is taken as evenly spread.
+    """
+    held: dict[tuple[tuple[str, str], ...], dict[float, float]] = {}
     for one in buckets:
         try:
             bound = float(one.labels.get("le", "").replace("Inf", "inf"))
         except ValueError:
             continue
-        bounds[bound] = bounds.get(bound, 0.0) + increase(one)[0]
+        key = (("", one.name), *sorted((k, v) for k, v in one.labels.items() if k != "le"))
+        held.setdefault(key, {})[bound] = held.get(key, {}).get(bound, 0.0) + increase(one)[0]
+    bounds = sorted({bound for own in held.values() for bound in own})
+    return {bound: sum(_up_to(own, bound) for own in held.values()) for bound in bounds}
+
+
+def _up_to(own: dict[float, float], bound: float) -> float:
+    """Observations of one histogram at most ``bound``; those beyond its last finite bound lie above every finite one."""
+    if bound in own:
+        return own[bound]
+    finite = sorted(edge for edge in own if math.isfinite(edge))
+    if not math.isfinite(bound) or not finite:
+        return max(own.values(), default=0.0)
+    at = bisect.bisect_left(finite, bound)
+    if at == len(finite):
+        return own[finite[-1]]
+    low, high = (finite[at - 1] if at else 0.0), finite[at]
+    below = own[low] if at else 0.0
+    return below + (own[high] - below) * (bound - low) / (high - low)
+
+
+def _spread(count: float, total: float, buckets: Sequence[Series]) -> Spread | None:
+    """What a histogram holds; None where neither sum nor buckets give a mean. ``total`` is 0 where no sum is exported."""
+    bounds = _merged(buckets)
     finite = sorted(bound for bound in bounds if math.isfinite(bound))
     if not finite:
         return Spread(count=count, mean=total / count) if total > 0 else None
@@ -298,7 +323,7 @@ def _prefix(view: _View, notes: list[str]) -> float | None:
             notes.append("more prefix-cache hits than queries: the share is not used")
             return None
         return share
-    rate = view.gauge("prefix_rate")
+    rate = view.gauge("prefix_rate", share=True)
     return rate if rate is not None and 0.0 <= rate <= 1.0 else None
 
 
@@ -328,24 +353,33 @@ def _day(stamp: float) -> str:
     return dt.datetime.fromtimestamp(stamp, dt.UTC).date().isoformat()
 
 
-_PRODUCT: Final = ("modelName", "model_name", "gpu_model", "card_model", "series", "chip_name")
-_DEVICE: Final = ("UUID", "vdie_id", "gpu_uuid", "serial_number", "device", "gpu", "id", "instance", "Hostname")
+_PRODUCT: Final = ("modelName", "model_name", "gpu_model", "card_series", "card_model", "series", "chip_name")
+_SERIAL: Final = ("UUID", "uuid", "gpu_uuid", "vdie_id", "vdieID", "serial_number")
+_PLACE: Final = ("gpu", "gpu_id", "id", "npuID", "device", "instance", "Hostname", "hostname")
+
+
+def _device(one: Series) -> tuple[str, ...]:
+    """What tells a device apart: its serial number, which outlives the exporter's address; else its place."""
+    serial = next((one.labels[key] for key in _SERIAL if one.labels.get(key)), "")
+    return (serial,) if serial else tuple(one.labels.get(key, "") for key in _PLACE)
 
 
 def _devices(by_name: dict[str, list[Series]]) -> list[Devices]:
-    found: dict[str, dict[str, dict[tuple[str, ...], float]]] = {}
+    found: dict[str, dict[str, dict[tuple[str, ...], list[float]]]] = {}
     for topic in ("power", "utilisation"):
         for name in metric_names()[topic]["names"]:
             for one in by_name.get(name, []):
                 product = next((one.labels[key] for key in _PRODUCT if one.labels.get(key)), "")
-                device = tuple(one.labels.get(key, "") for key in _DEVICE)
-                found.setdefault(product, {}).setdefault(topic, {})[device] = statistics.fmean(one.values)
-    mean: Callable[[Any], float | None] = lambda held: statistics.fmean(held.values()) if held else None  # noqa: E731
+                found.setdefault(product, {}).setdefault(topic, {}).setdefault(_device(one), []).extend(one.values)
     return [
         Devices(
             product=product, devices=len({*topics.get("power", {}), *topics.get("utilisation", {})}),
-            power_w=mean(topics.get("power")),
-            utilisation=None if not topics.get("utilisation") else (mean(topics["utilisation"]) or 0.0) / 100.0,
+            power_w=_mean_of(topics.get("power")), utilisation=_mean_of(topics.get("utilisation"), scale=0.01),
         )
         for product, topics in sorted(found.items())
     ]  # fmt: skip
+
+
+def _mean_of(held: dict[tuple[str, ...], list[float]] | None, *, scale: float = 1.0) -> float | None:
+    """Mean over devices of the mean over time; None where nothing was exported."""
+    return scale * statistics.fmean(statistics.fmean(values) for values in held.values()) if held else None

@@ -133,9 +133,7 @@ def _from_lines(text: str, where: str) -> list[Series]:
                     "is no text that Prometheus writes", where=where, mend="Give a dump, an API answer or a URL."
                 )
             continue
-        labels = {
-            key: json.loads(f'"{body}"') if "\\" in body else body for key, body in _LABEL.findall(match.group(2) or "")
-        }
+        labels = {key: _unescaped(body) for key, body in _LABEL.findall(match.group(2) or "")}
         name = match.group(1) or labels.pop("__name__", "")
         stamp = float(match.group(4)) if match.group(4) else 0.0
         stamp = stamp * MILLI if stamp > MS_STAMP else stamp
@@ -144,6 +142,11 @@ def _from_lines(text: str, where: str) -> list[Series]:
     if not grouped:
         raise InputError("is no text that Prometheus writes", where=where, mend="Give a dump, an API answer or a URL.")
     return [_series(name, labels, points) for (name, labels), points in grouped.items()]
+
+
+def _unescaped(body: str) -> str:
+    """The value of a label: Prometheus escapes the backslash, the quote and the line feed, nothing else."""
+    return re.sub(r"\\(.)", lambda found: "\n" if found.group(1) == "n" else found.group(1), body)
 
 
 def _series(name: str, labels: Iterable[tuple[str, str]], points: list[tuple[float, float]]) -> Series:
