@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: demo test check bench validate exchange scan-recall drill-recall docs readme mixed scale peers lock clean
+.PHONY: demo test check bench validate exchange scan-recall drill-recall docs site readme mixed scale peers lock clean
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,9 +41,12 @@ exchange: $(STAMP)  ## exchange rates of the national study from the present par
 	$(BIN)/python tools/make_exchange.py
 	$(BIN)/python tools/make_national.py
 
-docs: $(STAMP)  ## the reference pages that come from the code: docs/study.md, docs/commands.md, docs/errors.md
+docs: $(STAMP)  ## what comes from the code: docs/study.md, docs/commands.md, docs/errors.md, docs/schema
 	$(BIN)/python tools/make_reference.py
 	$(BIN)/python tools/make_errors.py
+
+site: $(STAMP)  ## the documentation as a site that opens offline: site/index.html
+	$(BIN)/mkdocs build -q --strict
 
 readme: $(STAMP)  ## what the README shows of the example
 	$(BIN)/python tools/make_readme.py
