@@ -117,7 +117,7 @@ def scan_cpp(path: str, text: str, *, role: Role, target: Target) -> FileScan:
     if not is_cuda:
         hits += _calls(source, guards)
         hits += _choices(source, target)
-        hits += _strings(source, guards)
+        hits += _strings(source, guards, target)
         hits += _members(source, target) + _enumerators(source, target)
         taken = lines_of((hit.line, hit.end_line) for hit in hits)
         hits += sibling_hits(path, text, target=target, taken=taken)
@@ -352,9 +352,9 @@ _TORCH: Final = re.compile(r"#\s*include\s*[<\"](?:torch|ATen|c10)/|\b(?:torch|a
 _DEVICE_STRING: Final = re.compile(r"\"[^\"\n]*\bcuda:(?:\d|\"|\\)[^\"\n]*\"?|\"cuda\"")
 
 
-def _strings(source: Source, guards: list[tuple[int, int]]) -> list[Hit]:
-    """Device names in string literals ("cuda:"); outside torch's C++ they are a choice that every target joins."""
-    kind = "device.string" if _TORCH.search(source.text) else "branch.list"
+def _strings(source: Source, guards: list[tuple[int, int]], target: Target) -> list[Hit]:
+    """Device names in string literals ("cuda:"); only torch's C++ answers to CUDA's name on other stacks."""
+    kind = "branch.list" if target.torch_cuda_api and not _TORCH.search(source.text) else "device.string"
     return [
         _hit(source.line(match.start()), kind, match.group()[:30], guards)
         for match in _DEVICE_STRING.finditer(source.text)

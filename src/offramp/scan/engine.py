@@ -172,7 +172,7 @@ def scan_item(
     except Exception as error:
         return _failed(item, f"could not be analysed: {type(error).__name__}: {error}")
     python = item.kind in ("python", "notebook")
-    hits = [hit for hit in scan.hits if symbols.needed(hit.kind, target, python=python)]
+    hits = [hit for hit in scan.hits if python or symbols.needed(hit.kind, target, python=False)]
     hits = [hit for hit in hits if hit.kind not in ("op.limited", "numerics") or symbols.lacks(hit.symbol, target)]
     return drop_suppressed(msgspec.structs.replace(scan, hits=tuple(hits), snippets=_kept(scan, hits)), text)
 

@@ -111,6 +111,7 @@ def check_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> tuple[frozenset[
         return words, False
     if file.target.covers(words):
         check_target_branch(file, chain, ctx)
+        check_borrowed_chain(file, chain, words, ctx)
         return words, False
     if not needs_branch(words):
         check_trait(file, chain, words, ctx)
@@ -149,6 +150,51 @@ def check_trait(file: PyFile, chain: list[ast.If], words: frozenset[str], ctx: C
             file.add(link, "branch.trait", "if " + "/".join(sorted(words)), ctx=ctx._replace(guard=False), span=span)
 
 
+def check_borrowed_chain(file: PyFile, chain: list[ast.If], words: frozenset[str], ctx: Ctx) -> None:
+    """Records a chain in which the target takes CUDA's branch, where others have their own or only CUDA has the parts."""
+    if not file.target.answers_as_cuda(words):
+        return
+    for link in chain:
+        own = expression_words(file, link.test)
+        if "cuda" in own and (words & DISPATCHED or _takes_cuda_parts(file, link.body)):
+            span = (link.test.lineno, link.test.end_lineno or link.test.lineno)
+            _borrowed(file, link, words, ctx, span=span)
+    spot = chain[-1].test.lineno
+    if words & DISPATCHED and len(chain) > 1 and "cuda" not in expression_words(file, chain[-1].test):
+        _borrowed(file, chain[-1], words, ctx, span=(spot, spot))
+
+
+def check_borrowed(file: PyFile, node: ast.BoolOp, words: frozenset[str], ctx: Ctx) -> None:
+    """Records a condition on CUDA together with a compute capability or a version of CUDA: the target has neither."""
+    if ctx.covered or not file.target.answers_as_cuda(words):
+        return
+    for item in ast.walk(node):
+        if isinstance(item, ast.Attribute) and (item.attr == "major" or resolve(file, item) in symbols.CUDA_ALONE):
+            _borrowed(file, node, words, ctx, span=(node.lineno, node.end_lineno or node.lineno))
+            return
+
+
+def _borrowed(file: PyFile, node: ast.AST, words: frozenset[str], ctx: Ctx, *, span: tuple[int, int]) -> None:
+    file.add(
+        node, "branch.trait", "CUDA's branch in " + "/".join(sorted(words)), ctx=ctx._replace(guard=False), span=span
+    )
+
+
+def _takes_cuda_parts(file: PyFile, body: list[ast.stmt]) -> bool:
+    """True when a branch imports what CUDA alone has: a package, a module named after it."""
+    for stmt in body:
+        for alias in stmt.names if isinstance(stmt, (ast.Import, ast.ImportFrom)) else ():
+            path = f"{stmt.module or ''}.{alias.name}" if isinstance(stmt, ast.ImportFrom) else alias.name
+            package = symbols.package_of(path)
+            if (package and package != "triton") or any(words_of(part) & CUDA_WORDS for part in path.split(".")):
+                return not path.startswith("torch.")
+    return False
+
+
+DISPATCHED: Final = frozenset(
+    {"vulkan", "xpu", "npu", "mlu", "musa", "hpu", "gcu", "ascend", "maca", "xla", "tpu", "neuron"}
+)
+"""Accelerators whose branch beside CUDA's shows a choice by vendor."""
 TRAITS: Final = frozenset({"mps", "hpu", "tpu", "xla", "xpu", "neuron", "neuronx"})
 
 
@@ -237,7 +283,7 @@ def _element_words(file: PyFile, node: ast.AST) -> frozenset[str]:
         node = node.value
     if isinstance(node, ast.Attribute) and node.attr.isupper():
         return device_words(node.attr)
-    if isinstance(node, ast.Name) and is_predicate(node.id):
+    if isinstance(node, ast.Name) and (is_predicate(node.id) or device_words(node.id) - GPU_WORDS):
         return device_words(node.id)
     return NONE
 
@@ -255,6 +301,10 @@ def check_collection(file: PyFile, node: ast.Tuple | ast.List | ast.Set, ctx: Ct
     )
     if len(named) < 2 and not hosts and not compared:
         return False
+    if len(words) < 2 and all(isinstance(item, ast.Name) and not is_predicate(item.id) for item, _ in named):
+        return False
+    if file.target.answers_as_cuda(words) and words & DISPATCHED:
+        _borrowed(file, node, words, ctx, span=(node.lineno, node.end_lineno or node.lineno))
     if file.target.covers(words) or not needs_branch(words):
         return True
     first, last = named[0][0], named[-1][0]
@@ -291,6 +341,11 @@ def check_dict(file: PyFile, node: ast.Dict, ctx: Ctx) -> bool:
     return True
 
 
+def _is_served(file: PyFile, words: frozenset[str]) -> bool:
+    """True when a choice knows the target; one that tells vendors apart needs the target's own name."""
+    return file.target.covers(words) and not (file.target.answers_as_cuda(words) and words & DISPATCHED)
+
+
 def check_import(file: PyFile, node: ast.ImportFrom, ctx: Ctx) -> bool:
     """Reports an import of other devices' predicates without the target's; the line is where it would sort."""
     named = [alias for alias in node.names if is_predicate(alias.name) or alias.name in symbols.PLUGINS]
@@ -303,9 +358,9 @@ def check_import(file: PyFile, node: ast.ImportFrom, ctx: Ctx) -> bool:
     if not named:
         return False
     words = frozenset[str]().union(*(device_words(alias.name) for alias in named))
-    if file.target.covers(words) or not words:
+    if _is_served(file, words) or not words:
         return True
-    wanted = f"is_{file.target.device}_available"
+    wanted = f"is_{file.target.name.lower() if file.target.torch_cuda_api else file.target.device}_available"
     before = [alias for alias in node.names if alias.name <= wanted]
     after = [alias for alias in node.names if alias.name > wanted]
     names = [alias.name for alias in node.names]
@@ -369,7 +424,7 @@ def check_module(file: PyFile) -> None:
     if not defs:
         return
     words = frozenset[str]().union(*(device_words(stmt.name) for stmt in defs))
-    if file.target.covers(words):
+    if _is_served(file, words):
         return
     spot = defs[-1]
     first = spot.decorator_list[0].lineno if spot.decorator_list else spot.lineno
@@ -381,6 +436,32 @@ def check_module(file: PyFile) -> None:
         span=(max(1, first - 2), spot.end_lineno or spot.lineno),
         note="device helper module",
     )
+
+
+def check_families(file: PyFile) -> None:
+    """Reports functions and classes that differ by the device in their name; the last one's end is where one more goes."""
+    bodies = [file.tree.body, *(stmt.body for stmt in file.tree.body if isinstance(stmt, ast.ClassDef))]
+    for body in bodies:
+        families: dict[str, list[tuple[ast.stmt, str]]] = {}
+        for stmt in body:
+            if isinstance(stmt, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                word, stem = _stem(stmt.name)
+                if word:
+                    families.setdefault(stem, []).append((stmt, word))
+        for stem, members in families.items():
+            words = frozenset(word for _, word in members)
+            if len(words) < 2 or not words & ALL_WORDS or _is_served(file, words) or words & file.target.words:
+                continue
+            end = members[-1][0].end_lineno or members[-1][0].lineno
+            symbol = f"{stem} for {'/'.join(sorted(words))}"
+            file.add(members[-1][0], "branch.missing", symbol, ctx=Ctx(), span=(end, end), note="family")
+
+
+def _stem(name: str) -> tuple[str, str]:
+    """The device word of a name and the name without it ("_detect_local_cuda" -> "cuda", "_detect_local_*")."""
+    low = name.lower()
+    found = sorted(device_words(name) - GPU_WORDS) or (["cpu"] if "cpu" in words_of(name) else [])
+    return (found[0], low.replace(found[0], "*", 1)) if len(found) == 1 and low != found[0] else ("", "")
 
 
 def _defines_predicate(name: str) -> bool:

@@ -80,7 +80,8 @@ def on_import(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
     """``import x``: CUDA-only packages and other vendors' plugins."""
     assert isinstance(node, ast.Import)
     for alias in node.names:
-        _imported(file, node, alias.name, ctx=ctx)
+        if not _imported(file, node, alias.name, ctx=ctx) and is_cuda_name(alias.name) and not ctx.covered:
+            file.add(node, "name.cuda", alias.name, ctx=ctx, note=symbols.MODULE)
     return True
 
 
@@ -99,7 +100,7 @@ def on_import_from(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
             and not symbols.package_of(module)
             and not ctx.covered
         ):
-            file.add(node, "name.cuda", module, ctx=ctx)
+            file.add(node, "name.cuda", module, ctx=ctx, note=symbols.MODULE)
             return True
         for alias in node.names:
             if is_cuda_name(alias.name) or device_words(alias.name) & GPU_WORDS:
@@ -341,6 +342,7 @@ def on_bool(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
     """``torch.cuda.is_available() and ...``: what follows the check is guarded by it."""
     assert isinstance(node, ast.BoolOp)
     words = pybranch.expression_words(file, node)
+    pybranch.check_borrowed(file, node, words, ctx)
     listed = False
     if words and ctx.role != "test" and not ctx.covered and pybranch.has_predicate(file, node):
         listed = pybranch.report(file, node, words, ctx=ctx)

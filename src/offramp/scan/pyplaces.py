@@ -10,6 +10,7 @@ from offramp.scan.finding import Hit
 from offramp.scan.pyfile import Ctx, PyFile, token_lines
 from offramp.scan.pynamed import is_device_module
 from offramp.scan.spoken import TOKENS, Spoken, knows, lines_of, spoken_names, spoken_text
+from offramp.scan.symbols import BUILDS
 from offramp.scan.words import device_words
 
 
@@ -46,7 +47,7 @@ _NEEDS: Final = frozenset(
 
 def mentions(file: PyFile) -> None:
     """Names, messages, comments and docstrings that speak of CUDA or GPUs, in modules that have other findings."""
-    if not file.hits or file.target.torch_cuda_api:
+    if not file.hits or (file.target.torch_cuda_api and not BUILDS.search(file.text)):
         return
     taken = lines_of((hit.line, hit.end_line) for hit in file.hits)
     lines = file.text.split("\n")

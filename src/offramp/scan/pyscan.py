@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from offramp.scan import pybranch, pydetect, pytokens, pytriton
+from offramp.scan import pybranch, pydetect, pytokens, pytriton, symbols
 from offramp.scan.finding import FileNote, FileScan, Hit, Role, also_of
 from offramp.scan.pyalias import collect_imports
 from offramp.scan.pyfile import PyFile, has_token
@@ -50,10 +50,12 @@ def scan_python(
     try:
         pydetect.walk(file)
         pybranch.check_module(file)
+        pybranch.check_families(file)
         pytriton.check(file)
     except RecursionError as error:  # ast.dump and ast.walk on hostile nesting
         return _by_tokens(path, text, role=role, target=target, error=error)
-    hits = merge_runs(merge_lines(file.hits))
+    builds = role == "build" or bool(symbols.BUILDS.search(text))
+    hits = merge_runs(merge_lines([hit for hit in file.hits if symbols.wanted(hit, target, builds=builds)]))
     return FileScan(
         path=path,
         kind="python",

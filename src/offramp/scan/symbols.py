@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from offramp.core.record import Record
+from offramp.scan.finding import Hit
 from offramp.scan.target import Target, read_rows
 
 PEER_PLUGINS: Final = frozenset({"torch_npu", "torch_mlu", "torch_musa", "torch_gcu", "torch_dipu", "torch_sdaa"})
@@ -216,6 +217,27 @@ def package_of(path: str) -> str:
         if name in known:
             return name
     return ""
+
+
+BUILDS: Final = re.compile(r"\bcpp_extension\b|\bnvcc\b|\bCUDA_HOME\b|\bhipify\b")
+"""Python that compiles extensions: there CUDA's names are those of a toolkit, which no other stack answers to."""
+
+CUDA_ALONE: Final = frozenset(
+    {"torch.version.cuda", "torch.cuda.get_device_capability", "torch.cuda.get_arch_list", "torch.cuda.get_device_name",
+     "torch.backends.cudnn.version", "torch.cuda.nccl.version"}
+)  # fmt: skip
+"""What differs on a stack that answers to torch.cuda: versions of CUDA, compute capabilities, names of GPUs."""
+
+
+def wanted(hit: Hit, target: Target, *, builds: bool = False) -> bool:
+    """False for hits in Python that are no obstacle on this target (see `needed`)."""
+    if needed(hit.kind, target, python=not builds):
+        return True
+    return not target.cuda_source and (hit.symbol in CUDA_ALONE or hit.note == MODULE)
+
+
+MODULE: Final = "module"
+"""Note of a hit on an import of a module that is named after CUDA: a compiled extension, or a package of kernels."""
 
 
 def needed(kind: str, target: Target, *, python: bool = True) -> bool:

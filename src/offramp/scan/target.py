@@ -58,6 +58,10 @@ class Target(Record):
         """Words that show a branch for it in C++, build files and configuration, where torch's names do not count."""
         return self.words if self.torch_cuda_api and not self.cuda_source else self.words | {self.device}
 
+    def answers_as_cuda(self, words: frozenset[str]) -> bool:
+        """True when the target takes the branch of CUDA because its PyTorch answers to that name, not by its own."""
+        return self.torch_cuda_api and not self.cuda_source and "cuda" in words and not words & self.words
+
     def covers(self, words: frozenset[str]) -> bool:
         """True when these device words show that the code already knows the target."""
         if words & self.words or self.device in words:
