@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from offramp.app.export import csv_text, export
+from offramp.app.export import csv_text, export, neutral
 from offramp.app.launch import launch
 from offramp.app.launch_engines import data, image_of
 from offramp.app.launch_files import yaml as to_yaml
@@ -304,6 +304,17 @@ def test_a_workload_whose_name_leads_out_of_the_folder_is_refused(tmp_path):
 
 
 EVIL = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", '=HYPERLINK("http://x","y")', "a\x00\x07b"]
+
+
+@pytest.mark.parametrize("text", [" =1+1", "\u3000@SUM(A1)", "\u00a0+1", "＝cmd"])
+def test_blanks_before_a_formula_do_not_hide_it(text):
+    assert neutral(text) == "'" + text
+
+
+def test_numbers_without_an_end_are_not_empty_cells(tmp_path):
+    table = table_of([{"high": float("inf")}], columns=("high",), title="t")
+    export(Result(command="x", answer={}, inputs_hash="h", data_version="d", tables={"t": table}), tmp_path, ["xlsx"])
+    assert openpyxl.load_workbook(tmp_path / "x.xlsx")["t"]["A2"].value == "inf"
 
 
 def test_tables_of_a_hostile_result_stay_in_the_folder_and_hold_no_formula(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -111,7 +112,12 @@ def neutral(cell: Cell) -> Cell:
     if not isinstance(cell, str):
         return cell
     plain = cell.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")  # a bare CR would end the row unquoted
-    return "'" + plain if plain.startswith(_FORMULA) else plain
+    return "'" + plain if is_formula(plain) else plain
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet may run a text: it begins with a formula's mark, blanks before it not counted."""
+    return text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA)
 
 
 def csv_text(data: Table) -> str:
@@ -199,8 +205,10 @@ def _fill(sheet: Any, columns: Sequence[Column], rows: Iterable[Sequence[Cell]])
     for y, row in enumerate(rows, 2):
         for x, value in enumerate(row, 1):
             clean = ILLEGAL_CHARACTERS_RE.sub("", value) if isinstance(value, str) else value
+            if isinstance(clean, float) and not math.isfinite(clean):
+                clean = str(clean)  # a workbook has no such number, and an empty cell would say "not known"
             cell = sheet.cell(row=y, column=x, value=clean)
-            if isinstance(clean, str) and clean.startswith(_FORMULA):
+            if isinstance(clean, str) and is_formula(clean):
                 cell.data_type = "s"
                 cell.quotePrefix = True
     sheet.freeze_panes = "A2"
