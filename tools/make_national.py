@@ -38,7 +38,8 @@ Work is counted in H20-equivalents: what one H20 does.
   sources; it drifts over the quarters by one of two accounts (cheaper with age, dearer under scarcity).
 - **Shares.** *All work* is the share of all work together when chips do what they do best. *Every kind alike* is the
   largest share that every kind of work gets; pre-training decides it. A ban is judged by the second, within the work it
-  touches, while other work keeps what it would have without the ban.
+  touches, while other work keeps what it would have without the ban. So a ban of one kind alone may keep less of that kind than
+  a ban of all work keeps of each: there all kinds share the loss.
 - Medians with the band from 10 % to 90 % of the draws.
 
 ## The answer
@@ -80,7 +81,7 @@ def main() -> None:
 def page_of(result: Result) -> str:
     """The section of one study."""
     answer = result.answer
-    out = [f"\n### As of {answer['as_of']}\n\n{answer['finding']}. {answer['findings'][1]}\n"]
+    out = [f"\n### As of {answer['as_of']}\n\n{answer['finding']}. {_reasons(answer)}\n"]
     out.append(_table(("quarter", "all work", "every kind alike"), [
         (row["quarter"], _band(row["all"]), _band(row["even"])) for row in _thin(answer["coverage"])
     ]))  # fmt: skip
@@ -102,13 +103,19 @@ def page_of(result: Result) -> str:
     out.append(
         "What drives the share of all work at the end: its median in the lowest and highest fifth of the input.\n"
     )
-    out.append(_table(("input", "low fifth", "high fifth"), [
-        (row["input"], _share(row["share_at_low"]), _share(row["share_at_high"])) for row in answer["drivers"]
+    out.append(_table(("input", "low fifth", "high fifth", "rests on"), [
+        (row["input"], _share(row["share_at_low"]), _share(row["share_at_high"]), row["rests_on"])
+        for row in answer["drivers"]
     ]))  # fmt: skip
     assumed = sum(figure.confidence == "assumed" for figure in result.figures)
     out.append(f"{answer['bridge'][2][0].upper()}{answer['bridge'][2][1:]}. {assumed} of {len(result.figures)} figures are "
                "assumed.\n")  # fmt: skip
     return "\n".join(out)
+
+
+def _reasons(answer: dict[str, Any]) -> str:
+    """Why the share falls, where it does, and what holds it back."""
+    return " ".join(text for text in answer["findings"] if text.startswith(("From ", "What holds")))
 
 
 def _thin(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

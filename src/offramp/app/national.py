@@ -22,6 +22,7 @@ from offramp.plan.analysis import MET, Cell
 from offramp.plan.coverage import coverage, most_work
 from offramp.supply import facts as supply_facts
 from offramp.supply.buyer import buyer_figures
+from offramp.supply.foundry import BINDING
 from offramp.supply.sample import rank_correlation
 from offramp.supply.summary import regime_rows
 
@@ -32,6 +33,8 @@ FRONTIER_DRAWS: Final = 100
 """Draws that the ban frontier uses: the first of the study's."""
 SOFTWARE: Final = "software"
 """Every domestic chip does as much as the better tenth of the cost model's draws, as with mature kernels and engines."""
+FALL: Final = 0.02
+"""A fall of the median share by this much is explained."""
 LIFTED: Final = ("HBM", "yield", "wafers", "packaging", "training suitability", SOFTWARE)
 
 
@@ -75,9 +78,11 @@ def _solve(question: Question, inputs_hash: str) -> Result:
     views, limits = view_rows(run, years), bottlenecks(question, run)
     finding = _finding(run, shares)
     rows, drivers = coverage_rows(run, shares), driver_rows(run, shares["all"])
+    findings = _findings(rows, years, limits)
+    findings[1:1] = _why_it_falls(run, rows, limits)
     answer: dict[str, Any] = {
         "national": question.header.country, "study": question.header.name, "as_of": question.header.as_of.isoformat(),
-        "finding": finding, "headline": f"{finding}. {part['headline']}", "findings": _findings(rows, years, limits),
+        "finding": finding, "headline": f"{finding}. {part['headline']}", "findings": findings,
         "quarters": run.quarters, "scopes": ["all", "even", *(work.id for work in question.facts.workload)],
         "coverage": rows, "years": years, "views": views, "bottlenecks": limits, "drivers": drivers, "frontier": part,
         "bridge": _bridge(run), "charts": {"coverage": _chart(rows), "frontier": part["chart"]}, "currency": "USD",
@@ -256,8 +261,59 @@ def driver_rows(run: National, share: F8, *, most: int = 8) -> list[dict[str, An
             rows.append({
                 "input": name, "rank_correlation": rank_correlation(np.asarray(values, np.float64), end),
                 "share_at_low": float(np.median(end[values <= low])), "share_at_high": float(np.median(end[values >= high])),
+                "rests_on": _basis(run, name),
             })  # fmt: skip
     return sorted(rows, key=lambda row: -abs(row["rank_correlation"]))[:most]
+
+
+_BASIS: Final = {
+    "demand: yearly fall": "equivalent_growth", "demand: price of": "equivalent", "demand: growth": "demand_growth",
+    "growth of readiness": "software_ready_growth",
+}  # fmt: skip
+
+
+def _basis(run: National, name: str) -> str:
+    """What an input rests on: the confidence of its figure, or in words where it is no single figure."""
+    facts = run.question.facts
+    for start, field in _BASIS.items():
+        if name.startswith(start):
+            return str(getattr(facts, field).confidence).replace("-", " ")
+    if name == "demand: money wanted over the plan":
+        return "published forecasts, extrapolated"
+    if name.endswith("which source is right"):
+        return "published figures that disagree"
+    if name.startswith(("H20-equivalents", "software of")):
+        return "cost model, few domestic measurements"
+    if name.startswith("share of "):
+        return "judged shares of kinds of work"
+    labels = {figure.id.rsplit("#", 1)[-1]: figure.confidence for figure in run.log.figures}
+    return str(labels.get(name.removeprefix("supply: "), "supply model")).replace("-", " ")
+
+
+def _why_it_falls(run: National, rows: list[dict[str, Any]], limits: list[dict[str, Any]]) -> list[str]:
+    """Why the share falls after its best quarter, if it does: growth of work, of what chips can do, and HBM."""
+    middle = [row["all"]["p50"] for row in rows]
+    best = int(np.argmax(middle))
+    if middle[best] - middle[-1] < FALL:
+        return []
+    done = np.einsum("sqc,sc->sq", model.capacity(run)[:, :, run.domestic], run.rate[:, run.domestic])
+    more = [float(np.median(part[:, -1] / np.maximum(part[:, best], 1e-9))) for part in (run.wanted, done)]
+    first, last = run.quarters[best], run.quarters[-1]
+    text = f"From {first} to {last} the share falls: the work wanted grows {more[0]:.1f}-fold, "
+    text += f"what domestic chips can do {more[1]:.1f}-fold"
+    binding = run.supply.binding
+    bound = {vendor: float((found[:, -1] == BINDING.index("HBM")).mean()) for vendor, found in binding.items()}
+    if bound:
+        vendor = max(bound, key=lambda name: bound[name])
+        text += f". In {bound[vendor]:.0%} of the draws that follow the structure of supply the stock of HBM bought "
+        text += f"until 2024 is used up by then and HBM limits {vendor.title()}"
+    hbm = next((row for row in limits if row["lifted"] == "HBM"), None)
+    if hbm is not None and hbm["gain"] > 0.005:
+        was = hbm["share_p50"] - hbm["gain"]
+        text += (
+            f"; with enough HBM the share at the end would be {hbm['share_p50']:.0%}, not {was:.0%} (structure alone)"
+        )
+    return [text + "."]
 
 
 def bottlenecks(question: Question, run: National) -> list[dict[str, Any]]:
@@ -387,7 +443,7 @@ def _regimes(run: National) -> Any:
 
 def _drivers_table(rows: list[dict[str, Any]]) -> Any:
     shares = [Column(name=name, unit="share") for name in ("share_at_low", "share_at_high")]
-    columns = ["input", "rank_correlation", *shares]
+    columns = ["input", "rank_correlation", *shares, "rests_on"]
     return table_of(rows, columns=columns, title="What drives the share of all work at the end")
 
 

@@ -169,7 +169,8 @@ def _show_national(result: Result) -> None:
     out.print(table)
     out.print("\nWhat drives the share of all work at the end (at the low and high fifth of the input)", style="bold")
     for row in answer["drivers"][:5]:
-        out.print(f"- {row['input']}: {row['share_at_low']:.0%} to {row['share_at_high']:.0%}", markup=False)
+        ends = f"{row['share_at_low']:.0%} to {row['share_at_high']:.0%}"
+        out.print(f"- {row['input']}: {ends} ({row['rests_on']})", markup=False)
     out.print("\nPublished views", style="bold")
     for item in answer["views"]:
         out.print(f"- {item['text']}", markup=False)

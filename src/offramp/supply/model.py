@@ -205,9 +205,9 @@ def _levelled(
             )
         level, index = mixture(values, weights, u) if values else (base, np.zeros(u.size, dtype=np.int64))
         scale = level / np.maximum(base, 1e-9)
-        # a published total says nothing about its quarters: they are taken as even
-        published = np.asarray([name != "structure" for name in names] or [False])[index]
-        out[:, columns] = np.where(published[:, None], level[:, None] / columns.size, shape * scale[:, None])
+        # neither a published total nor stocks that are used up say when within the year: quarters are even
+        even = np.asarray([name != "structure" for name in names] or [False])[index] | (vendor.kind == "foundry")
+        out[:, columns] = np.where(even[:, None], level[:, None] / columns.size, shape * scale[:, None])
         before = level
         path.settle(columns, carry, scale)
         carry = np.clip(carry * scale, 1e-3, 1e3) ** memory
