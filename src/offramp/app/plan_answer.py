@@ -158,7 +158,8 @@ def frontier_part(cells: Sequence[analysis.Cell], currency: str) -> tuple[dict[s
     table = table_of(rows, columns=columns, title="Which part of a ban can be met when")
     part = {
         "cells": rows, "summary": summary, "headline": frontier_headline(summary),
-        "met_means": "from the ban to the plan's end, at least 99 % of the work is done that would be done without it",
+        "met_means": "from the ban to the plan's end, of every workload at least 99 % of the work is done that would be "
+                     "done without it",
         "chart": frontier_chart(rows),
     }  # fmt: skip
     return part, table

@@ -18,7 +18,7 @@ F8 = npt.NDArray[np.floating[Any]]
 Bool = npt.NDArray[np.bool_]
 BanKind = Literal["buy", "use", "support"]
 MET: Final = 0.99
-"""A ban counts as met when at least this share of the work is done after it that would be done without it."""
+"""A ban counts as met when of every workload at least this share is done after it that would be done without it."""
 CARE: Final = 0.1
 """The frontier buys whatever at least this share of the futures needs: what can be met with 90 % probability."""
 
@@ -134,6 +134,12 @@ def short_shares(plan: Plan, *, workloads: Bool | None = None, start: int = 0) -
     return np.where(wanted > 0, missing / np.maximum(wanted, 1e-300), 0.0)
 
 
+def done_by_work(plan: Plan, start: int) -> F8:
+    """Share of each workload's demand that is done from a quarter on; 1 where none is wanted. [S, W]"""
+    wanted = plan.problem.demand[:, start:].sum(axis=1)
+    return np.where(wanted > 0, 1.0 - plan.short[:, start:].sum(axis=1) / np.maximum(wanted, 1e-300), 1.0)
+
+
 def concentration(plan: Plan, jurisdiction: Mapping[str, str]) -> dict[str, dict[str, float]]:
     """Shares by vendor and by jurisdiction of today's fleet, of the last quarter's fleet, of spend and of work done.
 
@@ -216,8 +222,8 @@ class Cell:
     """One cell of the frontier.
 
     Attributes:
-        probability_met: share of scenarios in which, from the ban on, at least 99 % of the scope's work is done that
-            would be done without the ban.
+        probability_met: share of scenarios in which, from the ban on, of every workload of the scope at least 99 % of the
+            work is done that would be done without the ban. So a ban that is met is met for every part of its scope.
         met_p10, met_p50: share of that work done: 10 % quantile (reached with 90 % probability) and median.
         kept_p10: share kept, with 90 % probability, of the work that would be done without the ban.
         extra_cost: over the same plan without the ban, mean; shortage not counted.
@@ -248,12 +254,13 @@ def frontier(problem: PlanProblem, bans: Sequence[Ban]) -> list[Cell]:
         plan = solve(banned(insistent, ban))
         met = 1.0 - short_shares(plan, workloads=ban.workloads, start=ban.start)
         before = 1.0 - short_shares(free, workloads=ban.workloads, start=ban.start)
+        each, was = (done_by_work(one, ban.start)[:, ban.workloads] for one in (plan, free))
         cells.append(
             Cell(
                 kind=ban.kind,
                 scope=ban.scope,
                 quarter=problem.quarters[ban.start],
-                probability_met=round(float(problem.weight @ (met >= MET * before)), 9),
+                probability_met=round(float(problem.weight @ (each >= MET * was).all(axis=1)), 9),
                 met_p10=_quantile(met, problem.weight, 0.1),
                 met_p50=_quantile(met, problem.weight, 0.5),
                 kept_p10=_quantile(np.minimum(met / np.maximum(before, 1e-12), 1.0), problem.weight, 0.1),
