@@ -155,6 +155,7 @@ def task_of(work: Workload, framework: FrameworkName, dtype: str, model: Model, 
     return Task(
         sequence_tokens=sequence, batch_sequences=batch, dtype=dtype, skew=max(framework.skew, skew), groups=groups,
         group_limit=most, selective_gemm=framework.selective_gemm, grad_bytes=framework.grad_bytes, mtp=framework.mtp,
+        async_sends=framework.async_sends,
         flash=framework.flash,
     )  # fmt: skip
 

@@ -145,7 +145,7 @@ def _task(row: TrainRow, model: Model, devices: int, assumed: list[str]) -> Task
     return Task(
         sequence_tokens=sequence, batch_sequences=batch, dtype=row.dtype, lora=row.lora, flash=style.flash,
         grad_bytes=style.grad_bytes, mtp=mtp, skew=style.skew, groups=groups, group_limit=most,
-        selective_gemm=style.selective_gemm, async_tp=row.async_tp,
+        selective_gemm=style.selective_gemm, async_tp=row.async_tp, async_sends=style.async_sends,
     )  # fmt: skip
 
 

@@ -265,6 +265,22 @@ def _stage_peak(work: ModelWork, grid: Grid, head_share: float) -> F8:
     return np.where(grid.pp > 1, last / mean, 1.0)
 
 
+def _waited(task: Task, grid: Grid, micro_batches: F8) -> F8:
+    """Share of the sends between stages that something may wait for.
+
+    Interleaved stages send while another chunk computes, but not while the pipeline fills and drains. Two half
+    pipelines hide sends as they hide expert messages.
+
+    Source: NVIDIA/Megatron-LM:megatron/core/pipeline_parallel/schedules.py: overlap_p2p_comm, of the interleaved
+    schedule alone, and its number of warm-up passes; arXiv 2412.19437, section 3.2.1.
+    """
+    warm = (2.0 * (grid.pp - 1.0) + (grid.vp - 1.0) * grid.pp) / np.maximum(micro_batches * grid.vp, 1.0)
+    filling = np.minimum(warm, 1.0)
+    apart = task.async_sends * (grid.vp > 1)
+    left = np.where(apart, filling + (1.0 - filling) * constant("sends_left"), 1.0)
+    return np.where(grid.hidden > 0, constant("hidden_left"), left)
+
+
 def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Features:
     """Features of every layout of a grid.
 
@@ -314,6 +330,8 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
     gather, reduce, adam = _sharded(case, work)
     stride = grid.tp * grid.cp * grid.dp
     hop = 2.0 * 2.0 * grid.vp * hop_s(device.fabric, stride, case.rows * work.hidden * 2.0 / grid.tp)
+    micro_batches = task.batch_sequences / (grid.dp * grid.micro_batch)
+    hop = hop * _waited(task, grid, micro_batches)
     domains = np.maximum(stride * grid.pp / device.fabric.domain_devices, 1.0)
     pp = grid.pp
     return Features(
@@ -325,7 +343,7 @@ def features(work: ModelWork, device: Device, task: Task, grid: Grid) -> Feature
         tp_calls=np.where(grid.tp > 1, (sums["dense"] + sums["moe"]) * 4.0 / 3.0 / pp, 0.0), a2a=sums["a2a"] / pp,
         far=sums["far"] / pp,
         cp=sums["cp"] / pp, gather=gather, hop=np.where(pp > 1, hop, 0.0), reduce=reduce, adam=adam,
-        micro_batches=task.batch_sequences / (grid.dp * grid.micro_batch), bubble=(pp - 1.0) / grid.vp * grid.bubble,
+        micro_batches=micro_batches, bubble=(pp - 1.0) / grid.vp * grid.bubble,
         peak_stage=_stage_peak(work, grid, float(np.mean(head_s / np.maximum(layer_s, 1e-12)))), hidden=grid.hidden,
         async_tp=np.full_like(pp, float(task.async_tp)), scale=np.log2(domains),
     )  # fmt: skip

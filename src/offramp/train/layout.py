@@ -71,6 +71,7 @@ class Task(Record):
         groups, group_limit: groups of experts that routing knows, and most of them that one token uses (0 = any).
         selective_gemm: share of the dense matrices' forward pass that selective recompute repeats.
         async_tp: tensor-parallel messages are cut up and run beside their matrices.
+        async_sends: interleaved stages send while another chunk computes.
         flash: attention is one kernel that keeps no score matrix.
         grad_bytes: of one gradient as it is summed over data-parallel ranks.
         mtp: multi-token-prediction layers of the checkpoint are trained too.
@@ -85,6 +86,7 @@ class Task(Record):
     group_limit: int = 0
     selective_gemm: float = 0.0
     async_tp: bool = False
+    async_sends: bool = False
     flash: bool = True
     grad_bytes: float = 4.0
     mtp: bool = False

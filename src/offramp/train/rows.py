@@ -72,6 +72,7 @@ class FrameworkName(Record):
         causal: published model FLOP count half of the attention square.
         newer: dtypes that rows which state none may have.
         loose_groups: since when interleaving takes any number of micro-batches, and not only multiples of PP.
+        async_sends: interleaved stages send while another chunk computes.
     """
 
     match: str
@@ -90,6 +91,7 @@ class FrameworkName(Record):
     causal: bool = False
     newer: tuple[NewerDtype, ...] = ()
     loose_groups: dt.date | None = None
+    async_sends: bool = False
 
 
 class ModelName(Record):
