@@ -144,7 +144,7 @@ TAIL = """
   not their errors. Two published MFU of one model on one chip (30 % and, after rework, 41 %) cannot both be met by one
   centre; the interval must hold both.
 - Known misses: Llama-3.1-405B on H100 by NVIDIA itself is predicted 4 to 8 % too slow from 2,000
-  chips on and 15 % at 8,192 (half of that goes with 16 GB more memory a chip: its layout keeps less than is counted here); strong scaling of
+  chips on and 15 % at 8,192 (half of that goes with 16 GB more memory a chip: it keeps less than is counted here); strong scaling of
   small models to fewer than one sequence a chip on GB300 is predicted too fast (launch gaps are not graph-captured
   there as assumed); rows without torch.compile are predicted as if they had it.
 - llm-foundry's intervals hold more than they promise: its four groups err by less than an unseen deployment is given.
