@@ -193,6 +193,14 @@ def test_retire():
     assert [(item["quarter"], item["chips"]) for item in answer["retire"]] == [("2027Q1", pytest.approx(5))]
 
 
+def test_solved_again_each_quarter():
+    """Without knowing the future, a chip for the third quarter is worth 0.5 x 0.5 x 400 = 100 > 50: 4 are ordered, which
+    the low future does not need: 600 in both, not 600 and 400."""
+    found = solved("plan.rolling=2")["rolling"]
+    assert (found["cost_planned"], found["cost_rolled"]) == (pytest.approx(500), pytest.approx(600))
+    assert found["short_rolled"] == pytest.approx(0)
+
+
 def test_the_past_and_unknown_names():
     order = f'order=[{{chip="{NEW}",count=4,due="2026Q1",cancel_fee=1,defer_fee=1}}]'
     answer = certain(order)

@@ -230,7 +230,7 @@ def _scenario_rows(setting: Setting, found: Plan) -> list[dict[str, Any]]:
 
 
 def _comparisons(setting: Setting, base: PlanProblem, found: Plan, options: Options) -> dict[str, Any]:
-    """Value of ordering now, regret of ignoring the bans, plans without one vendor."""
+    """Value of ordering now, regret of ignoring the bans, plans without one vendor, the plan carried out step by step."""
     if options.strict or base.integer or found.status != "optimal":
         return {}
     waiting = analysis.value_of_waiting(found)
@@ -243,6 +243,8 @@ def _comparisons(setting: Setting, base: PlanProblem, found: Plan, options: Opti
             for item in analysis.alternatives(found, gap=setting.study.plan.gap)
         ],
     }  # fmt: skip
+    if setting.study.plan.rolling:
+        body["rolling"] = answers.rolling_part(found, setting.study.plan.rolling)
     if options.ban or any(scenario.bans for scenario in setting.study.scenario):
         body["regret_of_ignoring_the_ban"] = analysis.regret(found, base)
     return body

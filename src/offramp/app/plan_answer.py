@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from offramp.core.result import Cell, Column, Table, table_of
-from offramp.plan import analysis, words
+from offramp.plan import analysis, rolling, words
 from offramp.plan.solution import Plan, residuals
 
 BAND: Final = (0.1, 0.5, 0.9)
@@ -50,6 +50,20 @@ def answer(plan: Plan, currency: str, origin: dict[str, str], home: str) -> dict
         "solver": {"status": plan.status, "objective": plan.objective, "bound": plan.bound, "gap": plan.gap,
                    "seconds": plan.seconds, "largest_residual": max(residuals(plan).values())},
     }  # fmt: skip
+
+
+def rolling_part(plan: Plan, most: int) -> dict[str, Any]:
+    """The plan carried out in some futures and solved again each quarter, beside what it promised for them."""
+    rows: list[dict[str, Any]] = []
+    for scenario in rolling.spread(plan, most):
+        done = rolling.roll(plan.problem, scenario, start=plan)
+        rows.append({
+            "scenario": plan.problem.scenarios[scenario], "cost_planned": done.planned_cost, "cost_rolled": done.cost,
+            "short_planned": done.planned_short, "short_rolled": done.short_share,
+        })  # fmt: skip
+    names = ("cost_planned", "cost_rolled", "short_planned", "short_rolled")
+    means = {name: float(np.mean([row[name] for row in rows])) for name in names}
+    return {"futures": len(rows), **means, "rows": rows}
 
 
 def _open_orders(plan: Plan) -> list[dict[str, Any]]:

@@ -70,6 +70,8 @@ def _show_plan(result: Result) -> None:
     waiting = answer.get("waiting")
     if waiting:
         out.print(f"- Ordering now instead of next quarter saves {_money(waiting['ordering_now_saves'], currency)}.")
+    if "rolling" in answer:
+        out.print(_rolling(answer["rolling"], currency), markup=False)
     if "regret_of_ignoring_the_ban" in answer:
         regret = _money(answer["regret_of_ignoring_the_ban"], currency)
         out.print(f"- Ordering now as if no ban could come costs {regret} more.", markup=False)
@@ -105,6 +107,13 @@ def _frontier(answer: dict[str, Any]) -> None:
     for scope, cells in rows.items():
         table.add_row(scope, *(cells.get(kind, "") for kind in words))
     console().print(table)
+
+
+def _rolling(item: dict[str, Any], currency: str) -> str:
+    """What later orders that know their future hide."""
+    return (f"- Solved again each quarter in {item['futures']} futures, without knowing them: cost "
+            f"{_money(item['cost_rolled'], currency)}, planned {_money(item['cost_planned'], currency)}; "
+            f"{item['short_rolled']:.1%} of the work undone, planned {item['short_planned']:.1%}.")  # fmt: skip
 
 
 def _alternative(item: dict[str, Any]) -> str:

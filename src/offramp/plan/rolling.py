@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from offramp.core.errors import InputError
+from offramp.plan.analysis import short_share, short_shares
+from offramp.plan.apart import subset
 from offramp.plan.problem import OpenOrder, PlanProblem, ScopedCap, ShareCap, replaced
 from offramp.plan.solution import Plan, solve
 
@@ -104,20 +106,68 @@ class Rolled:
         orders: chips ordered each quarter. [Q, C, X]
         short: work not done. [Q, W]
         first_orders: of the plan made at the start, for the same scenario. [Q, C, X]
+        cost: of those orders in that scenario, placed as well as can be, discounted to the start.
+        planned_cost: of the plan made at the start, whose later orders know the scenario.
+        short_share, planned_short: share of the work not done, workloads weighed by their shortage price.
     """
 
     orders: F8
     short: F8
     first_orders: F8
+    cost: float
+    planned_cost: float
+    short_share: float
+    planned_short: float
 
 
-def roll(problem: PlanProblem, scenario: int) -> Rolled:
-    """Solves, carries out one quarter as in the scenario, and repeats to the end: no decision knows the future."""
-    plan = solve(problem)
-    first = plan.order[scenario]
-    orders, short = [plan.order[scenario, 0]], [plan.short[scenario, 0]]
+def roll(problem: PlanProblem, scenario: int, *, start: Plan | None = None) -> Rolled:
+    """Solves, carries out one quarter as in the scenario, and repeats to the end: no decision knows the future.
+
+    Futures whose bans differ from what has been seen are left out of the next solution.
+
+    Args:
+        problem: the whole question.
+        scenario: the future that comes.
+        start: the plan of the whole question, where it was solved already.
+    """
+    first = plan = start or solve(problem)
+    here = scenario
+    orders, short = [plan.order[here, 0]], [plan.short[here, 0]]
     for _ in range(len(problem.quarters) - 1):
-        plan = solve(advance(plan, scenario))
-        orders.append(plan.order[scenario, 0])
-        short.append(plan.short[scenario, 0])
-    return Rolled(orders=np.stack(orders), short=np.stack(short), first_orders=first)
+        alike = _alike(plan.problem, here)
+        plan = solve(subset(advance(plan, here), alike))
+        here = alike.index(here)
+        orders.append(plan.order[here, 0])
+        short.append(plan.short[here, 0])
+    done = _carried_out(first, scenario, np.stack(orders))
+    return Rolled(
+        orders=np.stack(orders), short=np.stack(short), first_orders=first.order[scenario], cost=done.cost,
+        planned_cost=float(first.scenario_cost[scenario]), short_share=short_share(done),
+        planned_short=float(short_shares(first)[scenario]),
+    )  # fmt: skip
+
+
+def _alike(problem: PlanProblem, scenario: int) -> list[int]:
+    """Futures that cannot be told from one by what may be bought, used and serviced in the first quarter."""
+    same = np.ones(len(problem.scenarios), dtype=np.bool_)
+    for seen in (problem.can_arrive[:, 0], problem.can_use[:, 0], problem.serviceable[:, 0]):
+        same &= (seen == seen[scenario]).reshape(same.size, -1).all(axis=1)
+    for cap in problem.scoped_caps:
+        if cap.start == 0 and cap.scenarios is not None:
+            same &= cap.scenarios == cap.scenarios[scenario]
+    return [int(row) for row in np.flatnonzero(same)]
+
+
+def _carried_out(first: Plan, scenario: int, orders: F8) -> Plan:
+    """The given orders, and the first plan's decisions on open orders, in one scenario."""
+    alone = replaced(
+        subset(first.problem, [scenario]), commit=len(first.problem.quarters), integer=False, cvar_weight=0.0
+    )
+    return solve(alone, commitments=replace(first, order=orders[None]))
+
+
+def spread(plan: Plan, most: int) -> list[int]:
+    """Futures from cheap to dear, evenly by weight."""
+    order = np.argsort(plan.scenario_cost)
+    at = np.searchsorted(np.cumsum(plan.problem.weight[order]), (np.arange(most) + 0.5) / most - 1e-12)
+    return [int(order[i]) for i in dict.fromkeys(at.clip(0, order.size - 1).tolist())]

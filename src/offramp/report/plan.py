@@ -71,6 +71,13 @@ def _lead(answer: Item) -> Html:
     waiting = answer.get("waiting")
     if waiting:
         points.append(f"Ordering now instead of next quarter saves {digits(waiting['ordering_now_saves'])} {currency}.")
+    rolled = answer.get("rolling")
+    if rolled:
+        points.append(
+            f"Solved again each quarter in {rolled['futures']} futures, without knowing them, it costs "
+            f"{digits(rolled['cost_rolled'])} {currency}, planned {digits(rolled['cost_planned'])}; "
+            f"{rolled['short_rolled']:.1%} of the work stays undone, planned {rolled['short_planned']:.1%}."
+        )
     if "regret_of_ignoring_the_ban" in answer:
         points.append(
             f"Ordering as if no ban could come costs {digits(answer['regret_of_ignoring_the_ban'])} {currency} more."
