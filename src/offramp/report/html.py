@@ -41,6 +41,7 @@ class Page:
         sections: the rest, in reading order.
         evidence: figure ids by group; numbers link to a group.
         subtitle: "as of", sites, anything short.
+        kept: what the page carries as data where the whole Result is too large for it; None for the whole.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Page:
     sections: Sequence[Section] = ()
     evidence: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
     subtitle: str = ""
+    kept: Result | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ def join(parts: Iterable[Cell]) -> Html:
 
 
 def digits(value: float | int | None, *, significant: int = 3) -> str:
-    """A number for reading: three significant digits, thousands apart; "–" for none."""
+    """A number for reading: three significant digits, thousands as on the terminal; "–" for none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float) and math.isinf(value):
@@ -83,14 +85,14 @@ def digits(value: float | int | None, *, significant: int = 3) -> str:
     size = math.floor(math.log10(abs(round(value, significant - 1 - size))))  # 99.96 is shown as 100
     if size + 1 >= significant:
         shown = round(value, significant - 1 - size) if abs(value) >= 1e5 else round(value)
-        return f"{shown:,.0f}".replace(",", THIN).replace("-", "−")
+        return f"{shown:,.0f}".replace("-", "−")
     text = f"{value:.{max(significant - 1 - size, 0)}f}"
     return text.replace("-", "−")
 
 
 def exact(value: float | int | None) -> str:
     """A count in full."""
-    return "–" if value is None else f"{value:,.0f}".replace(",", THIN)
+    return "–" if value is None else f"{value:,.0f}"
 
 
 def number(value: float | int | str | None, *, unit: str = "", evidence: str = "", significant: int = 3) -> Html:
@@ -327,7 +329,7 @@ def assemble(page: Page, result: Result) -> str:
     context: dict[str, Any] = {
         "page": page, "result": result, "style": Html(_asset("page.css")), "script": Html(_asset("page.js")),
         "notices": notices(result.warnings), "groups": evidence_groups(page, result),
-        "sources": sources(result.figures), "data": embedded_json(result),
+        "sources": sources(result.figures), "data": embedded_json(page.kept or result),
         "assumed": [figure for figure in result.figures if figure.confidence == "assumed"],
         "links": assumed_links([figure for figure in result.figures if figure.confidence == "assumed"]),
         "icon": _ICON,
