@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
 from markupsafe import Markup as Html
 from markupsafe import escape
 
@@ -17,6 +18,7 @@ from offramp.report.html import (
     Section,
     badge,
     decision,
+    details,
     join,
     number,
     paragraph,
@@ -28,7 +30,8 @@ from offramp.report.html import (
 
 Item = dict[str, Any]
 MOST_GROUPS = 200
-MOST_FINDINGS = 1500
+MOST_FINDINGS = {"first-run": 500, "full-speed": 150, "later": 150}
+"""Findings on the page by stage, in their order; the JSON form has all of them, and every place by itself."""
 
 
 def page(result: Result) -> Page:
@@ -42,7 +45,31 @@ def page(result: Result) -> Page:
         lead=_lead(answer),
         sections=[part for part in sections if part is not None],
         evidence={"effort": ("Engineer-days", [figure.id for figure in result.figures])},
+        kept=_kept(result),
     )
+
+
+def _kept(result: Result) -> Result:
+    """The Result as the page carries it: what it shows, and how much it leaves to the JSON form."""
+    answer = dict(result.answer)
+    shown = _shown(answer)
+    answer["left_to_json"] = {
+        "places": len(answer["places"]), "findings": len(answer["findings"]) - len(shown),
+        "groups": max(0, len(answer["groups"]) - MOST_GROUPS),
+    }  # fmt: skip
+    answer |= {"places": [], "findings": shown, "groups": answer["groups"][:MOST_GROUPS]}
+    return msgspec.structs.replace(result, answer=answer, tables={})
+
+
+def _shown(answer: Item) -> list[Item]:
+    """The findings that the page lists, the first of each stage."""
+    left = dict(MOST_FINDINGS)
+    shown: list[Item] = []
+    for item in answer["findings"]:
+        if left[item["stage"]] > 0:
+            left[item["stage"]] -= 1
+            shown.append(item)
+    return shown
 
 
 def scan_html(result: Result) -> str:
@@ -195,18 +222,22 @@ STAGES = (
 
 
 def _places(answer: Item) -> Section | None:
-    found = answer["findings"][:MOST_FINDINGS]
+    found = _shown(answer)
     if not found:
         return None
     columns = [Col(title="place"), Col(title="what, and its source"), Col(title="instead")]
     parts: list[Html] = []
     for stage, title in STAGES:
         mine = [item for item in found if item["stage"] == stage]
-        if mine:
-            parts.append(table(columns, [_place_row(item) for item in mine], caption=title, compact=True))
-    left = len(answer["findings"]) - MOST_FINDINGS
-    tail = paragraph(f"{left} more findings are in the JSON form.") if left > 0 else Html("")
-    return section("Every finding", *parts, tail, anchor="places")
+        if not mine:
+            continue
+        folded = stage != "first-run"
+        listed = table(columns, [_place_row(item) for item in mine], caption="" if folded else title, compact=True)
+        parts.append(details(f"{title}: {_count(len(mine))} findings", listed) if folded else listed)
+        left = sum(item["stage"] == stage for item in answer["findings"]) - len(mine)
+        if left:
+            parts.append(paragraph(f"{_count(left)} more findings of this kind are in the JSON form."))
+    return section("Findings", *parts, anchor="places")
 
 
 def _place_row(item: Item) -> list[Cell]:

@@ -18,7 +18,7 @@ from offramp.scan.target import Target
 from offramp.scan.words import ALL_WORDS, CUDA_WORDS, PEERS, words_of
 
 TRIGGER: Final = re.compile(
-    r"cuda|CUDA|nccl|NCCL|cublas|cudnn|cufile|nvml|nvtx|nvrtc|nvshmem|nvlink|__global__|__device__|USE_|ENABLE_|WITH_|kCUDA|gpu|GPU|HIP|ROCM|mma|[Vv]ulkan|VULKAN|opencl|OPENCL|neuron|NEURON|musa|mlu|hpu|npu"
+    r"[Cc]uda|CUDA|[Nn]ccl|NCCL|cublas|cudnn|cufile|nvml|nvtx|nvrtc|nvshmem|nvlink|__global__|__device__|USE_|ENABLE_|WITH_|kCUDA|gpu|GPU|HIP|ROCM|mma|[Vv]ulkan|VULKAN|opencl|OPENCL|neuron|NEURON|musa|mlu|hpu|npu"
 )
 _MASK: Final = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'", re.DOTALL)
 _INCLUDE: Final = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"\n]+)[>\"]", re.MULTILINE)

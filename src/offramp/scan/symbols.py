@@ -233,7 +233,8 @@ def wanted(hit: Hit, target: Target, *, builds: bool = False) -> bool:
     """False for hits in Python that are no obstacle on this target (see `needed`)."""
     if needed(hit.kind, target, python=not builds):
         return True
-    return not target.cuda_source and (hit.symbol in CUDA_ALONE or hit.note == MODULE)
+    own = hit.note == MODULE or any(hit.symbol == name or hit.symbol.startswith(name + ".") for name in CUDA_ALONE)
+    return own and not target.cuda_source
 
 
 MODULE: Final = "module"
