@@ -18,6 +18,7 @@ from offramp.report.html import (
     decision,
     details,
     digits,
+    exact,
     join,
     number,
     paragraph,
@@ -106,7 +107,7 @@ def _stats(work: Item, currency: str) -> list[Html]:
         note = Html("instead of {} {}; {} for one").format(
             number(base["chips"]["mid"], evidence=_ev(work, base)), _short(base), digits(best["exchange_rate"]["mid"])
         )
-    found = [stat(f"{work['id']} on {_short(best)}, chips", _span(best["chips"], _ev(work, best)), note)]
+    found = [stat(f"{work['id']} on {_short(best)}, chips", _span(best["chips"], _ev(work, best), whole=True), note)]
     cost = best["cost_per_million_output_tokens"]
     if cost["mid"] is not None:
         other = base["cost_per_million_output_tokens"]["mid"] if base else None
@@ -116,13 +117,13 @@ def _stats(work: Item, currency: str) -> list[Html]:
     return found
 
 
-def _span(span: Item, evidence: str = "", unit: str = "") -> Html:
+def _span(span: Item, evidence: str = "", *, whole: bool = False) -> Html:
     if span["low"] is None and span["mid"] is None and span["high"] is None:
         return Html("–")
     if span["low"] == span["mid"] == span["high"]:
-        return number(span["mid"], evidence=evidence, unit=unit)
+        return number(exact(span["mid"]) if whole else span["mid"], evidence=evidence)
     high = span["high"] if span["high"] is not None else float("inf")
-    return spread(span["low"], span["mid"], high, evidence=evidence, unit=unit)
+    return spread(span["low"], span["mid"], high, evidence=evidence, whole=whole)
 
 
 def _lead_row(work: Item, item: Item) -> list[Cell]:
@@ -133,7 +134,7 @@ def _lead_row(work: Item, item: Item) -> list[Cell]:
         text = "best choice"
     evidence = _ev(work, item)
     return [
-        work["id"], _short(item), badge(text, kind), _span(item["chips"], evidence),
+        work["id"], _short(item), badge(text, kind), _span(item["chips"], evidence, whole=True),
         _span(item["exchange_rate"], evidence), _span(item["cost_per_million_output_tokens"], evidence),
         _latency(item, "ttft_p90", evidence), _latency(item, "tpot_p90", evidence), _permit(item), _obstacle(item),
     ]  # fmt: skip
@@ -269,8 +270,8 @@ def _numbers(work: Item) -> Html:
         fleet, layout, evidence = item["fleet"], item["layout"], _ev(work, item)
         power = {key: None if value is None else value / 1e6 for key, value in item["power_w"].items()}
         rows.append([
-            _short(item), layout["words"] if layout else "–", fleet["servers"] if fleet else None,
-            fleet["replicas"] if fleet else None, _span(item["requests_per_s_per_chip"], evidence),
+            _short(item), layout["words"] if layout else "–", exact(fleet["servers"] if fleet else None),
+            exact(fleet["replicas"] if fleet else None), _span(item["requests_per_s_per_chip"], evidence),
             _span(power, evidence), _span(item["energy_j_per_output_token"], evidence),
             _latency(item, "ttft_p90", evidence), _latency(item, "tpot_p90", evidence),
             _latency(item, "tpot_p90", quantile="p10") if fleet else "–", _TERMS.get(item["binds"] or "", "–"),

@@ -92,7 +92,7 @@ def digits(value: float | int | None, *, significant: int = 3) -> str:
 
 def exact(value: float | int | None) -> str:
     """A count in full."""
-    return "–" if value is None else f"{value:,.0f}"
+    return "–" if value is None else "∞" if math.isinf(value) else f"{value:,.0f}"
 
 
 def number(value: float | int | str | None, *, unit: str = "", evidence: str = "", significant: int = 3) -> Html:
@@ -105,15 +105,16 @@ def number(value: float | int | str | None, *, unit: str = "", evidence: str = "
 
 
 def spread(
-    low: float | None, mid: float | None, high: float | None, *, unit: str = "", evidence: str = ""
+    low: float | None, mid: float | None, high: float | None, *, unit: str = "", evidence: str = "", whole: bool = False
 ) -> Html:  # fmt: skip
-    """A value with its interval, as "4.1 (3.3 – 5.0)"."""
+    """A value with its interval, as "4.1 (3.3 – 5.0)"; counts (``whole``) in full."""
+    shown = exact if whole else digits
     if mid is None and (low is not None or high is not None):
-        body = Html('<b class="n">{} – {}</b>').format(digits(low), digits(high))
+        body = Html('<b class="n">{} – {}</b>').format(shown(low), shown(high))
     else:
-        body = Html('<b class="n">{}</b>').format(digits(mid))
-        if low is not None and high is not None and digits(low) != digits(high):
-            body += Html(' <span class="i">({}{}–{}{})</span>').format(digits(low), THIN, THIN, digits(high))
+        body = Html('<b class="n">{}</b>').format(shown(mid))
+        if low is not None and high is not None and shown(low) != shown(high):
+            body += Html(' <span class="i">({}{}–{}{})</span>').format(shown(low), THIN, THIN, shown(high))
     if unit:
         body += Html('<span class="u">{}{}</span>').format(THIN, unit)
     return Html('<a class="ev" href="#ev-{}">{}</a>').format(slug(evidence), body) if evidence else body
