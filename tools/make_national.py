@@ -114,8 +114,8 @@ def page_of(result: Result) -> str:
 
 
 def _reasons(answer: dict[str, Any]) -> str:
-    """Why the share falls, where it does, and what holds it back."""
-    return " ".join(text for text in answer["findings"] if text.startswith(("From ", "What holds")))
+    """What holds the share back, and why it falls where it does."""
+    return " ".join(answer["why"])
 
 
 def _thin(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -78,11 +78,12 @@ def _solve(question: Question, inputs_hash: str) -> Result:
     views, limits = view_rows(run, years), bottlenecks(question, run)
     finding = _finding(run, shares)
     rows, drivers = coverage_rows(run, shares), driver_rows(run, shares["all"])
-    findings = _findings(rows, years, limits)
-    findings[1:1] = _why_it_falls(run, rows, limits)
+    kinds, most, *by_year = _findings(rows, years, limits)
+    why = [most, *_why_it_falls(run, rows, limits)]
     answer: dict[str, Any] = {
         "national": question.header.country, "study": question.header.name, "as_of": question.header.as_of.isoformat(),
-        "finding": finding, "headline": f"{finding}. {part['headline']}", "findings": findings,
+        "finding": finding, "headline": f"{finding}. {part['headline']}", "findings": [kinds, *why, *by_year],
+        "why": why, "by_year": by_year,
         "quarters": run.quarters, "scopes": ["all", "even", *(work.id for work in question.facts.workload)],
         "coverage": rows, "years": years, "views": views, "bottlenecks": limits, "drivers": drivers, "frontier": part,
         "bridge": _bridge(run), "charts": {"coverage": _chart(rows), "frontier": part["chart"]}, "currency": "USD",

@@ -199,15 +199,21 @@ def frontier_sentence(cells: Sequence[analysis.Cell], kind: str, scope: str) -> 
             "best_from": best.quarter}  # fmt: skip
 
 
-_ACT: Final = {"buy": "buying", "use": "using", "support": "supporting"}
+_ACT: Final = {"buy": "buying", "use": "using", "support": "support"}
+WHOLE: Final = "all work"
 
 
 def frontier_headline(summary: Sequence[dict[str, Any]]) -> str:
-    """One sentence: for each kind of ban, for whom it can be met with 90 % probability, and for whom not."""
+    """One sentence: for each kind of ban, for whom it can be met with 90 % probability, and for whom not.
+
+    Where all work can do without, only the parts that can do so earlier are named beside it.
+    """
     parts: list[str] = []
     for kind in dict.fromkeys(item["what"] for item in summary):
         mine = [item for item in summary if item["what"] == kind]
-        met = [f"{item['scope']} ({item['met_from']})" for item in mine if item["met_from"]]
+        last = next((str(item["met_from"]) for item in mine if item["scope"] == WHOLE and item["met_from"]), "")
+        told = [item for item in mine if item["scope"] == WHOLE or not last or str(item["met_from"]) < last]
+        met = [f"{item['scope']} ({item['met_from']})" for item in told if item["met_from"]]
         missed = [str(item["scope"]) for item in mine if not item["met_from"]]
         text = f"a ban of {_ACT[kind]} can be met for {', '.join(met)}" if met else f"a ban of {_ACT[kind]} for nobody"
         parts.append(text + (f", not for {', '.join(missed)}" if met and missed else ""))

@@ -91,7 +91,7 @@ def _frontier(result: Result) -> Section:
         "Which part of a ban can be met when",
         charts.heatmaps(
             [{"panel": f"a ban of {_ACT[cell['what']]}", "x": cell["from"], "y": cell["scope"],
-              "value": cell["probability_met"], "label": f"{cell['kept_p10']:.0%}"} for cell in part["cells"]],
+              "value": cell["probability_met"], "label": _kept(cell)} for cell in part["cells"]],
             title=part["headline"], x_title="ban from", value_title="probability that the ban costs no work",
             note="colour: share of futures in which the ban costs no work; figure: share of the work done without the ban "
                  "that is kept under it, reached with 90 % probability",
@@ -100,6 +100,12 @@ def _frontier(result: Result) -> Section:
         details("In words", bullets(item["text"] for item in part["summary"])),
         details("All cells", result_table(result.tables["frontier"])), anchor="frontier",
     )  # fmt: skip
+
+
+def _kept(cell: Item) -> str:
+    """Share of the work kept; never 100 % where a future in ten or more loses some."""
+    most = 1.0 if cell["probability_met"] >= 0.9 else NEARLY
+    return f"{min(cell['kept_p10'], most):.0%}"
 
 
 def _frontier_table(summary: list[Item]) -> Html:
@@ -237,7 +243,7 @@ def _national(result: Result) -> Page:
         section(
             "What holds it back",
             _limits(answer),
-            paragraph(answer["findings"][1]),
+            *(paragraph(text) for text in answer["why"]),
             details("What drives the answer", result_table(result.tables["drivers"])),
         ),
         _views(result),
@@ -250,7 +256,7 @@ def _national(result: Result) -> Page:
     return Page(
         title=answer["study"], question="Could foreign accelerators be banned, for which work, and when?",
         subtitle=f"as of {answer['as_of']}", lead=decision(answer["finding"] + ".", stats=stats,
-                                                          points=answer["findings"][:2]),
+                                                          points=answer["findings"][: 1 + len(answer["why"])]),
         sections=sections, evidence={"national": ("the national question", [f.id for f in result.figures])},
     )  # fmt: skip
 
@@ -288,7 +294,7 @@ def _views(result: Result) -> Section:
         "Domestic supply of a year over the demand added in that year. The views count money. Money and work differ: "
         "the same money buys less work at home, and an H20's worth of work gets cheaper each year."
     )
-    return section("Published views", paragraph(text), table(columns, rows), bullets(result.answer["findings"][2:]),
+    return section("Published views", paragraph(text), table(columns, rows), bullets(result.answer["by_year"]),
                    details("By year", result_table(result.tables["years"])))  # fmt: skip
 
 
