@@ -7,7 +7,7 @@ from typing import Final
 
 from offramp.scan import symbols
 from offramp.scan.pyfile import Ctx, PyFile, resolve
-from offramp.scan.pynamed import check_vendors
+from offramp.scan.pynamed import DISPATCHED, check_vendors, is_served
 from offramp.scan.words import (
     ALL_WORDS,
     CUDA_WORDS,
@@ -191,10 +191,6 @@ def _takes_cuda_parts(file: PyFile, body: list[ast.stmt]) -> bool:
     return False
 
 
-DISPATCHED: Final = frozenset(
-    {"vulkan", "xpu", "npu", "mlu", "musa", "hpu", "gcu", "ascend", "maca", "xla", "tpu", "neuron"}
-)
-"""Accelerators whose branch beside CUDA's shows a choice by vendor."""
 TRAITS: Final = frozenset({"mps", "hpu", "tpu", "xla", "xpu", "neuron", "neuronx"})
 
 
@@ -245,6 +241,33 @@ def check_stub(file: PyFile, node: ast.FunctionDef | ast.AsyncFunctionDef, ctx: 
             ctx=ctx._replace(guard=False),
             span=(node.lineno, node.end_lineno or node.lineno),
         )
+
+
+def check_host_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> None:
+    """Reports a condition that tells only the host from the rest, where the rest is CUDA's ("if device != 'cpu'")."""
+    if ctx.guard or ctx.covered or file.target.torch_cuda_api:
+        return
+    for link in chain:
+        hosts = any(
+            isinstance(item, ast.Compare)
+            and any(isinstance(part, ast.Constant) and is_host_name(str(part.value)) for part in item.comparators)
+            for item in ast.walk(link.test)
+        )
+        if hosts and any(_calls_cuda(file, stmt) for stmt in (*link.body, *link.orelse)):
+            span = (link.test.lineno, link.test.end_lineno or link.test.lineno)
+            file.add(link, "device.compare", "the host against CUDA", ctx=ctx, span=span)
+
+
+def _calls_cuda(file: PyFile, stmt: ast.stmt) -> bool:
+    """True for a simple statement that calls torch.cuda or moves to it."""
+    if not isinstance(stmt, (ast.Expr, ast.Assign, ast.Return, ast.AugAssign)) or not file.touches(
+        stmt.lineno, stmt.end_lineno or stmt.lineno
+    ):
+        return False
+    return any(
+        isinstance(item, ast.Attribute) and (item.attr == "cuda" or resolve(file, item).startswith("torch.cuda"))
+        for item in ast.walk(stmt)
+    )
 
 
 def check_target_branch(file: PyFile, chain: list[ast.If], ctx: Ctx) -> None:
@@ -341,11 +364,6 @@ def check_dict(file: PyFile, node: ast.Dict, ctx: Ctx) -> bool:
     return True
 
 
-def _is_served(file: PyFile, words: frozenset[str]) -> bool:
-    """True when a choice knows the target; one that tells vendors apart needs the target's own name."""
-    return file.target.covers(words) and not (file.target.answers_as_cuda(words) and words & DISPATCHED)
-
-
 def check_import(file: PyFile, node: ast.ImportFrom, ctx: Ctx) -> bool:
     """Reports an import of other devices' predicates without the target's; the line is where it would sort."""
     named = [alias for alias in node.names if is_predicate(alias.name) or alias.name in symbols.PLUGINS]
@@ -358,12 +376,13 @@ def check_import(file: PyFile, node: ast.ImportFrom, ctx: Ctx) -> bool:
     if not named:
         return False
     words = frozenset[str]().union(*(device_words(alias.name) for alias in named))
-    if _is_served(file, words) or not words:
+    if is_served(file, words) or not words:
         return True
     wanted = f"is_{file.target.name.lower() if file.target.torch_cuda_api else file.target.device}_available"
-    before = [alias for alias in node.names if alias.name <= wanted]
-    after = [alias for alias in node.names if alias.name > wanted]
-    names = [alias.name for alias in node.names]
+    group = [alias for alias in node.names if alias.name == alias.name.lower()]  # constants and classes sort apart
+    names = [alias.name for alias in group]
+    before = [alias for alias in group if alias.name <= wanted]
+    after = [alias for alias in group if alias.name > wanted]
     if names == sorted(names) and len(names) > 1:
         spot = before[-1] if before else after[0]
     else:
@@ -424,7 +443,7 @@ def check_module(file: PyFile) -> None:
     if not defs:
         return
     words = frozenset[str]().union(*(device_words(stmt.name) for stmt in defs))
-    if _is_served(file, words):
+    if is_served(file, words):
         return
     spot = defs[-1]
     first = spot.decorator_list[0].lineno if spot.decorator_list else spot.lineno
@@ -436,32 +455,6 @@ def check_module(file: PyFile) -> None:
         span=(max(1, first - 2), spot.end_lineno or spot.lineno),
         note="device helper module",
     )
-
-
-def check_families(file: PyFile) -> None:
-    """Reports functions and classes that differ by the device in their name; the last one's end is where one more goes."""
-    bodies = [file.tree.body, *(stmt.body for stmt in file.tree.body if isinstance(stmt, ast.ClassDef))]
-    for body in bodies:
-        families: dict[str, list[tuple[ast.stmt, str]]] = {}
-        for stmt in body:
-            if isinstance(stmt, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                word, stem = _stem(stmt.name)
-                if word:
-                    families.setdefault(stem, []).append((stmt, word))
-        for stem, members in families.items():
-            words = frozenset(word for _, word in members)
-            if len(words) < 2 or not words & ALL_WORDS or _is_served(file, words) or words & file.target.words:
-                continue
-            end = members[-1][0].end_lineno or members[-1][0].lineno
-            symbol = f"{stem} for {'/'.join(sorted(words))}"
-            file.add(members[-1][0], "branch.missing", symbol, ctx=Ctx(), span=(end, end), note="family")
-
-
-def _stem(name: str) -> tuple[str, str]:
-    """The device word of a name and the name without it ("_detect_local_cuda" -> "cuda", "_detect_local_*")."""
-    low = name.lower()
-    found = sorted(device_words(name) - GPU_WORDS) or (["cpu"] if "cpu" in words_of(name) else [])
-    return (found[0], low.replace(found[0], "*", 1)) if len(found) == 1 and low != found[0] else ("", "")
 
 
 def _defines_predicate(name: str) -> bool:

@@ -180,6 +180,8 @@ def on_call(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
         file.add(node, kind, path, ctx=ctx)
         return True
     name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    if name == "dict" and len(node.keywords) > 1 and not ctx.covered:
+        pynamed.check_keywords(file, node, ctx)
     if (
         name == "double"
         and not node.args
@@ -315,6 +317,7 @@ def on_if(file: PyFile, node: ast.AST, ctx: Ctx, stack: Push) -> bool:
     inner = ctx._replace(guard=True, covered=False) if words else ctx
     if not words:
         pybranch.check_library_chain(file, chain, ctx)
+        pybranch.check_host_chain(file, chain, ctx)
     for link in chain:
         push(file, link.test, ctx._replace(role="test", covered=ctx.covered or listed), stack=stack)
         push_body(file, link.body, inner, stack=stack)

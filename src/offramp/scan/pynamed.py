@@ -7,7 +7,16 @@ import re
 from typing import Final
 
 from offramp.scan.pyfile import Ctx, PyFile
-from offramp.scan.words import ALL_WORDS, CUDA_WORDS, GPU_WORDS, device_name, device_words, is_host_name, needs_branch
+from offramp.scan.words import (
+    ALL_WORDS,
+    CUDA_WORDS,
+    GPU_WORDS,
+    device_name,
+    device_words,
+    is_host_name,
+    needs_branch,
+    words_of,
+)
 
 NONE: Final[frozenset[str]] = frozenset()
 VENDORS: Final = {
@@ -122,3 +131,89 @@ def is_device_module(file: PyFile, node: ast.ImportFrom) -> bool:
     module = node.module or ""
     leaf = module.rsplit(".", 1)[-1].strip("_")
     return leaf in DEVICE_MODULES and bool(node.level or module.split(".")[0] in file.local)
+
+
+def check_sibling_imports(file: PyFile) -> None:
+    """Reports runs of imports that gather what is named after other accelerators, and nothing of the target's."""
+    run: list[tuple[ast.Import | ast.ImportFrom, frozenset[str]]] = []
+    for stmt in [*file.tree.body, None]:
+        if isinstance(stmt, (ast.Import, ast.ImportFrom)):
+            run.append((stmt, _gathered(file, stmt)))
+            continue
+        words = NONE.union(*(said for _, said in run))
+        if words and not words & file.target.words and file.target.device not in words:
+            symbol = "imports for " + "/".join(sorted(words))
+            for item, said in run:
+                if said:
+                    first, last = _named_lines(item, said)
+                    file.add(item, "branch.import", symbol, ctx=Ctx(), span=(first, last), note="siblings")
+        run = []
+
+
+def _gathered(file: PyFile, stmt: ast.Import | ast.ImportFrom) -> frozenset[str]:
+    """Words of accelerators beside CUDA in what a statement takes from the tree itself."""
+    if isinstance(stmt, ast.Import):
+        return NONE
+    module = stmt.module or ""
+    if not stmt.level and module.split(".")[0] not in file.local:
+        return NONE
+    words = NONE.union(*(device_words(part) for part in [*module.split("."), *(alias.name for alias in stmt.names)]))
+    return words - CUDA_WORDS - GPU_WORDS - _HOSTLY
+
+
+def _named_lines(stmt: ast.Import | ast.ImportFrom, words: frozenset[str]) -> tuple[int, int]:
+    """The lines of the names that speak of the accelerators; the statement's where its module does."""
+    lines = [alias.lineno for alias in stmt.names if device_words(alias.name) & words]
+    return (lines[0], lines[-1]) if lines else (stmt.lineno, stmt.end_lineno or stmt.lineno)
+
+
+_HOSTLY: Final = frozenset({"openvino", "vulkan"})
+
+
+def check_keywords(file: PyFile, node: ast.Call, ctx: Ctx) -> None:
+    """Reports ``dict(ascend=..., maca=...)`` without the target."""
+    words = NONE.union(*(device_words(keyword.arg) for keyword in node.keywords if keyword.arg))
+    if len(words) < 2 or file.target.covers(words) or not needs_branch(words):
+        return
+    file.add(
+        node, "branch.list", "table keyed by " + ", ".join(sorted(words)), ctx=ctx._replace(guard=False),
+        span=(node.lineno, node.end_lineno or node.lineno),
+    )  # fmt: skip
+
+
+def check_families(file: PyFile) -> None:
+    """Reports functions and classes that differ by the device in their name; the last one's end is where one more goes."""
+    bodies = [file.tree.body, *(stmt.body for stmt in file.tree.body if isinstance(stmt, ast.ClassDef))]
+    for body in bodies:
+        families: dict[str, list[tuple[ast.stmt, str]]] = {}
+        for stmt in body:
+            if isinstance(stmt, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                word, stem = _stem(stmt.name)
+                if word:
+                    families.setdefault(stem, []).append((stmt, word))
+        for stem, members in families.items():
+            words = frozenset(word for _, word in members)
+            if len(words) < 2 or not words & ALL_WORDS or is_served(file, words) or words & file.target.words:
+                continue
+            symbol = f"{stem} for {'/'.join(sorted(words))}"
+            for stmt, _ in members:
+                end = stmt.end_lineno or stmt.lineno
+                file.add(stmt, "branch.missing", symbol, ctx=Ctx(), span=(end, end), note="family")
+
+
+def _stem(name: str) -> tuple[str, str]:
+    """The device word of a name and the name without it ("_detect_local_cuda" -> "cuda", "_detect_local_*")."""
+    low = name.lower()
+    found = sorted(device_words(name) - GPU_WORDS) or (["cpu"] if "cpu" in words_of(name) else [])
+    return (found[0], low.replace(found[0], "*", 1)) if len(found) == 1 and low != found[0] else ("", "")
+
+
+def is_served(file: PyFile, words: frozenset[str]) -> bool:
+    """True when a choice knows the target; one that tells vendors apart needs the target's own name."""
+    return file.target.covers(words) and not (file.target.answers_as_cuda(words) and words & DISPATCHED)
+
+
+DISPATCHED: Final = frozenset(
+    {"vulkan", "xpu", "npu", "mlu", "musa", "hpu", "gcu", "ascend", "maca", "xla", "tpu", "neuron"}
+)
+"""Accelerators whose branch beside CUDA's shows a choice by vendor."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from offramp.scan import pybranch, pydetect, pytokens, pytriton, symbols
+from offramp.scan import pybranch, pydetect, pynamed, pytokens, pytriton, symbols
 from offramp.scan.finding import FileNote, FileScan, Hit, Role, also_of
 from offramp.scan.pyalias import collect_imports
 from offramp.scan.pyfile import PyFile, has_token
@@ -50,7 +50,8 @@ def scan_python(
     try:
         pydetect.walk(file)
         pybranch.check_module(file)
-        pybranch.check_families(file)
+        pynamed.check_families(file)
+        pynamed.check_sibling_imports(file)
         pytriton.check(file)
     except RecursionError as error:  # ast.dump and ast.walk on hostile nesting
         return _by_tokens(path, text, role=role, target=target, error=error)

@@ -15,12 +15,30 @@ OTHER_WORDS: Final = frozenset(
         "rocm", "hip", "rccl", "xpu", "npu", "mlu", "musa", "hpu", "tpu", "mps", "xla", "neuron", "neuronx", "ipex",
         "hccl",
         "cncl", "mccl", "ccl", "ascend", "gcu", "dipu", "sdaa", "habana", "gaudi", "iluvatar", "corex", "maca", "dcu",
-        "openvino",
+        "openvino", "ipu", "camb",
         "amdgpu", "xccl", "oneapi", "vulkan", "bmg", "hygon", "cambricon", "cann",
     }
 )  # fmt: skip
 ALL_WORDS: Final = CUDA_WORDS | GPU_WORDS | OTHER_WORDS
-PEERS: Final = frozenset({"xpu", "npu", "mlu", "musa", "gcu", "sdaa", "dipu", "hccl", "cncl", "mccl", "xccl", "ascend"})
+PEERS: Final = frozenset(
+    {
+        "xpu",
+        "npu",
+        "mlu",
+        "musa",
+        "gcu",
+        "sdaa",
+        "dipu",
+        "hccl",
+        "cncl",
+        "mccl",
+        "xccl",
+        "ascend",
+        "maca",
+        "camb",
+        "corex",
+    }
+)
 """Accelerators that plug into torch beside CUDA: where one has a branch, a port puts the next one beside it."""
 
 DEVICE_NAMES: Final = frozenset(
