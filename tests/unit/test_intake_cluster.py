@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 
+import openpyxl
 import pytest
 
 from offramp import catalog, intake
 from offramp.app.check import check
 from offramp.app.init import Sources, init
+from offramp.core import units
 from offramp.core.errors import InputError
 from offramp.intake.kubectl import chip_of_product
 from offramp.intake.metrics import _spread, increase
@@ -380,3 +382,40 @@ def test_a_histogram_without_a_sum_has_a_mean_from_its_buckets_or_none():
     assert found.mean == pytest.approx(0.8 * 0.25 + 0.2 * 0.75)
     assert _spread(100.0, 0.0, []) is None
     assert _spread(100.0, 250.0, []).mean == 2.5
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("25,000 EUR", 25000.0), ("1,234,567.5 CNY", 1234567.5), ("0.15 EUR/kWh", 0.15 / 3.6e6), ("1_000 USD", 1000.0)],
+)
+def test_thousands(text, value):
+    assert units.parse(text, "any") == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["0,15 EUR/kWh", "25000,50 EUR", "25.000,50 EUR", "1,5 TB/s", "0,150 EUR", "12,34,567 CNY"]
+)
+def test_a_decimal_comma_is_refused_not_dropped(text):
+    with pytest.raises(InputError, match="comma"):
+        units.parse(text, "any")
+
+
+def test_lists_with_decimal_commas_are_refused(tmp_path):
+    prices, orders = tmp_path / "p.csv", tmp_path / "o.csv"
+    prices.write_text("chip;chip_price;currency\nnvidia/h100;25000,50;EUR\n")
+    orders.write_text('chip,count,due\nnvidia/h20,"1,5",2026/11/30\n')
+    for read, path in ((intake.price_rows, prices), (intake.order_rows, orders)):
+        with pytest.raises(InputError, match="comma"):
+            read(path)
+    orders.write_text('chip,count,due\nnvidia/h20,"1,024",2026/11/30\n')
+    assert intake.order_rows(orders).rows[0] == {"chip": "nvidia/h20", "count": "1024", "due": "2026Q4"}
+
+
+def test_a_formula_without_a_stored_value_is_named(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (("chip", "chip_price", "currency"), ("nvidia/h20", "=1+1", "CNY")):
+        book.active.append(row)
+    book.save(tmp_path / "p.xlsx")
+    with pytest.raises(InputError, match="formula") as caught:
+        intake.price_rows(tmp_path / "p.xlsx")
+    assert caught.value.where.endswith(":B2")

@@ -50,6 +50,7 @@ _COUNT: Final = (
     "wafer", "wafers", "die", "dies", "stack", "stacks", "package", "packages", "server", "servers", "device",
     "engineer-month", "engineer-months", "step", "steps", "failure", "failures", "device-hour",
 )  # fmt: skip
+_THOUSANDS: Final = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?(?:[eE][+-]?\d+)?")
 _NUMBER: Final = re.compile(r"\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
 
 
@@ -155,8 +156,8 @@ def parse(text: str | int | float, dimension: Dimension, *, where: str = "") -> 
         raise InputError(
             f'"{text}" is not a quantity', where=where, mend='Write a number and a unit, as in "3.35 TB/s".'
         )
-    value = float(match.group(1).replace("_", "").replace(",", ""))
     unit = match.group(2)
+    value = decimal(match.group(1) + (unit.split()[0] if unit.startswith(",") else ""), where=where)
     if not unit:
         return _bare(value, dimension, where)
     try:
@@ -172,6 +173,23 @@ def parse(text: str | int | float, dimension: Dimension, *, where: str = "") -> 
             f'"{text}" is {found}, expected {dimension}', where=where, mend=f"Give it as {_EXAMPLE[dimension]}."
         )
     return value
+
+
+def decimal(text: str, *, where: str = "") -> float:
+    """The number that a text writes, with commas between thousands only.
+
+    Raises:
+        InputError: no number, or a comma elsewhere, which half of the world reads as a decimal point.
+    """
+    if "," in text and not _THOUSANDS.fullmatch(text.strip()):
+        raise InputError(
+            f'"{text}" has a comma that does not part thousands', where=where,
+            mend="Write decimals with a point.",
+        )  # fmt: skip
+    try:
+        return float(text.replace("_", "").replace(",", ""))
+    except ValueError:
+        raise InputError(f'"{text}" is no number', where=where) from None
 
 
 def _bare(value: float, dimension: Dimension, where: str) -> float:

@@ -146,12 +146,27 @@ def _xlsx_rows(raw: bytes, file: Path) -> list[list[str]]:
         book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         raise InputError(f"is not an XLSX workbook: {error}", where=str(file)) from None
-    sheet = book.worksheets[0]
     rows: list[list[str]] = []
     cells = 0
-    for row in sheet.iter_rows(values_only=True):
+    for row in book.worksheets[0].iter_rows(values_only=True):
         cells += len(row)
         if cells > MOST_CELLS:
             raise InputError(f"has more than {MOST_CELLS:,} cells", where=str(file))
         rows.append(["" if value is None else str(value) for value in row])
+    if not all(all(row) for row in rows):
+        _no_bare_formula(raw, rows, file)
     return [row for row in rows if any(row)]
+
+
+def _no_bare_formula(raw: bytes, rows: list[list[str]], file: Path) -> None:
+    """Refuses a workbook with a formula whose value no spreadsheet has stored: its cell reads as empty."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True)
+    for y, row in enumerate(book.worksheets[0].iter_rows()):
+        for x, cell in enumerate(row):
+            if cell.data_type == "f" and y < len(rows) and x < len(rows[y]) and not rows[y][x]:
+                raise InputError(
+                    "holds a formula without a stored value", where=f"{file}:{cell.coordinate}",
+                    mend="Open and save it in a spreadsheet, or write the value.",
+                )  # fmt: skip

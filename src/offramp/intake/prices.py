@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ ORDER_COLUMNS: Final = (
 MOST_CHIPS: Final = 10_000_000
 """More than any vendor ships in a year: a larger order is a slip of the pen."""
 _QUARTER: Final = re.compile(r"(20\d\d)[ -]?Q([1-4])", re.IGNORECASE)
-_DAY: Final = re.compile(r"(20\d\d)-(\d\d)(?:-\d\d)?")
+_DAY: Final = re.compile(r"(20\d\d)[-/.](\d\d?)(?:[-/.]\d\d?)?(?!\d)")
 
 
 class Listed(Record):
@@ -82,8 +83,8 @@ def order_rows(path: str | Path) -> Listed:
         missing = [name for name in ("chip", "count", "due") if name not in kept]
         if missing:
             raise InputError(f"the row has no {missing[0]}", where=where)
-        count = number(kept["count"].replace(",", ""))
-        if count is None or not 1 <= count <= MOST_CHIPS or count != int(count):
+        count = units.decimal(kept["count"], where=f"{where} count")
+        if not math.isfinite(count) or not 1 <= count <= MOST_CHIPS or count != int(count):
             raise InputError(f'"{kept["count"]}" is no number of chips', where=f"{where} count")
         kept["count"] = str(int(count))
         kept["due"] = quarter(kept["due"], f"{where} due")
@@ -126,11 +127,12 @@ def _columns(rows: list[dict[str, str]], known: tuple[str, ...], needed: tuple[s
 def _money(text: str, currency: str, dimension: Any, where: str) -> str:
     """Money as the study writes it; a bare number takes the row's currency."""
     if number(text.replace(",", "")) is not None:
+        bare = units.decimal(text, where=where)
         if not currency:
             raise InputError(
                 f'"{text}" names no currency', where=where, mend='Add a column "currency", or write "110000 CNY".'
             )
-        text = f"{text.replace(',', '')} {currency.upper()}" + ("/h" if dimension == "money/s" else "")
+        text = f"{bare:.12g} {currency.upper()}" + ("/h" if dimension == "money/s" else "")
     elif _no_currency(text):
         raise InputError(f'"{text}" is no price', where=where, mend='Write a number, or "110000 CNY".')
     elif currency and currency.upper() not in text:
