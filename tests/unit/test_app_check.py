@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from offramp.app.check import check, find_problems
+from offramp.app.check import check, find_problems, require_sound
 from offramp.cli import root
+from offramp.core.errors import InputError
 
 SOUND = """
 [study]
@@ -121,3 +122,14 @@ def test_command_exits_2_and_prints_json(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["answer"]["problems"][0]["path"] == "$.site[0].pue"
     done = CliRunner().invoke(root, ["check", str(path), "--set", "site.one.pue=1.2"])
     assert done.exit_code == 0, done.output
+
+
+def test_a_national_study_is_checked_as_one(tmp_path):
+    good = Path(__file__).resolve().parents[2] / "examples" / "china-2025" / "study-2025-08.toml"
+    assert check(good).answer["ok"]
+    bad = tmp_path / "n.toml"
+    bad.write_text(good.read_text("utf-8").replace('"china.toml"', '"none.toml"'), encoding="utf-8")
+    answer = check(bad).answer
+    assert not answer["ok"] and answer["problems"][0]["path"] == "$.national.facts"
+    with pytest.raises(InputError, match="whole country"):
+        require_sound(good)

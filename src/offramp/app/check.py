@@ -12,6 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from offramp import __version__
+from offramp.app.national_facts import is_national
+from offramp.app.national_facts import load as load_national
 from offramp.app.study import Synthetic
 from offramp.app.studyfile import Draft, read_study
 from offramp.core import units
@@ -34,7 +36,8 @@ def check(path: str | Path, *, overrides: Sequence[str] = ()) -> Result:
         path: the study file.
         overrides: "path=value" settings.
     """
-    problems, inputs = find_problems(path, overrides=overrides)
+    look = _national_problems if is_national(path) else find_problems
+    problems, inputs = look(path, overrides=overrides)
     errors = sum(problem.level == "error" for problem in problems)
     rows = [{"level": p.level, "path": p.path, "what": p.what, "mend": p.mend} for p in problems]
     answer = {
@@ -58,6 +61,14 @@ def find_problems(path: str | Path, *, overrides: Sequence[str] = ()) -> tuple[l
         problems += look(draft.data)
     problems += _references(draft)
     return sorted(problems, key=lambda p: p.level != "error"), draft.inputs
+
+
+def _national_problems(path: str | Path, *, overrides: Sequence[str] = ()) -> tuple[list[Problem], dict[str, bytes]]:
+    """The first problem of a national study or of its facts, and the files that were read."""
+    try:
+        return [], load_national(path, overrides).inputs
+    except InputError as error:
+        return [Problem(path=_inner_path(error.where), what=error.what, mend=error.mend)], {"path": str(path).encode()}
 
 
 def _inner_path(where: str) -> str:
@@ -234,7 +245,9 @@ def _dates(data: dict[str, Any]) -> Iterator[Problem]:
     works = [entry.get("id") for _, entry in _tables(data, "workload") if isinstance(entry.get("id"), str)]
     for name in plan.get("rates") or {}:
         if name not in works:
-            yield _error(f"$.plan.rates.{name}", f'unknown workload "{name}"', near_miss_hint(name, filter(None, works)))
+            yield _error(
+                f"$.plan.rates.{name}", f'unknown workload "{name}"', near_miss_hint(name, filter(None, works))
+            )
 
 
 def _weights(data: dict[str, Any]) -> Iterator[Problem]:
@@ -362,6 +375,11 @@ def require_sound(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Draf
     """
     from offramp.app.studyfile import problem_error
 
+    if is_national(path):
+        raise InputError(
+            "asks for a whole country, not for an organisation", where=f"{path}:$.national",
+            mend='"offramp plan" answers it.',
+        )  # fmt: skip
     draft = read_study(path, overrides=overrides)
     problems = list(draft.problems)
     for look in _CHECKS:

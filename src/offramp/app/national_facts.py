@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -164,6 +165,14 @@ class Question(Record):
 
 class _File(Record):
     national: Header
+
+
+def is_national(path: str | Path) -> bool:
+    """Whether the file asks the national question."""
+    try:
+        return "national" in tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return False  # the study reader says what is wrong
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Question:

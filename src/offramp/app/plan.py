@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ from offramp.app.cells import run_cells
 from offramp.app.check import ASK_HEADQUARTERS, require_sound
 from offramp.app.chipfacts import chip_facts
 from offramp.app.economics import Ledger, check_currency
+from offramp.app.national_facts import is_national
 from offramp.app.plan_question import Setting
 from offramp.app.plan_work import Horizon, Work, serve_work, stated_rates, train_work, work_notices
 from offramp.app.runs import Run, RunStore, code_version, failing, runs_root
@@ -107,14 +107,6 @@ def plan(
         setting = prepare(study, ledger, options, RunStore(runs_root(root) if keep else None),
                           jobs=jobs or os.cpu_count() or 1, progress=progress)  # fmt: skip
         return run.finish(_answer(setting, options, hash_inputs(inputs), progress))
-
-
-def is_national(path: str | Path) -> bool:
-    """Whether the file asks the national question."""
-    try:
-        return "national" in tomllib.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        return False  # the study reader says what is wrong
 
 
 def prepare(
@@ -270,4 +262,4 @@ def _sweep(setting: Setting, base: PlanProblem) -> tuple[PlanProblem, list[analy
     return problem, listed
 
 
-__all__ = ["Options", "is_national", "plan"]
+__all__ = ["Options", "plan"]

@@ -26,7 +26,10 @@ def command(study: str, overrides: tuple[str, ...], as_json: bool) -> None:
     else:
         for row in result.answer["problems"]:
             click.echo(f"{row['level']}: {study}:{row['path']}: {row['what']}. {row['mend']}".rstrip())
-        count = f"{result.answer['errors']} errors, {result.answer['warnings']} warnings"
+        count = ", ".join(
+            f"{result.answer[f'{what}s']} {what}{'s' * (result.answer[f'{what}s'] != 1)}"
+            for what in ("error", "warning")
+        )
         say(f"{study}: sound ({count})." if result.answer["ok"] else f"{study}: {count}.")
     if not result.answer["ok"]:
         sys.exit(2)
