@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from offramp.app.plan import Options, plan
+from offramp.core.errors import InfeasibleError
 
 TOY = Path(__file__).resolve().parents[2] / "examples" / "toy" / "plan.toml"
 CERTAIN = (
@@ -199,6 +200,30 @@ def test_solved_again_each_quarter():
     found = solved("plan.rolling=2")["rolling"]
     assert (found["cost_planned"], found["cost_rolled"]) == (pytest.approx(500), pytest.approx(600))
     assert found["short_rolled"] == pytest.approx(0)
+
+
+GROWS = 'workload.chat.demand=[{quarter="2026Q4",mean_requests_per_s=10},{quarter="2027Q2",mean_requests_per_s=40}]'
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ((GROWS, supply(most=3)), r"work \(2027Q2 chat\); nvidia/h20: 10 owned, none can be ordered.*at most 6 more can be"),
+        (
+            (GROWS, 'candidates.chips=["nvidia/h200"]', 'plan.rates.chat={"nvidia/*"=1}'),
+            r"h200: 0 owned, a rule or ban lets no more in by 2027Q2 \(buy: prohibited by CN-H200-CUSTOMS-2026",
+        ),
+        ((supply(lead_quarters=2),), r"910c: 0 owned, an order takes 2 quarters"),
+        (
+            ('plan.budget=[{quarter="2027Q1",amount="200 CNY"}]',
+             f'plan.frozen=[{{chip="{NEW}",quarter="2026Q4",count=9}}]'),
+            r"budget \(2027Q1\); frozen order of 9 huawei/ascend-910c in 2026Q4",
+        ),
+    ],
+)  # fmt: skip
+def test_strict_names_rules_and_rows(changes: tuple[str, ...], words: str):
+    with pytest.raises(InfeasibleError, match=words):
+        certain(*changes, strict=True)
 
 
 def test_the_past_and_unknown_names():

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from offramp.app.economics import Ledger
 from offramp.app.plan_prices import prices
-from offramp.app.plan_rules import Allowed, allowed
+from offramp.app.plan_rules import BLOCKED, Allowed, allowed
 from offramp.app.plan_work import QUARTER_S, Work
 from offramp.app.rollup import host_power
 from offramp.app.study import Scenario, Site, Study, Workload
@@ -178,7 +178,19 @@ def build(setting: Setting, *, strict: bool = False) -> PlanProblem:
         budget=_budget(setting), discount=(1.0 + study.plan.discount) ** 0.25 - 1.0,
         commit=study.plan.committed,
         cvar_weight=study.plan.cvar_weight, cvar_tail=study.plan.cvar_tail, integer=study.plan.integer, strict=strict,
+        because=_because(setting),
     )  # fmt: skip
+
+
+def _because(setting: Setting) -> dict[str, str]:
+    """Rules that close each chip's purchase or use at some time."""
+    found: dict[str, str] = {}
+    for row in setting.allowed.rows if setting.allowed else ():
+        if row["verdict"] in BLOCKED:
+            found[str(row["chip"])] = (
+                f"{row['act']}: {row['verdict']} by {str(row['rules']).split(', ')[0]} from {row['from']}"
+            )
+    return found
 
 
 def _ordered(setting: Setting) -> list[Workload]:

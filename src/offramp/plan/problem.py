@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -134,6 +134,7 @@ class PlanProblem:
         integer: whole lots in the committed orders.
         penalty: price of breaking a limit, as a multiple of the dearest chip, per chip or its worth.
         strict: limits are hard and work must be done; may be infeasible.
+        because: in words, what closes the purchase or use of a chip; for messages only.
     """
 
     quarters: Sequence[str]
@@ -183,6 +184,7 @@ class PlanProblem:
     integer: bool = False
     penalty: float = 20.0
     strict: bool = False
+    because: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int, int]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from offramp.core.errors import BackendError, InfeasibleError
 from offramp.plan import builder
 from offramp.plan.builder import Solution
+from offramp.plan.conflict import explain
 from offramp.plan.lp import Program, arrivals, build, money_unit, orderable
 from offramp.plan.problem import PlanProblem, check
 
@@ -115,7 +116,7 @@ def attempt(
     found, highs = builder.solve(program.arrays, time_limit_s=time_limit_s, solver=solver)
     if found.status == "infeasible":
         raise InfeasibleError(
-            "the limits contradict each other: " + "; ".join(explain_conflict(program, highs)),
+            "the limits contradict each other: " + "; ".join(explain(program, highs)),
             mend="Leave out --strict to see what breaking each would cost.",
         )
     return program, found
@@ -131,22 +132,6 @@ def _fix(program: Program, plan: Plan) -> None:
         for name, taken in (("delivery", plan.deliver), ("cancel", plan.cancel)):
             fixed = np.maximum(taken / k, 0.0).ravel()
             program.model.bound(program.cols[name].ravel(), lower=fixed, upper=fixed)
-
-
-def explain_conflict(program: Program, highs: Any, *, most: int = 12) -> list[str]:
-    """The rows and bounds of an irreducible conflict, named; those that differ only by scenario or quarter together."""
-    rows, columns = builder.conflict(highs)
-    names: dict[str, list[str]] = {}
-    scenarios = set(program.problem.scenarios)
-    for name, labels in [program.model.name_of_row(i) for i in rows] + [
-        program.model.name_of_column(i) for i in columns
-    ]:
-        kept = [label for label in labels if label not in scenarios]
-        names.setdefault(name, []).append(" ".join(kept))
-    hidden = {"stock", "capacity", "owned", "run", "place", "short", "rent", "order now", "order later"}
-    said = {name: texts for name, texts in names.items() if name not in hidden} or names
-    return [f"{name} ({', '.join(sorted(set(texts))[:4])})" if any(texts) else name
-            for name, texts in list(said.items())[:most]]  # fmt: skip
 
 
 def read(program: Program, found: Solution) -> Plan:
