@@ -94,8 +94,9 @@ def assess(
     with failing(run):
         notices = [Notice(kind="study", text=f"{p.what}. {p.mend}".strip(), where=p.path) for p in problems]
         with Crew(jobs or os.cpu_count() or 1, progress) as crew:
-            result = _solve(study, works, catalog, store, crew=crew, progress=progress,
-                        notices=notices, inputs_hash=hash_inputs(inputs), path=str(path))  # fmt: skip
+            ledger = Ledger(study=study, catalog=catalog, log=FigureLog(), notices=notices)
+            result = _solve(ledger, works, store, crew=crew, progress=progress,
+                            inputs_hash=hash_inputs(inputs), path=str(path))  # fmt: skip
         return run.finish(result)
 
 
@@ -165,14 +166,13 @@ def chips_of(study: Study, catalog: Catalog) -> list[str]:
 
 
 def _solve(
-    study: Study, works: list[tuple[Workload, Job]], catalog: Catalog, store: RunStore, *, crew: Crew,
-    progress: Progress | None, notices: list[Notice], inputs_hash: str, path: str,
+    ledger: Ledger, works: list[tuple[Workload, Job]], store: RunStore, *, crew: Crew, progress: Progress | None,
+    inputs_hash: str, path: str,
 ) -> Result:  # fmt: skip
-    chips = chips_of(study, catalog)
+    study, log = ledger.study, ledger.log
+    chips = chips_of(study, ledger.catalog)
     wanted = [(job, chip) for _, job in works for chip in chips]
     cells = run_cells(wanted, store, crew=crew, progress=progress)
-    log = FigureLog()
-    ledger = Ledger(study=study, catalog=catalog, log=log, notices=notices)
     site = study.site_of(study.fleet[0].site if study.fleet else "")
     parts: list[dict[str, Any]] = []
     all_splits: list[tuple[Job, list[Row]]] = []
@@ -190,7 +190,7 @@ def _solve(
         flips += flips_for(job, best, rows[0], rows, ledger, site)
         rolled.append((work, job, rows))
         all_splits.append((job, rows))
-        notices += _notices(job, rows, work)
+        ledger.notices.extend(_notices(job, rows, work))
     if study.search.disaggregate:
         _add_splits(parts, all_splits, ledger, store, crew=crew, progress=progress, permits=permits)
     for cell in cells:
@@ -198,7 +198,7 @@ def _solve(
     if any(drafts_by_itself(work, study, job.model) for work, job in works):
         log.use("search/mtp-acceptance", MTP_ACCEPT)
     training = training_part(ledger, permits, path, progress)
-    return _result(study, catalog, parts, rolled, flips, log, notices, inputs_hash, training)
+    return _result(ledger, parts, rolled, flips=flips, training=training, inputs_hash=inputs_hash)
 
 
 def _add_splits(
@@ -289,11 +289,12 @@ def _notices(job: Job, rows: list[Row], work: Workload) -> list[Notice]:
 
 
 def _result(
-    study: Study, catalog: Catalog, parts: list[dict[str, Any]], rolled: list[tuple[Workload, Job, list[Row]]],
-    flips: list[Flip], log: FigureLog, notices: list[Notice], inputs_hash: str, training: dict[str, Any] | None,
+    ledger: Ledger, parts: list[dict[str, Any]], rolled: list[tuple[Workload, Job, list[Row]]], *, flips: list[Flip],
+    training: dict[str, Any] | None, inputs_hash: str,
 ) -> Result:  # fmt: skip
     import msgspec
 
+    study, catalog = ledger.study, ledger.catalog
     assert study.candidates is not None
     currency = study.study.currency
     body = {
@@ -312,8 +313,8 @@ def _result(
     trained = {"training": runs_table(runs, study)} if runs else {}
     return Result(
         command="assess", answer=body, inputs_hash=inputs_hash, data_version=catalog.version,
-        status="partial" if refused else "ok", seed=study.study.seed, figures=log.figures,
-        knowledge_horizon=log.horizon, warnings=tuple(dict.fromkeys(notices)), offramp_version=__version__,
+        status="partial" if refused else "ok", seed=study.study.seed, figures=ledger.log.figures,
+        knowledge_horizon=ledger.log.horizon, warnings=tuple(dict.fromkeys(ledger.notices)), offramp_version=__version__,
         disclaimer=DISCLAIMER,
         tables={
             "assess": answers.main_table(parts, currency), "quarters": answers.quarter_table(rolled, catalog),

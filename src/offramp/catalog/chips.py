@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
-from offramp.catalog.figures import known_figures
-from offramp.core.errors import CatalogError
+from offramp.catalog.figures import Sourced
 from offramp.core.figure import Figure
 from offramp.core.record import Record
 from offramp.core.result import FigureLog
@@ -33,7 +32,7 @@ class Bin(Record):
     weight: Figure
 
 
-class Chip(Record):
+class Chip(Sourced):
     """An accelerator package as sold.
 
     Attributes:
@@ -55,7 +54,9 @@ class Chip(Record):
         known: date from which the chip was publicly known.
     """
 
-    id: str
+    SHELF: ClassVar[str] = "chips"
+    WITHOUT: ClassVar[str] = "Use bounds mode."
+
     name: str
     vendor: str
     family: str
@@ -72,7 +73,6 @@ class Chip(Record):
     known: dt.date | None = None
     status: str = ""
     notes: tuple[str, ...] = ()
-    figures: dict[str, tuple[Figure, ...]] = {}
     bounds: dict[str, Figure] = {}
     mixture: tuple[Bin, ...] = ()
 
@@ -89,25 +89,6 @@ class Chip(Record):
     def computable(self) -> bool:
         """Whether every needed figure has a source; otherwise only bounds mode answers."""
         return not self.missing
-
-    def figure(self, name: str, as_of: dt.date | None = None, log: FigureLog | None = None) -> Figure | None:
-        """The preferred figure of that name that was known on ``as_of``, or None; noted in ``log``."""
-        sources = known_figures(self.figures, as_of).get(name) if as_of else self.figures.get(name)
-        if not sources:
-            return None
-        return log.use(self.figure_id(name), sources[0]) if log is not None else sources[0]
-
-    def require(self, name: str, as_of: dt.date | None = None, log: FigureLog | None = None) -> Figure:
-        """The preferred figure of that name.
-
-        Raises:
-            CatalogError: no source gives it.
-        """
-        found = self.figure(name, as_of, log)
-        if found is None:
-            known = f" known on {as_of.isoformat()}" if as_of else ""
-            raise CatalogError(f"{self.id} has no sourced {name}{known}", where=self.id, mend="Use bounds mode.")
-        return found
 
     def admissible(self, name: str, log: FigureLog | None = None) -> tuple[float, float] | None:
         """Low and high of a figure in SI units: from its preferred source, else from ``bounds``; None = unbounded."""
@@ -146,10 +127,6 @@ class Chip(Record):
         chosen = {name: self.figures[name][0] if name in self.figures else self.bounds[name] for name in self.ranged}
         filled = {name: (_at(figure, case, is_cost=name in LESS_IS_BETTER),) for name, figure in chosen.items()}
         return msgspec.structs.replace(self, figures={**self.figures, **filled})
-
-    def figure_id(self, name: str) -> str:
-        """Stable address of a figure ("chips/nvidia/h20#memory_bandwidth")."""
-        return f"chips/{self.id}#{name}"
 
 
 def mixture_figures(bins: tuple[Bin, ...], chip_by_id: dict[str, Chip]) -> dict[str, tuple[Figure, ...]]:

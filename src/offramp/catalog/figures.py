@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Final
+from typing import ClassVar, Final
 
 from offramp.core import units
 from offramp.core.errors import CatalogError, near_miss_hint
 from offramp.core.figure import Figure, check_figure
+from offramp.core.record import Record
+from offramp.core.result import FigureLog
 
 Figures = Mapping[str, tuple[Figure, ...]]
 
@@ -63,3 +65,43 @@ def spread(sources: tuple[Figure, ...]) -> float:
         return 0.0
     values = [figure.si for figure in sources]
     return (max(values) - min(values)) / abs(values[0])
+
+
+class Sourced(Record, kw_only=True):
+    """Something of the catalogue that is described by sourced figures: a chip, a system.
+
+    Attributes:
+        id: ``vendor/name`` of a chip, name of a system.
+        figures: figures by name, each a tuple of sources; the first is the one used.
+    """
+
+    SHELF: ClassVar[str] = ""
+    """First part of the address of its figures."""
+    WITHOUT: ClassVar[str] = ""
+    """How to do without a figure that no source gives."""
+
+    id: str
+    figures: dict[str, tuple[Figure, ...]] = {}
+
+    def figure(self, name: str, as_of: dt.date | None = None, log: FigureLog | None = None) -> Figure | None:
+        """The preferred figure of that name that was known on ``as_of``, or None; noted in ``log``."""
+        sources = known_figures(self.figures, as_of).get(name) if as_of else self.figures.get(name)
+        if not sources:
+            return None
+        return log.use(self.figure_id(name), sources[0]) if log is not None else sources[0]
+
+    def require(self, name: str, as_of: dt.date | None = None, log: FigureLog | None = None) -> Figure:
+        """The preferred figure of that name.
+
+        Raises:
+            CatalogError: no source gives it.
+        """
+        found = self.figure(name, as_of, log)
+        if found is None:
+            known = f" known on {as_of.isoformat()}" if as_of else ""
+            raise CatalogError(f"{self.id} has no sourced {name}{known}", where=self.id, mend=self.WITHOUT)
+        return found
+
+    def figure_id(self, name: str) -> str:
+        """Stable address of a figure ("chips/nvidia/h20#memory_bandwidth", "systems/hgx-h20#host_power")."""
+        return f"{self.SHELF}/{self.id}#{name}"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal
+from typing import ClassVar, Literal
 
-from offramp.catalog.figures import known_figures
-from offramp.core.errors import CatalogError
+from offramp.catalog.figures import Sourced
 from offramp.core.figure import Figure
-from offramp.core.record import Record
-from offramp.core.result import FigureLog
 
 Topology = Literal["switch", "full-mesh", "hierarchical", "torus", "none"]
 
 
-class System(Record):
+class System(Sourced):
     """A server or pod.
 
     Attributes:
@@ -29,7 +26,8 @@ class System(Record):
             link_bandwidth (one link, one direction), prices.
     """
 
-    id: str
+    SHELF: ClassVar[str] = "systems"
+
     name: str
     vendor: str
     chips: tuple[str, ...]
@@ -41,7 +39,6 @@ class System(Record):
     known: dt.date | None = None
     status: str = ""
     notes: tuple[str, ...] = ()
-    figures: dict[str, tuple[Figure, ...]] = {}
 
     @property
     def packages_per_domain(self) -> int:
@@ -52,25 +49,3 @@ class System(Record):
     def link_bandwidth(self) -> Figure | None:
         """One link of a mesh, one direction; None for switched systems."""
         return self.figure("link_bandwidth")
-
-    def figure(self, name: str, as_of: dt.date | None = None, log: FigureLog | None = None) -> Figure | None:
-        """The preferred figure of that name that was known on ``as_of``, or None; noted in ``log``."""
-        sources = known_figures(self.figures, as_of).get(name) if as_of else self.figures.get(name)
-        if not sources:
-            return None
-        return log.use(self.figure_id(name), sources[0]) if log is not None else sources[0]
-
-    def require(self, name: str, as_of: dt.date | None = None, log: FigureLog | None = None) -> Figure:
-        """The preferred figure of that name.
-
-        Raises:
-            CatalogError: no source gives it.
-        """
-        found = self.figure(name, as_of, log)
-        if found is None:
-            raise CatalogError(f"{self.id} has no sourced {name}", where=self.id)
-        return found
-
-    def figure_id(self, name: str) -> str:
-        """Stable address of a figure ("systems/hgx-h20#host_power")."""
-        return f"systems/{self.id}#{name}"
