@@ -48,6 +48,23 @@ def test_more_of_anything_is_never_slower(name: str, tp: int, pp: int, cp: int, 
 
 
 @settings(max_examples=40, deadline=None)
+@given(st.sampled_from(MODELS), st.sampled_from((1, 2, 3)), st.sampled_from(("1f1b", "dualpipe", "zero-bubble")),
+       st.floats(1.05, 4.0), st.sampled_from((1e-2, 0.1, 1.0)))  # fmt: skip
+def test_work_that_hides_messages_hides_them_once(name: str, zero: int, schedule: str, more: float, net: float) -> None:
+    """Less work beside messages must not uncover more than it saves, however slow the network."""
+    model, device = arch.load(name), chip_device("nvidia/h100", catalog.load())
+    device = replace(
+        device, fabric=replace(device.fabric, scaleout_bytes_per_s=device.fabric.scaleout_bytes_per_s * net)
+    )
+    pp = 1 if schedule == "1f1b" else 4
+    layout = Layout(tp=8, pp=pp, dp=64, ep=64 if "Llama" not in name else 1, zero=zero if pp == 1 else 1,
+                    schedule=schedule)  # type: ignore[arg-type]  # fmt: skip
+    task = Task(sequence_tokens=4096, batch_sequences=512)
+    faster = replace(device, memory_bytes_per_s=device.memory_bytes_per_s * more)
+    assert seconds(faster, model, layout, task) <= seconds(device, model, layout, task) * (1 + 1e-9)
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(MODELS), power, power, st.integers(1, 4))
 def test_never_faster_than_peak_and_parts_add_up(name: str, tp: int, pp: int, micro: int) -> None:
     model, device = arch.load(name), chip_device("huawei/ascend-910b", catalog.load())

@@ -30,7 +30,13 @@ from offramp.serve import Slo as ServeSlo
 from offramp.serve import simulate as run_serving
 from offramp.traffic import Trace, load, parse_slo
 
+MOST_REQUESTS: Final = 50_000_000
+"""More would take gigabytes."""
 CASES: Final = {"low": 0.1, "mid": 0.5, "high": 0.9}
+REFUSALS: Final = {
+    "no-input": "without input", "no-output": "without output", "context": "longer than the context of the model",
+    "kv-capacity": "longer than the KV cache of a replica", "no-pool": "of a class that no pool takes",
+}  # fmt: skip
 
 
 class Layout(Record):
@@ -110,6 +116,11 @@ def simulate(
     found = catalog.chip(chip, where="--chip")
     made = load_model(model)
     sent = traffic_of(settings, trace=trace, requests=requests, rate=rate)
+    if settings.load.warmup >= len(sent):
+        raise InputError(
+            f"leaves none of {len(sent):,} requests to measure", where=f"--set load.warmup={settings.load.warmup}",
+            mend="Take fewer, or more requests (--requests).",
+        )  # fmt: skip
     log = FigureLog()
     pool = pool_of(settings, made, found.id, catalog, sent)
     setting = build_setting(
@@ -152,6 +163,10 @@ def traffic_of(settings: Settings, *, trace: str, requests: int, rate: float) ->
     """
     if requests < 0 or not np.isfinite(rate) or rate < 0:
         raise InputError("requests and rate are not negative", where="--requests, --rate")
+    if requests > MOST_REQUESTS:
+        raise InputError(f"{requests:,} requests do not fit in memory", where="--requests",
+                         mend=f"At most {MOST_REQUESTS:,}; more in chunks, by offramp.serve.simulate_stream.")  # fmt: skip
+    _check_counts(settings)
     if trace:
         read = load(trace, max_requests=requests, where="--trace")
         return read.scaled_to(rate) if rate > 0 else read
@@ -163,6 +178,23 @@ def traffic_of(settings: Settings, *, trace: str, requests: int, rate: float) ->
         own = msgspec.structs.replace(own, preset="azure-2023-chat", arrivals=own.arrivals or "poisson")
     own = msgspec.structs.replace(own, requests=requests or 2000)
     return synthetic_trace(own, seed=settings.load.seed, where="--set traffic").scaled_to(rate or 1.0)
+
+
+def _check_counts(settings: Settings) -> None:
+    """Refuses counts that no deployment has.
+
+    Raises:
+        InputError: the first of them, by its path.
+    """
+    layout, sent = settings.layout, settings.load
+    bounds = (
+        ("layout.replicas", layout.replicas, 1, 100_000), ("layout.max_batch_tokens", layout.max_batch_tokens, 1, 1 << 24),
+        ("layout.max_seqs", layout.max_seqs, 1, 1 << 20), ("load.concurrency", sent.concurrency, 0, 1 << 30),
+        ("load.warmup", sent.warmup, 0, 1 << 40), ("load.spec_accept", sent.spec_accept, 0, 64),
+    )  # fmt: skip
+    for path, value, least, most in bounds:
+        if not least <= value <= most:
+            raise InputError(f"{value:,g} is not between {least:,} and {most:,}", where=f"--set {path}")
 
 
 def pool_of(settings: Settings, model: Model, chip_id: str, catalog: Catalog, trace: Trace) -> Pool:
@@ -290,6 +322,11 @@ def _result(done: _Done) -> Result:
     trace_named = not any(note.startswith("synthetic") for note in trace.notes)
     notes = [Notice(kind="traffic", text=note, where=trace.source) for note in trace.notes if trace_named]
     notes += [Notice(kind=item.kind, text=item.text, where=chip) for item in done.obstacles]
+    refused = metrics["mid"].rejected
+    if refused:
+        why = ", ".join(f"{count:,} {REFUSALS.get(reason, reason)}" for reason, count in refused.items())
+        text = f"{sum(refused.values()):,} of {len(trace):,} requests are refused: {why}"
+        notes.append(Notice(kind="refused", text=text, where=chip))
     if not metrics["mid"].stable:
         head = metrics["mid"].headroom
         share = f" (capacity is {head:.2f} of the load)" if head else ""

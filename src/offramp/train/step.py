@@ -50,6 +50,17 @@ def _exposed(message_s: F8, exposed: F8, cover_s: F8) -> F8:
     return message_s * exposed + np.maximum(hidden - cover_s, 0.0)
 
 
+def _both_exposed(near: tuple[F8, F8], far: tuple[F8, F8], cover_s: F8) -> tuple[F8, F8]:
+    """Visible seconds of messages inside and across domains (seconds, share never hidden), and the cover they take.
+
+    They use different links, so that the same work hides both; where there is none, one comes after the other.
+    """
+    hidden = [message_s * (1.0 - exposed) for message_s, exposed in (near, far)]
+    longest = np.maximum(*hidden)
+    outlast = np.where(cover_s > 0, np.maximum(longest - cover_s, 0.0), hidden[0] + hidden[1])
+    return near[0] * near[1] + far[0] * far[1] + outlast, np.where(cover_s > 0, np.minimum(longest, cover_s), 0.0)
+
+
 def step_time(f: Features, p: Values) -> StepTime:
     """Step time of every case.
 
@@ -68,16 +79,19 @@ def step_time(f: Features, p: Values) -> StepTime:
     left = np.where(f.hidden > 0, constant("hidden_left"), 1.0)
     share = left * p["expert_exposed"]
     cover = np.where(f.hidden > 0, compute, 0.0)
-    expert = _exposed(f.a2a / p["link"], np.minimum(share, 1.0), cover)
-    hidden_far = left * p["far_exposed"]
-    expert = expert + _exposed(f.far / p["network"], np.minimum(hidden_far, 1.0), cover)
+    near, far = f.a2a / p["link"], f.far / p["network"]
+    near_left, far_left = np.minimum(share, 1.0), np.minimum(left * p["far_exposed"], 1.0)
+    expert, beside_expert = _both_exposed((near, near_left), (far, far_left), cover)
     context = _exposed(f.cp / p["link"], p["cp_exposed"], f.attention / p["attention"])
-    gather = _exposed(f.gather / p["network"], p["dp_exposed"], compute + tp)
+    sent = f.gather / p["network"]
+    gather = _exposed(sent, p["dp_exposed"], compute + tp)
     hop = f.hop / p["network"] * p["hop_exposed"]
     one = compute + tp + expert + context + gather + hop
     passes = f.micro_batches * f.peak_stage
     idle = (f.bubble + f.micro_batches * (f.peak_stage - 1.0)) * one
-    beside = constant("reduce_cover") * compute
+    # what already runs beside other messages hides no gradients
+    free = np.minimum(compute, np.maximum(compute + tp - sent * (1.0 - p["dp_exposed"]), 0.0))
+    beside = constant("reduce_cover") * np.maximum(free - beside_expert, 0.0)
     end = _exposed(f.reduce / p["network"], p["dp_exposed"], beside) + f.adam / p["memory"] + p["host_s"]
     slow = np.exp(p["scale"] * f.scale)
     busy = f.micro_batches
