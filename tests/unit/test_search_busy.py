@@ -10,7 +10,7 @@ import pytest
 from offramp.cost.table import StepTable
 from offramp.search import Stream, feel
 from offramp.search.busy import load_at, resident_at
-from offramp.search.tune import Points, highest_rate
+from offramp.search.tune import Curve, Points, highest_rate
 from offramp.serve import PoolSpec, Requests, ServeConfig, simulate
 
 TABLE = StepTable(
@@ -114,8 +114,8 @@ def test_equal_ranks_take_what_the_table_says() -> None:
 def test_small_replicas_are_not_burstier_than_their_router_makes_them() -> None:
     stream = Stream(requests=long_answers(osl=30), seed=1, demand=400.0)
     slo = {"ttft_p90": 0.1}
-    alone, _ = highest_rate(TABLE, stream, slo, guess=20.0, most=2000)
-    dealt, _ = highest_rate(TABLE, stream, slo, guess=20.0, most=2000, copies=4)
+    alone, _ = highest_rate(Curve(served=TABLE, stream=stream, most=2000), slo, guess=20.0)
+    dealt, _ = highest_rate(Curve(served=TABLE, stream=stream, most=2000, copies=4), slo, guess=20.0)
     assert dealt > alone
     assert (stream.copies(500.0), stream.copies(200.0), stream.copies(1.0)) == (1, 2, 4)
 
@@ -124,10 +124,10 @@ def test_points_are_found_again_and_change_nothing() -> None:
     stream = Stream(requests=long_answers(osl=200), seed=1, demand=400.0)
     points = Points()
     tight, loose = {"tpot_p90": 0.035}, {"tpot_p90": 0.04}
-    fresh = [highest_rate(TABLE, stream, slo, guess=10.0, most=600) for slo in (tight, loose)]
-    first = highest_rate(TABLE, stream, tight, guess=10.0, most=600, points=points)
+    fresh = [highest_rate(Curve(served=TABLE, stream=stream, most=600), slo, guess=10.0) for slo in (tight, loose)]
+    first = highest_rate(Curve(served=TABLE, stream=stream, most=600, points=points), tight, guess=10.0)
     known = {rung for curve in points.known.values() for rung in curve}
-    second = highest_rate(TABLE, stream, loose, guess=10.0, most=600, points=points)
+    second = highest_rate(Curve(served=TABLE, stream=stream, most=600, points=points), loose, guess=10.0)
     assert [first, second] == fresh
     assert fresh[1][0] > fresh[0][0] > 0
     assert len(known) < len({rung for curve in points.known.values() for rung in curve}) < 2 * len(known)

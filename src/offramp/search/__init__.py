@@ -13,10 +13,10 @@ from offramp.search.grid import Limits
 from offramp.search.mix import Mix, Stream, mix_of, peak_to_mean
 from offramp.search.shares import Binding, binding
 from offramp.search.split import Side, Split, find_split
-from offramp.search.tune import Felt, Replica, feel, highest_rate
+from offramp.search.tune import Curve, Felt, Replica, feel, highest_rate
 
 __all__ = [
-    "Binding", "Candidate", "Choice", "Felt", "Fleet", "Grid", "Limits", "Mix", "Question", "Replica", "Side", "Split",
+    "Binding", "Candidate", "Curve", "Choice", "Felt", "Fleet", "Grid", "Limits", "Mix", "Question", "Replica", "Side", "Split",
     "Stream", "Tried", "binding", "evaluate", "feel", "find", "find_split", "fleet_for", "front_of", "highest_rate",
     "middle", "mix_of", "pareto", "peak_to_mean",
 ]  # fmt: skip

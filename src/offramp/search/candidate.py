@@ -19,7 +19,7 @@ from offramp.search.front import Choice, front_of
 from offramp.search.question import Question
 from offramp.search.shares import TERMS, Binding, binding
 from offramp.search.stacks import Overrides, PricedStack, middle, ranked, replica, stacks_of, with_room
-from offramp.search.tune import Felt, highest_rate
+from offramp.search.tune import Curve, Felt, highest_rate
 from offramp.search.uncertain import rates_by_draw
 
 __all__ = ["Candidate", "Question", "Tried", "find", "middle", "stacks_of"]
@@ -173,12 +173,18 @@ def _simulated(stack: PricedStack, pool: Pool, per_device: float, batch: float, 
     """Simulates a layout near its closed-form rate; ``nearly`` is the ratio of the two that another layout had."""
     question, pool = stack.asked, with_room(stack.asked, stack.middle, pool)
     closed = per_device * pool.devices
-    rate, felt = highest_rate(
-        replica(question, stack.middle, pool), question.stream, question.slo, prefix=question.prefix,
-        guess=closed * (nearly or (PREFIX_GUESS if question.prefix else CLOSED_GUESS)), most=min(question.most_requests, EXPLORE),
-        copies=question.stream.copies(closed), points=question.points,
-    )  # fmt: skip
+    guess = closed * (nearly or (PREFIX_GUESS if question.prefix else CLOSED_GUESS))
+    rate, felt = highest_rate(_curve(question, stack, pool, closed), question.slo, guess=guess)
     return _Try(pool=pool, stack=stack, closed=closed, rate=rate, felt=felt)
+
+
+def _curve(question: Question, stack: PricedStack, pool: Pool, closed: float) -> Curve:
+    """What users of a layout feel over its rate; ``closed`` is its closed-form rate in requests/s."""
+    return Curve(
+        served=replica(question, stack.middle, pool), stream=question.stream,
+        most=min(question.most_requests, EXPLORE), prefix=question.prefix, copies=question.stream.copies(closed),
+        points=question.points,
+    )  # fmt: skip
 
 
 def _simplest(tries: list[_Try]) -> _Try:
@@ -197,11 +203,8 @@ def _refined(best: _Try) -> _Try:
         if chunk == best.pool.max_batch_tokens or closed.get(chunk, 0.0) < MUCH_LESS * closed[first.max_batch_tokens]:
             continue
         pool = msgspec.structs.replace(best.pool, max_batch_tokens=chunk)
-        rate, felt = highest_rate(
-            replica(question, best.stack.middle, pool), question.stream, question.slo, prefix=question.prefix,
-            guess=best.rate, most=min(question.most_requests, EXPLORE), give_up=True,
-            copies=question.stream.copies(best.closed), points=question.points,
-        )  # fmt: skip
+        curve = _curve(question, best.stack, pool, best.closed)
+        rate, felt = highest_rate(curve, question.slo, guess=best.rate, give_up=True)
         if rate > best.rate * 1.02:
             best = _Try(pool=pool, stack=best.stack, closed=best.closed, rate=rate, felt=felt)
     return best

@@ -20,7 +20,7 @@ from offramp.cost import Calibration, Pool
 from offramp.search.question import Question
 from offramp.search.sides import Option, Role, Transfer, best_side, transfer
 from offramp.search.stacks import replica
-from offramp.search.tune import Felt, Part, highest_rate
+from offramp.search.tune import Curve, Felt, Part, highest_rate
 
 F8 = npt.NDArray[np.float64]
 Sides = dict[tuple[str, Role], Option | None]
@@ -164,10 +164,11 @@ def _simulated(
              transfer_s_per_token=moved.s_per_token, transfer_base_s=moved.base_s),
         Part(replica=replica(second.asked, second.setting, second.pool), role="decode", replicas=y),
     ]  # fmt: skip
-    rate, felt = highest_rate(
-        parts, question.stream, question.slo, guess=nearly * _bound(first, second, ratio), prefix=question.prefix,
-        most=min(question.most_requests, SIMULATED_REQUESTS), points=question.points,
+    curve = Curve(
+        served=parts, stream=question.stream, most=min(question.most_requests, SIMULATED_REQUESTS),
+        prefix=question.prefix, points=question.points,
     )  # fmt: skip
+    rate, felt = highest_rate(curve, question.slo, guess=nearly * _bound(first, second, ratio))
     if felt is None or rate <= 0:
         return None
     sides = [

@@ -330,9 +330,8 @@ def between(low: Felt, high: Felt, rate: float) -> Felt:
 
 
 def highest_rate(
-    served: Served, stream: Stream, slo: Mapping[str, float], *, guess: float, most: int, prefix: bool = False,
-    copies: int = 1, points: Points | None = None, give_up: bool = False,
-) -> tuple[float, Felt | None]:  # fmt: skip
+    curve: Curve, slo: Mapping[str, float], *, guess: float, give_up: bool = False
+) -> tuple[float, Felt | None]:
     """The highest rate at which one replica keeps the SLO, and what users feel there; 0 and None where there is none.
 
     Without an SLO the highest stable rate is taken. From the guess the search leaps up or down to where the limit seems to
@@ -341,16 +340,12 @@ def highest_rate(
     is known.
 
     Args:
-        served, stream, most, prefix, copies: as of :func:`feel`.
+        curve: what users of the deployment feel over its rate.
         slo: limits by "ttft_p90" ...
-        guess: where to begin.
-        points: what was simulated before with this stream.
+        guess: where to begin, in requests/s.
         give_up: rates below the guess are of no interest: the search begins just below it, and ends where limits break there.
     """
-    curve = Curve(
-        served=served, stream=stream, most=most, prefix=prefix, copies=copies, points=points or Points()
-    )  # fmt: skip
-    allowed = REFUSED_SHARE * max(min(most, len(stream.requests)), 1)
+    allowed = REFUSED_SHARE * max(min(curve.most, len(curve.stream.requests)), 1)
 
     def tried(rung: int) -> _Tried:
         found = curve.at(rung)

@@ -20,7 +20,7 @@ from offramp.cost import Pool
 from offramp.search.closed import BATCHES, evaluate, read_off
 from offramp.search.question import Question
 from offramp.search.stacks import PricedStack, replica, with_room
-from offramp.search.tune import Felt, highest_rate
+from offramp.search.tune import Curve, Felt, highest_rate
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -196,11 +196,11 @@ class _Draws:
             pool = with_room(stack.asked, one, pool)
         question = self.question
         closed = float(self.field.each[draw, i]) * pool.devices
-        rate, felt = highest_rate(
-            replica(stack.asked, one, pool), question.stream, question.slo, most=self.most,
-            guess=max(closed * self._nearest(draw), 1e-6), prefix=question.prefix,
+        curve = Curve(
+            served=replica(stack.asked, one, pool), stream=question.stream, most=self.most, prefix=question.prefix,
             copies=self.copies if i == 0 else question.stream.copies(closed), points=question.points,
         )  # fmt: skip
+        rate, felt = highest_rate(curve, question.slo, guess=max(closed * self._nearest(draw), 1e-6))
         return rate / pool.devices, felt
 
 
