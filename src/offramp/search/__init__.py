@@ -16,7 +16,7 @@ from offramp.search.split import Side, Split, find_split
 from offramp.search.tune import Curve, Felt, Replica, feel, highest_rate
 
 __all__ = [
-    "Binding", "Candidate", "Curve", "Choice", "Felt", "Fleet", "Grid", "Limits", "Mix", "Question", "Replica", "Side", "Split",
+    "Binding", "Candidate", "Choice", "Curve", "Felt", "Fleet", "Grid", "Limits", "Mix", "Question", "Replica", "Side", "Split",
     "Stream", "Tried", "binding", "evaluate", "feel", "find", "find_split", "fleet_for", "front_of", "highest_rate",
     "middle", "mix_of", "pareto", "peak_to_mean",
 ]  # fmt: skip
