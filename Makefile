@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 
-.PHONY: demo test check bench validate exchange scan-recall drill-recall docs site readme mixed scale peers lock clean
+.PHONY: demo test check bench validate exchange scan-recall drill-recall docs site readme mixed scale scale-example peers lock clean
 
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,9 @@ mixed: $(STAMP)  ## the worked example of mixed pools in docs/mixed.md, from a r
 
 scale: $(STAMP)  ## measured growth with requests, replicas, layouts and scenarios into docs/scale.md (about ten minutes)
 	$(BIN)/python bench/scale.py --most 100000000
+
+scale-example: $(STAMP)  ## the shipped example alone, cold and edited, into docs/scale.md (a minute; on an idle machine)
+	$(BIN)/python bench/scale.py --example
 
 peers: $(STAMP)  ## the same job on a public peer into bench/peers.md; PEER=<python of an environment with aiconfigurator 0.12.0>
 	@test -n "$(PEER)" || { echo 'Say where the peer is: make peers PEER=<its python>'; exit 2; }

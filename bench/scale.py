@@ -39,6 +39,7 @@ SWEEPS: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
     "scenarios": ("plan: 8 quarters x 4 chips x 5 workloads, by scenarios", (5, 10, 20, 40)),
 }  # fmt: skip
 EXAMPLE: Final = HERE.parents[1] / "examples" / "leave-h20" / "study.toml"
+EXAMPLE_TITLE: Final = "## The example, whole command"
 EDITS: Final = (
     ("a limit that binds the first workload", "workload.chat.slo.tpot_p90=50 ms"),
     ("a limit that hardly binds it", "workload.chat.slo.ttft_p90=3.5 s"),
@@ -218,6 +219,7 @@ def assessed(folder: Path, *more: str, **environment: str) -> dict[str, float]:
 
 def example(rounds: int) -> list[str]:
     """The shipped example as a whole command: first run ever, cold, after edits, again."""
+    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         assessed(folder / "bytecode")  # what an installation compiles
@@ -233,9 +235,10 @@ def example(rounds: int) -> list[str]:
                 found.append(assessed(folder / "edited", "--set", edit))
             rows.append((f"after an edit of {words} (`{edit}`)", 3, found))
         rows.append(("the same study again", 3, [assessed(folder / "cold0") for _ in range(rounds)]))
-    text = ["## The example, whole command", "", "`offramp assess examples/leave-h20/study.toml --json`: 2 workloads x 7 chips,"
-            " and 32 splits over pairs of chips; every run a process of its own, from start to end, on all processors, against"
-            f" a folder of runs that holds what the first column says. Median of {rounds} (of one for the first run ever).", "",
+    text = [EXAMPLE_TITLE, "", "`offramp assess examples/leave-h20/study.toml --json`: 2 workloads x 7 chips, 32 splits over pairs of chips;"
+            " every run a process of its own, from start to end, on all processors, against a folder of runs that holds what the first"
+            f" column says. Median of {rounds} (of one for the first run ever); the load was {before:.1f} before it began and"
+            f" {os.getloadavg()[0]:.1f} at its end, so that a wall time is the longer for it.", "",
             "| what is kept | wall s | CPU s | budget, wall s |", "|---|---|---|---|"]  # fmt: skip
     for words, budget, found in rows:
         wall, cpu = (median(one[name] for one in found) for name in ("wall_s", "cpu_s"))
@@ -329,10 +332,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE.parents[1] / "docs" / "scale.md")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--most", type=int, default=0, help="also stream so many requests, once")
+    parser.add_argument("--example", action="store_true", help="measure the example alone, into the page that is there")
     parser.add_argument("--one", nargs=2, metavar=("SWEEP", "SIZE"))
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(given.one[0], int(given.one[1]))))
+        return
+    if given.example:
+        there = given.out.read_text(encoding="utf-8")
+        start = there.index(EXAMPLE_TITLE)
+        end = there.index("\n## ", start + 1) + 1
+        given.out.write_text(there[:start] + "\n".join([*example(given.rounds), ""]) + there[end:], encoding="utf-8")
         return
     rows: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for sweep, (_, sizes) in SWEEPS.items():
