@@ -235,7 +235,7 @@ def example(rounds: int) -> list[str]:
                 found.append(assessed(folder / "edited", "--set", edit))
             rows.append((f"after an edit of {words} (`{edit}`)", 3, found))
         rows.append(("the same study again", 3, [assessed(folder / "cold0") for _ in range(rounds)]))
-    text = [EXAMPLE_TITLE, "", "`offramp assess examples/leave-h20/study.toml --json`: 2 workloads x 7 chips, 32 splits over pairs of chips;"
+    text = [EXAMPLE_TITLE, "", "`offramp assess examples/leave-h20/study.toml --json`: 2 workloads x 7 chips, 32 splits of chip pairs;"
             " every run a process of its own, from start to end, on all processors, against a folder of runs that holds what the first"
             f" column says. Median of {rounds} (of one for the first run ever); the load was {before:.1f} before it began and"
             f" {os.getloadavg()[0]:.1f} at its end, so that a wall time is the longer for it.", "",
