@@ -174,3 +174,37 @@ def test_an_address_that_does_not_answer_is_named(tmp_path: Path):
         init(Sources(prometheus=f"http://127.0.0.1:{free_port()}"), out=tmp_path / "s.toml")
     assert "127.0.0.1" in caught.value.where
     assert not (tmp_path / "s.toml").exists()
+
+
+class Gate(http.server.BaseHTTPRequestHandler):
+    """A metrics page behind a login; another path leads to another host."""
+
+    def do_GET(self):
+        if self.path == "/away/metrics":
+            self.send_response(302)
+            self.send_header("Location", "http://localhost:1/metrics")
+            self.end_headers()
+            return
+        allowed = self.headers.get("Authorization") == "Basic dXNlcjpwQHNz"
+        self.send_response(200 if allowed else 401)
+        self.end_headers()
+        self.wfile.write(metrics_page(100).encode() if allowed else b"")
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_login_is_used_and_never_shown_and_other_hosts_are_not_followed():
+    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    port = served.server_address[1]
+    try:
+        assert intake.metrics_of(f"http://user:p%40ss@127.0.0.1:{port}/metrics")
+        with pytest.raises(BackendError, match="HTTP 401") as refused:
+            intake.metrics_of(f"http://user:wrong@127.0.0.1:{port}/metrics")
+        assert "wrong" not in str(refused.value)
+        with pytest.raises(BackendError, match="HTTP 302"):
+            intake.metrics_of(f"http://127.0.0.1:{port}/away/metrics")
+    finally:
+        served.shutdown()
+        served.server_close()

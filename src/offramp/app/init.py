@@ -105,7 +105,7 @@ def _baseline(counts: dict[str, int], groups: Sequence[intake.NodeGroup], served
 
 def _no_secret(source: str) -> str:
     """An address without user, password and query, a file as it was named."""
-    return re.sub(r"//[^/@]*@", "//", source.partition("?")[0]) if "://" in source else source
+    return intake.without_login(source).partition("?")[0] if "://" in source else source
 
 
 def _deployments(kubectl: str, deployments: str, notes: list[str]) -> list[intake.Deployment]:

@@ -12,10 +12,10 @@ from offramp.intake.bench import Bench, as_closed, bench_of, is_bench, to_rows
 from offramp.intake.kubectl import Deployment, NodeGroup, deployments_of, nodes_of
 from offramp.intake.metrics import Traffic, traffic_of
 from offramp.intake.prices import order_rows, price_rows
-from offramp.intake.prometheus import Series, metrics_of
+from offramp.intake.prometheus import Series, metrics_of, without_login
 from offramp.intake.said import complete_row, said_of
 
 __all__ = [
     "Bench", "Deployment", "NodeGroup", "Series", "Traffic", "as_closed", "bench_of", "complete_row", "deployments_of", "is_bench",
-    "metrics_of", "nodes_of", "order_rows", "price_rows", "said_of", "to_rows", "traffic_of",
+    "metrics_of", "nodes_of", "order_rows", "price_rows", "said_of", "to_rows", "traffic_of", "without_login",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -66,9 +67,9 @@ def metrics_of(source: str | Path) -> list[Series]:
         InputError: the file is empty or nothing that Prometheus writes; no known metric is in it.
         BackendError: the server does not answer, or answers with an error.
     """
-    text = str(source)
+    text = without_login(str(source))
     if re.match(r"https?://", text):
-        found = _from_server(text)
+        found = _from_server(str(source))
     else:
         found = parse_dump(read_text(text), text)
     known = wanted_names()
@@ -81,6 +82,11 @@ def metrics_of(source: str | Path) -> list[Series]:
             mend="Known: metrics that begin with vllm: and sglang:, DCGM's and the NPU exporter's.",
         )
     return useful
+
+
+def without_login(source: str) -> str:
+    """An address without the name and password in it, to be shown; a file's name as it is."""
+    return re.sub(r"^(https?://)[^/?#]*@", r"\1", source)
 
 
 def parse_dump(text: str, where: str) -> list[Series]:
@@ -166,14 +172,17 @@ def _from_server(address: str) -> list[Series]:
         parts = urllib.parse.urlsplit(address)
         _ = parts.port
     except ValueError as error:
-        raise InputError(f"is no address: {error}", where=address, mend='Write it as "http://host:9090".') from None
+        shown = without_login(address)
+        raise InputError(f"is no address: {error}", where=shown, mend='Write it as "http://host:9090".') from None
     if parts.path.rstrip("/").endswith("/metrics"):
-        return parse_dump(_get(address), address)
+        return parse_dump(_get(address), without_login(address))
     options = dict(urllib.parse.parse_qsl(parts.query))
     hours = number(options.get("hours")) if "hours" in options else WINDOW_S / HOUR_S
     if hours is None or hours <= 0:
         raise InputError(
-            f'"hours={options["hours"]}" is no span of time', where=address, mend="Write it as in ?hours=24."
+            f'"hours={options["hours"]}" is no span of time',
+            where=without_login(address),
+            mend="Write it as in ?hours=24.",
         )
     base = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
     listed = _ask(base, "label/__name__/values", {})
@@ -203,11 +212,12 @@ def _fetch(base: str, name: str, *, window: str, start: float, end: float) -> li
             "step": f"{step:.0f}",
         }
         data = _ask(base, "query_range", query)
-    return _from_api({"status": "success", "data": data}, base)
+    return _from_api({"status": "success", "data": data}, without_login(base))
 
 
 def _ask(base: str, what: str, query: Mapping[str, str]) -> Any:
     url = f"{base}/api/v1/{what}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+    base = without_login(base)
     answer = parse_json(_get(url), base)
     if not isinstance(answer, dict) or answer.get("status") != "success":
         why = answer.get("error", "no status") if isinstance(answer, dict) else "no JSON object"
@@ -215,14 +225,29 @@ def _ask(base: str, what: str, query: Mapping[str, str]) -> Any:
     return answer.get("data")
 
 
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows redirections on the host that the user named, and to no other."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if urllib.parse.urlsplit(newurl).hostname != urllib.parse.urlsplit(req.full_url).hostname:
+            return None  # reported as the HTTP code of the redirection
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _get(url: str) -> str:
-    """The text at an address that the user named; proxies of the environment are not used."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    place = urllib.parse.urlunsplit((*urllib.parse.urlsplit(url)[:3], "", ""))
+    """The text at an address that the user named, login included; proxies of the environment are not used."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _SameHost())
+    parts = urllib.parse.urlsplit(url)
+    place = without_login(urllib.parse.urlunsplit((*parts[:3], "", "")))
+    request = urllib.request.Request(without_login(url))
+    if parts.username is not None:
+        login = ":".join(urllib.parse.unquote(part or "") for part in (parts.username, parts.password))
+        request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
     try:
-        with opener.open(url, timeout=TIMEOUT_S) as answer:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
             raw: bytes = answer.read(MOST_BYTES + 1)
     except urllib.error.HTTPError as error:
+        error.close()
         raise BackendError(
             f"answers with HTTP {error.code}", where=place, mend="Is it the address of Prometheus?"
         ) from None
