@@ -16,7 +16,9 @@ import msgspec
 
 from offramp.app import measured
 from offramp.app.calibrate import RESIDUAL_SPLIT, fit_all, fit_without, write_calibration
-from offramp.calibrate.crossval import SPLITS, Split
+from offramp.calibrate.crossval import SPLITS, Split, left_out
+from offramp.calibrate.observe import fittable
+from offramp.calibrate.posterior import Fitted
 from offramp.cost.calibration import DATA, Calibration
 from offramp.report.validation import (
     charts,
@@ -52,19 +54,26 @@ def main(argv: list[str]) -> None:
         splits=splits,
     )
     write_calibration(made, DATA / "current.json")
-    page = build_page(loaded, made, done, fitted=len(used))
+    again: list[Split] = []
+    if "--quick" not in argv:
+        fitted = Fitted([case for case in loaded.cases if fittable(case)])
+        again = [left_out(fitted, "new deployment", seed=seed, progress=lambda _: None) for seed in (1, 2)]
+    page = build_page(loaded, made, done, again, fitted=len(used))
     (ROOT / "docs" / "validation.md").write_text(page, encoding="utf-8")
 
 
-def build_page(loaded: measured.Loaded, made: Calibration, done: list[Split], *, fitted: int) -> str:
-    """The generated page."""
+def build_page(
+    loaded: measured.Loaded, made: Calibration, done: list[Split], again: list[Split], *, fitted: int
+) -> str:
+    """The generated page; ``again`` are splits by deployment with other seeds."""
     served = {
         case.row.id for case in loaded.cases if case.row.mode != "prefill"
     }  # no server, so no TTFT that a user sees
-    widened = {
-        split.name: [with_residual(p, made) for p in split.predictions if p.id in served or "ttft" not in p.metric]
-        for split in done
-    }
+
+    def widen(split: Split) -> list[Prediction]:
+        return [with_residual(p, made) for p in split.predictions if p.id in served or "ttft" not in p.metric]
+
+    widened = {split.name: widen(split) for split in done}
     main_split: list[Prediction] = widened[RESIDUAL_SPLIT]
     bare = msgspec.structs.replace(made, offsets={})
     lines = [(ROOT / "docs" / "validation_head.md").read_text("utf-8").strip(), ""]
@@ -74,7 +83,7 @@ def build_page(loaded: measured.Loaded, made: Calibration, done: list[Split], *,
         "## Left-out errors", "",
     ]  # fmt: skip
     quiet = frozenset(case.row.id for case in loaded.cases if 0 < case.row.concurrency <= QUIET)
-    lines += targets_section(widened, quiet)
+    lines += targets_section(widened, quiet, [widen(split) for split in again])
     for name, predictions in widened.items():
         lines += split_section(name, predictions)
     lines += [

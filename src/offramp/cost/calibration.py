@@ -44,8 +44,9 @@ CENTRE: Final = 1.0 / 3.0
 such a sum lies above the sum of their medians (by 4 to 5 % of TPOT on fitted rows); moved by this much, the median over
 draws is the prediction at the optimum within 1 %."""
 RELEASE_PARAMETERS: Final = frozenset(
-    {"step_host_s", "seq_host_s", "prefill_layer_s", "first_token_s", "queue_factor", "admit_steps", "vector_floor_s", "gemm_floor_s",
-     "grouped_floor_s", "attention_floor_s", "link_latency_s", "grouped_memory", "gemm_memory", "pace"}
+    {"step_host_s", "seq_host_s", "launch_s", "first_token_s", "prompt_token_s", "queue_factor", "admit_steps",
+     "vector_floor_s", "gemm_floor_s", "grouped_floor_s", "attention_floor_s", "link_latency_s", "grouped_memory",
+     "gemm_memory", "pace"}
 )  # fmt: skip
 """Parameters that a release of an engine moves: overheads, fusion, kernels. The silicon's limits stay."""
 
@@ -53,7 +54,7 @@ RELEASE_PARAMETERS: Final = frozenset(
 PATH_PARAMETERS: Final = frozenset(
     {"gemm_compute", "gemm_compute_8", "gemm_compute_4", "gemm_memory", "gemm_floor_s", "grouped_compute",
      "grouped_memory", "grouped_floor_s", "decode_memory", "decode_mla_memory", "decode_mla_compute", "vector_floor_s",
-     "attention_floor_s", "prefill_compute", "prefill_mla_compute", "prefill_layer_s", "pace"}
+     "attention_floor_s", "prefill_compute", "prefill_mla_compute", "launch_s", "pace"}
 )  # fmt: skip
 """Parameters that a kernel path (an engine's kernels for one dtype, attention kind and dense or expert layers) moves."""
 LEVEL_PARAMETERS: Final = {"release": RELEASE_PARAMETERS, "path": PATH_PARAMETERS}

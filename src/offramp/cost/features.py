@@ -82,7 +82,7 @@ class Features:
         exchange_near_s, exchange_far_s: all-to-alls, one row per message kind. [2, n]
         exchange_hops, exchange_far_hops: their latencies. [n]
         sequences: scheduled sequences. [n]
-        eager_layers: layers run outside captured graphs. [n]
+        eager_kernels: kernels launched one by one, outside captured graphs. [n]
     """
 
     compute_s: F8
@@ -98,7 +98,7 @@ class Features:
     exchange_hops: F8
     exchange_far_hops: F8
     sequences: F8
-    eager_layers: F8
+    eager_kernels: F8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +117,14 @@ class StepTime:
         return self.compute + self.memory + self.floors + self.messages + self.host
 
 
-def features_of(work: Work, device: Device, *, sequences: F8, eager_layers: F8) -> Features:
+def features_of(work: Work, device: Device, *, sequences: F8, eager_kernels: F8) -> Features:
     """A step's work at the device's peaks.
 
     Args:
         work: operators and messages.
         device: peaks, bandwidth, links.
         sequences: sequences that the step schedules. [n]
-        eager_layers: layers that run outside captured graphs. [n]
+        eager_kernels: kernels launched one by one, outside captured graphs. [n]
     """
     n = sequences.shape[0]
     fallback = device.peak_flop_per_s["bf16"]
@@ -143,7 +143,7 @@ def features_of(work: Work, device: Device, *, sequences: F8, eager_layers: F8) 
         curve=np.array([curve_of(op) for op in work.ops], dtype=np.int64),
         reduce_near_s=reduce[0], reduce_far_s=reduce[1], reduce_hops=reduce[2], reduce_far_hops=reduce[3],
         exchange_near_s=exchange[0:2], exchange_far_s=exchange[2:4], exchange_hops=exchange[4],
-        exchange_far_hops=exchange[5], sequences=sequences, eager_layers=eager_layers,
+        exchange_far_hops=exchange[5], sequences=sequences, eager_kernels=eager_kernels,
     )  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def seconds(features: Features, p: Parameters) -> StepTime:
     messages = messages + features.exchange_hops * p.alltoall_latency_s
     messages = messages + features.exchange_far_hops * p.scaleout_latency_s
     busy = np.minimum(features.sequences, 1.0)
-    host = p.step_host_s * busy + p.seq_host_s * features.sequences + features.eager_layers * p.prefill_layer_s
+    host = p.step_host_s * busy + p.seq_host_s * features.sequences + features.eager_kernels * p.launch_s
     zero = np.zeros(shape)
     return StepTime(
         compute=compute * p.pace, memory=memory * p.pace, floors=floors * p.pace,

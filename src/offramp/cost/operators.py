@@ -77,6 +77,7 @@ class Steps:
         prefill_pairs: (query, context) token pairs of prefill attention.
         chunks: prefill chunks.
         decode_tokens: tokens per decoding sequence (1 + draft tokens).
+        peer_tokens: tokens of each other attention rank, with which it shares the experts; None: as many as here. [n]
     """
 
     tokens: F8
@@ -85,6 +86,7 @@ class Steps:
     prefill_pairs: F8
     chunks: F8
     decode_tokens: float = 1.0
+    peer_tokens: F8 | None = None
 
     @property
     def prefill_tokens(self) -> F8:
@@ -338,7 +340,8 @@ class _Builder:
     def _experts(self, layer: Mlp, layers: float) -> list[Op]:
         """Grouped GEMMs of the busiest rank: its rows, the weights of the experts it touches, tile padding."""
         shard, hidden = self.shard, float(self.model.hidden)
-        tokens = self.steps.tokens * shard.dp
+        steps = self.steps
+        tokens = steps.tokens + (shard.dp - 1.0) * (steps.tokens if steps.peer_tokens is None else steps.peer_tokens)
         width = layer.expert_intermediate / shard.moe_tp
         touched = touched_experts(layer.experts, layer.experts_per_token, self.routing.skew, tokens) / shard.ep
         busy = rank_imbalance(

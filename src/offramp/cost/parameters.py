@@ -31,12 +31,13 @@ class Parameters:
         overlap: share of collective time hidden behind computation.
         step_host_s: host time per step that the device waits for.
         seq_host_s: host time per scheduled sequence.
-        prefill_layer_s: launch time per layer of a step outside captured graphs.
-        queue_factor: time to first token over what an undisturbed prefill takes: prompts come in bunches and wait for one
-            another.
+        launch_s: host time per kernel of a step outside captured graphs.
+        queue_factor: how long prompts wait for one another, over what evenly mixed arrivals would; closed loops send in
+            bunches.
         admit_steps: decode steps that a prompt waits before its prefill is scheduled: half a step where the scheduler looks
             for prompts at every step, 5 to 15 where it looks at every tenth or thirtieth (a common throughput setting).
-        first_token_s: request overhead before the first step (HTTP, tokeniser, queue hand-over).
+        first_token_s: request overhead before the first step (HTTP, queue hand-over, sending the first token back).
+        prompt_token_s: the part of it that grows with the prompt, per token (tokeniser, HTTP, copies between processes).
         memory_reserve: share of device memory kept from weights and KV.
         pace: factor on the whole step: how far a stack as a whole is from its kernels (tuning, bubbles, age). 1 = none.
     """
@@ -67,10 +68,11 @@ class Parameters:
     overlap: F8
     step_host_s: F8
     seq_host_s: F8
-    prefill_layer_s: F8
+    launch_s: F8
     queue_factor: F8
     admit_steps: F8
     first_token_s: F8
+    prompt_token_s: F8
     memory_reserve: F8
     pace: F8
 

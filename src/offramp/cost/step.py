@@ -11,7 +11,7 @@ import numpy.typing as npt
 from offramp.arch.record import Model
 from offramp.cost.device import Device
 from offramp.cost.features import CURVES, Features, StepTime, features_of, seconds
-from offramp.cost.operators import Shard, Steps, Traffic, step_work
+from offramp.cost.operators import Shard, Steps, Traffic, Work, step_work
 from offramp.cost.parameters import Parameters
 from offramp.cost.precision import Precision
 
@@ -48,8 +48,20 @@ def step_features(
     work = step_work(model, precision, shard, steps, routing)
     eager = np.minimum(steps.chunks, 1.0) if graph else np.minimum(steps.tokens, 1.0)
     return features_of(
-        work, device, sequences=steps.decode_seqs + steps.chunks, eager_layers=eager * float(model.layer_count)
+        work, device, sequences=steps.decode_seqs + steps.chunks, eager_kernels=eager * _launches(work, eager)
     )
+
+
+def _launches(work: Work, like: F8) -> F8:
+    """Kernels of one step. [n]"""
+    total: F8 = sum((op.layers * op.kernels for op in work.ops), start=np.zeros_like(like))
+    return total
+
+
+def launch_time(setting: Setting, shard: Shard, steps: Steps) -> F8:
+    """Host time of a step's launches outside captured graphs, in seconds. ``[draws, n]``"""
+    work = step_work(setting.model, setting.precision, shard, steps, setting.routing)
+    return _launches(work, steps.tokens) * setting.parameters.launch_s
 
 
 _SHARED: Final = np.array([name.startswith("grouped") for name in CURVES])
@@ -77,7 +89,7 @@ def split_time(setting: Setting, shard: Shard, steps: Steps) -> tuple[F8, F8]:
     part = replace(
         full, compute_s=full.compute_s[keep], memory_s=full.memory_s[keep], kernels=full.kernels[keep],
         curve=full.curve[keep], reduce_near_s=zero, reduce_far_s=zero, reduce_hops=zero, reduce_far_hops=zero,
-        sequences=zero, eager_layers=zero,
+        sequences=zero, eager_kernels=zero,
     )  # fmt: skip
     return whole, seconds(part, setting.parameters).total
 

@@ -53,7 +53,7 @@ class StepTable:
         transfer_s_per_token, transfer_base_s: KV transfer out of this pool (disaggregated prefill), per token
             and per request; 0 where there is none.
         first_token_s: host time from arrival to the first schedulable moment plus detokenisation of the first token
-            (tokeniser, HTTP, scheduler tick), in seconds.
+            (tokeniser at a mean prompt, HTTP, scheduler tick), in seconds.
         context_tokens: longest prompt plus output that the model takes; 0 is no limit.
         graph_sizes: token counts of captured graphs, ascending; a decode-only step is padded up to the next one,
             one beyond the last runs as it is. None: no padding (or ``base_s`` holds the stairs already). [s]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from offramp.cost.layout import Pool
 from offramp.cost.memory import kv_bytes_per_sequence, memory_table
 from offramp.cost.operators import Shard, Steps
-from offramp.cost.step import Setting, split_time
+from offramp.cost.step import Setting, launch_time, split_time
 from offramp.cost.table import StepTable
 
 F8 = npt.NDArray[np.float64]
@@ -39,6 +39,7 @@ class _Priced:
         near, far: decode steps at half and one and a half times the mean context. [h]
         base, shared: steps without attention; the part that expert-parallel ranks share. [g]
         chunk, more: a step with one chunk and some attention pairs, and with twice as many.
+        launch: what of a prefill step is host time of launches.
     """
 
     near: F8
@@ -47,6 +48,7 @@ class _Priced:
     shared: F8
     chunk: float
     more: float
+    launch: float
 
 
 def _priced(
@@ -67,8 +69,15 @@ def _priced(
     cut = 2 * h + g
     return _Priced(
         near=whole[:h], far=whole[h : 2 * h], base=whole[2 * h : cut], shared=shared[2 * h : cut],
-        chunk=float(whole[cut]), more=float(whole[cut + 1]),
+        chunk=float(whole[cut]), more=float(whole[cut + 1]), launch=_launch(setting, pool, float(probe[0])),
     )  # fmt: skip
+
+
+def _launch(setting: Setting, pool: Pool, tokens: float) -> float:
+    """Host time of the launches of a prefill step, in seconds."""
+    one, none = np.ones(1), np.zeros(1)
+    steps = Steps(tokens=tokens * one, decode_seqs=none, decode_context=none, prefill_pairs=none, chunks=one)
+    return float((launch_time(setting, shard_of(pool, 1), steps) * setting.parameters.pace)[0, 0])
 
 
 def step_table(
@@ -107,7 +116,6 @@ def step_table(
     pair_s = (priced.more - priced.chunk) / pairs
     flat = float(np.interp(min(512.0, float(tokens[-1])), tokens, base))
     prefill_base = max(priced.chunk - pair_s * pairs - flat - seq_s, 0.0)
-    launch = float(setting.model.layer_count) * float(p.prefill_layer_s[0, 0])
     capacity = memory_table(
         setting.model, setting.precision, shard_of(pool, 1), setting.device, context_tokens=np.array([mean_context]),
         max_batch_tokens=np.array([float(pool.max_batch_tokens)]), reserve_share=p.memory_reserve[:, 0],
@@ -119,11 +127,11 @@ def step_table(
     together = pool.dp > 1 and pool.ep > 1
     return StepTable(
         shared_s=priced.shared if together else None, token_grid=tokens, base_s=base,
-        prefill_extra_s=np.full_like(tokens, min(launch, prefill_base)), seq_grid=seqs,
-        decode_base_s=decode_base, decode_slope_s=slope, prefill_base_s=max(prefill_base - launch, 0.0), pair_s=pair_s,
+        prefill_extra_s=np.full_like(tokens, min(priced.launch, prefill_base)), seq_grid=seqs,
+        decode_base_s=decode_base, decode_slope_s=slope, prefill_base_s=max(prefill_base - priced.launch, 0.0), pair_s=pair_s,
         seq_s=seq_s, kv_capacity_tokens=int(min(slot_tokens, 2.0**53)),
         virtual_engines=pool.dp * pool.pp, synchronised=together, block_tokens=block_tokens,
         max_batch_tokens=pool.max_batch_tokens, max_seqs=pool.max_seqs, decode_tokens=decode_tokens,
         accept_tokens=accept_tokens, kv_bytes_per_token=float(per_token[0]) * pool.tp * pool.pp,
-        first_token_s=float(p.first_token_s[0, 0]),
+        first_token_s=float(p.first_token_s[0, 0] + p.prompt_token_s[0, 0] * mean_context),
     )  # fmt: skip

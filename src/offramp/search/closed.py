@@ -199,7 +199,7 @@ def evaluate(
     engines = col["dp"] * col["pp"]
     own_prefill = per_request * with_prefill
     busy = np.minimum(rate * own_prefill, 0.98)
-    first = setting.parameters.first_token_s
+    first = setting.parameters.first_token_s + setting.parameters.prompt_token_s * mix.isl
     long = min(max(mix.isl_p90 / mix.isl, 1.0), 4.0)
     uneven = mix.isl_sized / mix.isl
     return Grid(

@@ -180,7 +180,8 @@ def _prefill(question: Question, setting: Setting, listed: list[Pool]) -> tuple[
     )
     whole = step_time(setting, _shards(listed, 1), steps).total * mix.isl / piece
     long = min(max(mix.isl_p90 / mix.isl, 1.0), 4.0)
-    base = setting.parameters.first_token_s + long * whole
+    first = setting.parameters.first_token_s + setting.parameters.prompt_token_s * mix.isl
+    base = first + long * whole
     room, strain = np.full_like(whole, np.inf), np.zeros_like(whole)
     for key, limit in question.slo.items():
         metric, _, stat = key.partition("_")

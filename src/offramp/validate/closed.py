@@ -46,12 +46,14 @@ class Batch:
         seqs: decoding sequences of a virtual engine at which the features were taken.
         inflight: requests in flight per virtual engine; infinite where unlimited.
         isl, osl: mean lengths; ``isl`` without what the prefix cache holds.
+        prompt: mean length of whole prompts.
         engines: virtual engines of the decode (or only) pool.
         chunk: tokens of the representative prefill step.
         decode, mixed, prefill: features of a decode step, a step with a chunk, a prefill-only step (of the prefill pool
             where there is one).
         prefill_engines: virtual engines that prefill.
         separate: whether those are a pool of their own; ``crowd`` prompts then fit one of its steps.
+        alone: features of the step that prefills where no other attention rank prefills at the same time.
         many: features of a step of that pool with so many prompts; elsewhere of a decode step with every slot taken.
         accept: tokens gained per step, low, mid, high. [n, 3]
         requests: of the whole run, per virtual engine.
@@ -71,11 +73,13 @@ class Batch:
     inflight: F8
     isl: F8
     osl: F8
+    prompt: F8
     engines: F8
     chunk: F8
     decode: Features
     mixed: Features
     prefill: Features
+    alone: Features
     many: Features
     prefill_engines: F8
     separate: npt.NDArray[np.bool_]
@@ -120,7 +124,7 @@ def make_batch(cases: Sequence[Case], *, seqs: F8 | None = None) -> Batch:
         separate=columns.pop("separate") > 0, many=_grouped(entries, chunked=True, pool="crowd"),
         mode=columns.pop("mode").astype(np.int64), accept=table[:, -3:],
         decode=_grouped(entries, chunked=False, pool="decode"), mixed=_grouped(entries, chunked=True, pool="decode"),
-        prefill=_grouped(entries, chunked=True, pool="prefill"), **columns,
+        prefill=_grouped(entries, chunked=True, pool="prefill"), alone=_grouped(entries, chunked=True, pool="alone"), **columns,
     )  # fmt: skip
 
 
@@ -150,7 +154,7 @@ def _grouped(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Features
 
 
 _FIELDS = (
-    "inflight", "isl", "osl", "engines", "chunk", "prefill_engines", "requests", "is_mixed", "mode", "rate", "slots",
+    "inflight", "isl", "osl", "prompt", "engines", "chunk", "prefill_engines", "requests", "is_mixed", "mode", "rate", "slots",
     "peers", "separate", "crowd",
 )  # fmt: skip
 
@@ -170,7 +174,7 @@ def _numbers(case: Case, variant: Variant, kv_tokens: float) -> dict[str, float]
         slots = max(slots, inflight)
     prefill_engines = variant.prefill_replicas * variant.prefill_dp if variant.prefill_replicas else engines
     return {
-        "inflight": inflight, "isl": max(isl, 1.0), "osl": row.osl, "engines": engines,
+        "inflight": inflight, "isl": max(isl, 1.0), "osl": row.osl, "prompt": row.isl, "engines": engines,
         "chunk": min(BATCH_TOKENS, max(isl, 1.0)), "prefill_engines": prefill_engines, "requests": max(requests, 1.0),
         "is_mixed": float(case.mixed), "mode": float(MODES[row.mode]), "slots": max(slots, 1.0),
         "rate": row.rate / engines if row.rate > 0 else np.inf,
@@ -200,6 +204,9 @@ def _features(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Feature
     ]
     shard = Shard(**{name: np.concatenate([getattr(s, name) for s in shards]) for name in ("tp", "pp", "dp", "ep")})
     n = np.array([entry.seqs for entry in entries]) * (pool == "decode")
+    if pool == "alone":
+        beside = np.array([e.case.mixed and not e.variant.prefill_replicas for e in entries])
+        n = np.where(beside, np.array([entry.seqs for entry in entries]), 0.0)
     chunk = np.array([entry.numbers["chunk"] for entry in entries]) * chunked
     if pool == "crowd":
         apart = np.array([entry.numbers["separate"] > 0 for entry in entries])
@@ -211,7 +218,7 @@ def _features(entries: Sequence[_Entry], *, chunked: bool, pool: str) -> Feature
     steps = Steps(
         tokens=n * queries + chunk, decode_seqs=n, decode_context=n * (isl + osl / 2.0),
         prefill_pairs=chunk * (cached + fresh / 2.0), chunks=np.where(chunk > 0, np.maximum(chunk / fresh, 1.0), 0.0),
-        decode_tokens=queries,
+        decode_tokens=queries, peer_tokens=n * queries if pool == "alone" else None,
     )  # fmt: skip
     return step_features(
         case.model, case.device, case.precision, ROUTING, shard=shard, steps=steps, graph=case.graph and not chunked
@@ -257,6 +264,7 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
         seconds(f, parameters) for f in (batch.decode, batch.mixed, batch.prefill, batch.many)
     )
     d_at, m_at, p_at = decode.total, mixed.total, prefill.total
+    a_at = seconds(batch.alone, parameters).total
     # prefill work of one request, in seconds of the engine that does it
     extra = np.where(batch.is_mixed & ~batch.separate, np.maximum(m_at - d_at, 0.02 * m_at), p_at)
     w = extra * batch.isl / batch.chunk
@@ -267,8 +275,13 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
     rate, ttft = np.zeros_like(n), np.zeros_like(n)
     # static and prefill-only runs are scripts around the engine: no server stands before it
     in_process = (batch.mode == MODES["static"]) | (batch.mode == MODES["prefill"])
-    first = np.where(in_process, 0.0, parameters.first_token_s)
-    pool = _PrefillPool(one=w, all=np.maximum(many.total * batch.isl / batch.chunk, w), batch=batch)
+    first = np.where(in_process, 0.0, parameters.first_token_s + parameters.prompt_token_s * batch.prompt)
+    pool = _PrefillPool(
+        one=w,
+        alone=a_at * batch.isl / batch.chunk,
+        all=np.maximum(many.total * batch.isl / batch.chunk, w),
+        batch=batch,
+    )
     is_open = batch.mode == MODES["open"]
     most = np.where(
         batch.separate,
@@ -283,12 +296,13 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
         rate = np.where(batch.separate, np.minimum(rate, pool.most), rate)
         rate = np.where(is_open, np.minimum(0.97 * most, batch.rate), rate)
         load = np.minimum(rate * w, 0.97)
-        own = np.where(batch.is_mixed, m_at, p_at) * np.ceil(batch.isl / batch.chunk)
-        alone, behind = pool.times(rate)
-        own = np.where(batch.separate, alone, own)
+        together = np.where(batch.is_mixed, m_at, p_at)
+        own = (a_at + (together - a_at) * load) * np.ceil(batch.isl / batch.chunk)
+        step, behind = pool.times(rate)
+        own = np.where(batch.separate, step, own)
         queue = np.where(batch.separate, behind, load / (2.0 * (1.0 - load)) * w)
         admit = np.where(batch.separate, 1.0, parameters.admit_steps) * d + _balance_wait(batch, rate=rate, step_s=d)
-        ttft = first + np.where(in_process, own, admit + parameters.queue_factor * (own + queue))
+        ttft = first + np.where(in_process, own, admit + own + parameters.queue_factor * queue)
         full = batch.separate & (rate >= 0.999 * pool.most) & (batch.mode == MODES["closed"])
         ttft = np.where(full, np.maximum(batch.inflight / np.maximum(rate, 1e-12) - steps * d, ttft), ttft)
         busy = np.where(batch.separate, 0.0, np.minimum(rate * w, 0.97))
@@ -319,11 +333,13 @@ class _PrefillPool:
     """A pool that only prefills: a step takes one prompt, or as many as wait and fit.
 
     Attributes:
-        one, all: seconds of a step with one prompt, and with ``crowd`` prompts. [draws, n]
+        one, all: seconds of a step with one prompt on each rank, and with ``crowd`` prompts. [draws, n]
+        alone: seconds of a step with one prompt on one rank only. [draws, n]
         batch: entries.
     """
 
     one: F8
+    alone: F8
     all: F8
     batch: Batch
 
@@ -346,7 +362,8 @@ class _PrefillPool:
         together = np.clip(arrivals * fixed / room, 1.0, crowd)
         step = fixed + each * together
         load = np.minimum(arrivals * step / together, 0.97)
-        return step, load / (2.0 * (1.0 - load)) * step / together + 0.5 * np.where(together > 1.0, step, 0.0)
+        wait = load / (2.0 * (1.0 - load)) * step / together + 0.5 * np.where(together > 1.0, step, 0.0)
+        return step - (self.one - self.alone) * (1.0 - load), wait
 
 
 def _balance_wait(batch: Batch, *, rate: F8, step_s: F8) -> F8:

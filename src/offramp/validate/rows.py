@@ -366,11 +366,38 @@ def breaks_little(row: Row) -> str:
 
     A run of N requests ramps down at its end, which lowers its throughput by up to C / (2 N).
     """
+    if row.is_floor:
+        return ""
+    if row.mode == "open":
+        return _never_reached(row)
     ratio = little_ratio(row)
-    if ratio is None or row.is_floor:
+    if ratio is None:
         return ""
     requests = row.requests or max(row.concurrency * names()["requests"]["per_concurrency"], 1000.0)
     high = 1.0 + LITTLE_LIMIT + row.concurrency / (2.0 * requests)
     if 1.0 - LITTLE_LIMIT <= ratio <= high:
         return ""
     return f"breaks Little's law: concurrency and latencies imply {ratio:.2f} x the published throughput"
+
+
+SHORT_QUEUE: Final = 0.2
+"""Share of TTFT in the whole time of a request up to which nothing queued."""
+
+
+def _never_reached(row: Row) -> str:
+    """Why an open-loop row was no steady run: all had been sent before the first was answered; else "".
+
+    Source: of N requests at rate R, each T seconds in the system, the last is done at N / R + T, so that the throughput is
+    N x osl / (N / R + T) where nothing queues; that gives N.
+    """
+    m = row.metrics
+    ttft = m.get("ttft_ms_mean") or m.get("ttft_ms_median")
+    tpot = m.get("tpot_ms_mean") or m.get("tpot_ms_median")
+    output = m.get("output_tok_s") or m.get("output_tok_s_per_chip", 0.0) * row.chips
+    if not (ttft and tpot and output and row.rate > 0 and row.osl > 1) or row.disaggregated:
+        return ""
+    whole_ms, share = ttft + tpot * (row.osl - 1), output / (row.rate * row.osl)
+    sent = row.rate * whole_ms / 1e3 * share / max(1.0 - share, 1e-9)
+    if ttft > SHORT_QUEUE * whole_ms or sent >= row.rate * whole_ms / 1e3:
+        return ""
+    return f"breaks Little's law: {share:.0%} of the offered load came out and nothing queued, so about {sent:.0f} requests were sent"
