@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,28 @@ def test_mean_wait_is_pollaczek_khinchine(load: float, lengths: str) -> None:
     assert answer.ttft_s.mean == pytest.approx(expected, rel=0.03)
     assert answer.utilisation == pytest.approx(load, rel=0.01)
     assert answer.headroom == pytest.approx(1 / load, rel=0.03)
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8, 1.03, 1.6])
+@pytest.mark.parametrize("n", [20_000, 220_000])
+def test_a_link_that_carries_one_cache_at_a_time_is_a_queue(load: float, n: int) -> None:
+    """M/D/1 of transfers behind a prefill that takes next to no time; more than the link carries is unstable."""
+    rng = np.random.default_rng(12)
+    per_token, isl = 1e-5, 1000
+    arrival = np.cumsum(rng.exponential(isl * per_token / load, n))
+    what = Requests(arrival_s=arrival, isl_tokens=np.full(n, isl), osl_tokens=np.full(n, 2))
+    quick = replace(single_server(1e-9), max_seqs=64, kv_capacity_tokens=10**9)
+    pools = (
+        PoolSpec(table=quick, role="prefill", transfer_s_per_token=per_token),
+        PoolSpec(table=quick, role="decode"),
+    )
+    answer = simulate(pools, what, config=ServeConfig(serial_link=True))
+    assert answer.headroom == pytest.approx(1 / load, rel=0.02)
+    assert answer.stable == (load < 1)
+    if load < 1:
+        service = isl * per_token
+        assert answer.ttft_s is not None
+        assert answer.ttft_s.mean == pytest.approx(service + load * service / (2 * (1 - load)), rel=0.05)
 
 
 def engine(kind: int, budget: int, *, mixed: bool) -> StepTable:

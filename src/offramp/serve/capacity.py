@@ -107,6 +107,34 @@ def capacity(pools: Sequence[PoolSpec], requests: Requests, config: ServeConfig,
     return best if np.isfinite(best) else None
 
 
+def link_rate(pools: Sequence[PoolSpec], requests: Requests, config: ServeConfig) -> float:
+    """Largest rate of all requests, in requests/s, whose KV the links of the prefill replicas carry one after another.
+
+    Infinite where transfers do not queue (``config.serial_link``) or nothing is transferred.
+    """
+    fed = [spec for spec in pools if spec.role == "prefill"]
+    if not fed or not config.serial_link:
+        return float("inf")
+    slo: I8 = np.zeros(len(requests), np.int64) if requests.slo_class is None else requests.slo_class
+    best = float("inf")
+    for classes in {tuple(sorted(spec.slo_classes)) for spec in fed}:
+        mine = np.isin(slo, classes) if classes else np.ones(len(requests), dtype=bool)
+        moved = requests.isl_tokens[mine & (requests.osl_tokens > 1)]
+        if len(moved) == 0:
+            continue
+        same = [spec for spec in fed if tuple(sorted(spec.slo_classes)) == classes]
+        plans = [deploy.plan_pool(spec, config) for spec in same]
+        each = [plan.transfer_base_s + plan.transfer_s_per_token * float(np.mean(moved)) for plan in plans]
+        rates = [spec.replicas / s if s > 0 else float("inf") for spec, s in zip(same, each, strict=True)]
+        weights = [spec.replicas * spec.weight for spec in same]
+        if config.router == "round-robin":
+            total = min(rate / weight for rate, weight in zip(rates, weights, strict=True)) * sum(weights)
+        else:
+            total = sum(rates)
+        best = min(best, total * len(requests) / len(moved))
+    return best
+
+
 def one_pool(spec: PoolSpec, requests: Requests, config: ServeConfig, *, seed: int) -> float:
     """Saturated rate of a whole pool, in requests/s of those that pass through it."""
     slo: I8 = np.zeros(len(requests), np.int64) if requests.slo_class is None else requests.slo_class

@@ -11,7 +11,7 @@ import numpy as np
 from offramp.core.errors import InputError
 from offramp.core.workers import Workers
 from offramp.serve import deploy
-from offramp.serve.capacity import capacity
+from offramp.serve.capacity import capacity, link_rate
 from offramp.serve.deploy import Deployment
 from offramp.serve.engine import run_engine
 from offramp.serve.records import I8, REJECT_REASONS, Outcome, PoolSpec, Requests, ServeConfig, ServeMetrics
@@ -174,6 +174,30 @@ def is_stable(total: Tally, *, offered: float | None, served: float | None, requ
     return headroom > 1
 
 
+def judged(
+    total: Tally, pools: Sequence[PoolSpec], sent: Requests, config: ServeConfig, *, offered: float | None, requests: int,
+    seed: int,
+) -> tuple[float | None, bool]:  # fmt: skip
+    """Capacity in requests/s, where it is estimated, and whether the deployment is stable.
+
+    Args:
+        total: statistics of the run.
+        pools: its pools.
+        sent: requests that it was sent, or a sample of them.
+        config: its settings.
+        offered: arrival rate in requests/s.
+        requests: how many were sent.
+        seed: of the estimate's sample.
+    """
+    if not offered or not config.estimate_capacity:
+        return None, is_stable(total, offered=offered, served=None, requests=requests)
+    served, links = capacity(pools, sent, config, seed=seed), link_rate(pools, sent, config)
+    stable = is_stable(total, offered=offered, served=served, requests=requests)
+    # what waits for a link waits in no engine's queue, but how fast a link is needs no estimate
+    tightest = min(links, float("inf") if served is None else served)
+    return (tightest if tightest < float("inf") else None), stable and links > offered
+
+
 def simulate(pools: Sequence[PoolSpec], requests: Requests, *, config: ServeConfig, seed: int = 0) -> ServeMetrics:
     """What users feel when these pools serve these requests.
 
@@ -207,8 +231,7 @@ def simulate(pools: Sequence[PoolSpec], requests: Requests, *, config: ServeConf
         shards_of(pools, taken, config, measured), config, exact=exact, pools=len(deployment.pools)
     )
     offered = offered_rate(taken, config)
-    served = capacity(pools, taken, config, seed=seed) if offered and config.estimate_capacity else None
-    stable = is_stable(total, offered=offered, served=served, requests=len(taken))
+    served, stable = judged(total, pools, taken, config, offered=offered, requests=len(taken), seed=seed)
     answer = metrics(deployment, total, rejected=rejected, offered=offered, capacity=served, stable=stable)
     return answer if outcome is None else with_times(answer, deployment, outcome, accepted=accepted, n=len(requests))
 

@@ -14,12 +14,11 @@ import numpy as np
 from offramp.core.errors import BackendError, InputError
 from offramp.core.workers import Workers
 from offramp.serve import deploy, state
-from offramp.serve.capacity import capacity
 from offramp.serve.deploy import Blocks, Deployment
 from offramp.serve.events import batch_of, collect
 from offramp.serve.kernel import NEEDS_SLOTS, run
 from offramp.serve.records import I8, REJECT_REASONS, PoolSpec, Requests, ServeConfig, ServeMetrics
-from offramp.serve.run import are_independent, check_config, is_stable
+from offramp.serve.run import are_independent, check_config, judged
 from offramp.serve.tally import Tally, metrics
 
 FIRST_SLOTS = 4096
@@ -29,6 +28,7 @@ CHUNK = 200_000
 """Requests that a long run takes at a time."""
 CAPACITY_SAMPLE = 100_000
 """Requests of the first chunk from which the capacity is estimated."""
+NONE_S, NONE = np.zeros(0), np.zeros(0, np.int64)
 Done = tuple[Tally, bool]
 """Statistics of a part, and whether it overflowed."""
 
@@ -66,8 +66,7 @@ class Stream:
     def finish(self) -> Tally:
         """Runs out what is left; the statistics."""
         if not self.overflowed:
-            none = np.zeros(0, np.int64)
-            self._run(Requests(arrival_s=np.zeros(0), isl_tokens=none, osl_tokens=none), 0, final=True)
+            self._run(Requests(arrival_s=NONE_S, isl_tokens=NONE, osl_tokens=NONE), 0, final=True)
         control = self.memory.control[0]
         control["queue_at_end"] = self.queue_at_end
         outcome = collect(self.memory, self.deployment, 0)
@@ -345,9 +344,8 @@ def _answer(
         total.merge(tally.spread(part.pool_index, len(deployment.pools)))
     span_s = seen.last_s - seen.first_s
     offered = (seen.requests - 1) / span_s if seen.requests > 1 and span_s > 0 else None
-    estimates = offered and seen.head and config.estimate_capacity
-    served = capacity(pools, seen.head, config, seed=seed) if estimates and seen.head else None
-    stable = is_stable(total, offered=offered, served=served, requests=seen.requests)
+    head = seen.head if seen.head is not None else Requests(arrival_s=NONE_S, isl_tokens=NONE, osl_tokens=NONE)
+    served, stable = judged(total, pools, head, config, offered=offered, requests=seen.requests, seed=seed)
     stable = stable and not any(over for _, over in results)
     counts = seen.counts
     rejected = {REJECT_REASONS[i]: int(counts[i]) for i in range(1, len(counts)) if counts[i]}
