@@ -361,7 +361,9 @@ def _strings(source: Source, guards: list[tuple[int, int]], target: Target) -> l
     ]
 
 
-_MEMBER: Final = re.compile(r"^[ \t]*(?:\}\s*|[\w:<>,\s*&]+[\s>*&])(\w+)\s*(?:=[^;]*)?;", re.MULTILINE)
+_MEMBER: Final = re.compile(
+    r"^[ \t]*+(?:\}[ \t]*+|[\w:<>,*& \t]{1,160}[ \t>*&])(\w{1,39})[ \t]*+(?:=[^;\n]{0,200})?;", re.MULTILINE
+)
 
 
 def _members(source: Source, target: Target) -> list[Hit]:

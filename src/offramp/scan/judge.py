@@ -102,6 +102,9 @@ def _safe(template: str, fills: dict[str, str]) -> str:
 
 def _by_symbol(hit: Hit, verdict: dict[str, Any], target: Target, *, torch: tuple[int, ...]) -> None:
     """Effort and replacement from the symbol table: the agnostic form where this torch has it, else the vendor's."""
+    if hit.symbol == "CUDA graphs":
+        verdict["stage"], verdict["replacement"] = "full-speed", "off for the first run; then the target's own graphs"
+        return
     table = symbols.table_for(target.column)
     row = table.get(hit.symbol) or table.get(hit.symbol.rsplit(".", 1)[0] if hit.symbol.count(".") > 2 else "")
     if row is None:

@@ -81,7 +81,8 @@ def scan_lines(path: str, text: str, *, kind: str, role: Role, target: Target) -
         taken = lines_of((hit.line, hit.end_line) for hit in hits)
         hits += sibling_hits(path, text, target=target, taken=taken)
     said = _mentions(text, hits, words=target.words)
-    hits += said if hits else [hit for hit in said if hit.kind == "name.cuda" and hit.symbol != GPU_NAMES]
+    if hits or kind in (*BUILD, "shell"):
+        hits += said if hits else [hit for hit in said if hit.kind == "name.cuda" and hit.symbol != GPU_NAMES]
     hits = [hit for hit in merge_near(merge_lines(hits)) if needed(hit.kind, target, python=False)]
     skipped = f"line {long} is longer than {LONGEST_LINE:,} characters; not read"
     notes = (FileNote(path=path, kind="malformed", text=skipped),) if long else ()

@@ -18,6 +18,8 @@ from offramp.scan.words import OTHER_WORDS, words_of
 
 EFFORT_WEIGHT: Final = {"L0": 1.0, "L1": 2.0, "L2": 4.0, "L3": 8.0, "L4": 12.0}
 STAGE_WEIGHT: Final = {"first-run": 3.0, "full-speed": 1.5, "later": 0.4}
+STAGE_IN_ORDER: Final = {"first-run": 1.0, "full-speed": 0.8, "later": 0.6}
+"""The same for single findings, milder: how often ports touched a class says part of it already."""
 ROLE_WEIGHT: Final = {
     "source": 1.0, "build": 1.0, "infra": 0.8, "example": 0.3, "benchmark": 0.2, "test": 0.15, "doc": 0.05,
     "vendored": 0.1, "generated": 0.1,
@@ -71,6 +73,7 @@ def by_priority(by_path: Mapping[str, int]) -> Callable[[Finding], tuple[bool, b
     def key(finding: Finding) -> tuple[bool, bool, float, str, int]:
         reach = breadth(len(finding.places) - 1) * breadth(by_path.get(finding.path, 0))
         score = EFFORT_WEIGHT[finding.effort] * reach * share_touched(finding.kind, finding.symbol)
+        score *= STAGE_IN_ORDER[finding.stage]
         return finding.guarded, finding.role not in PRODUCT, -score, finding.path, finding.line
 
     return key

@@ -47,7 +47,7 @@ def _node_words(file: PyFile, node: ast.AST) -> frozenset[str]:
         path = resolve(file, node)
         if path.startswith(("torch.cuda", "torch.version.cuda", "torch.backends.cuda")):
             return frozenset({"cuda"})
-        words = device_words(node.attr)
+        words = _of_graphs(node.attr) or device_words(node.attr)
         if words <= GPU_WORDS and not (
             (node.attr.isupper() and len(words_of(node.attr)) <= 2) or node.attr.startswith(("is_", "has_"))
         ):
@@ -57,11 +57,20 @@ def _node_words(file: PyFile, node: ast.AST) -> frozenset[str]:
         path = file.aliases.get(node.id, "")
         if path.startswith("torch.cuda"):
             return frozenset({"cuda"})
-        words = device_words(node.id)
+        words = _of_graphs(node.id) or device_words(node.id)
         if words <= GPU_WORDS and not node.id.lower().startswith(("is_", "has_")):
             return NONE
         return words
     return NONE
+
+
+def _of_graphs(name: str) -> frozenset[str]:
+    """The word of a name that speaks of CUDA graphs ("use_cuda_graph"): a feature, no kind of device; else none."""
+    words = words_of(name)
+    return GRAPHS if words & CUDA_WORDS and words & {"graph", "graphs"} else NONE
+
+
+GRAPHS: Final = frozenset({"cudagraph"})
 
 
 def expression_words(file: PyFile, node: ast.AST) -> frozenset[str]:
@@ -114,8 +123,12 @@ def check_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> tuple[frozenset[
         check_borrowed_chain(file, chain, words, ctx)
         return words, False
     if not needs_branch(words):
+        if words == GRAPHS:
+            for link in chain:
+                _graphs(file, link.test, ctx)
         check_trait(file, chain, words, ctx)
-        return words, False
+        return words, words == GRAPHS
+    words -= GRAPHS
     head, last = chain[0], chain[-1]
     headers = [link.lineno for link in chain]
     end = head.end_lineno or head.lineno
@@ -140,6 +153,13 @@ def check_chain(file: PyFile, chain: list[ast.If], ctx: Ctx) -> tuple[frozenset[
             last, "branch.missing", symbol, ctx=ctx._replace(guard=False), span=(spot, spot), note="where it belongs"
         )
     return words, True
+
+
+def _graphs(file: PyFile, node: ast.expr, ctx: Ctx) -> None:
+    """Records a condition on CUDA graphs: the target has graphs of its own, or runs without them."""
+    if expression_words(file, node) == GRAPHS:
+        span = (node.lineno, node.end_lineno or node.lineno)
+        file.add(node, "torch.stream", "CUDA graphs", ctx=ctx._replace(guard=False), span=span)
 
 
 def check_trait(file: PyFile, chain: list[ast.If], words: frozenset[str], ctx: Ctx) -> None:
@@ -286,6 +306,9 @@ def check_target_branch(file: PyFile, chain: list[ast.If], ctx: Ctx) -> None:
 
 def report(file: PyFile, node: ast.AST, words: frozenset[str], *, ctx: Ctx) -> bool:
     """Records a condition that leaves the target out; False when it knows the target."""
+    if words == GRAPHS:
+        file.add(node, "torch.stream", "CUDA graphs", ctx=ctx._replace(guard=False))
+        return True
     if not file.target.covers(words) and not needs_branch(words) and words & TRAITS and has_predicate(file, node):
         file.add(node, "branch.trait", "condition on " + "/".join(sorted(words)), ctx=ctx._replace(guard=False))
     if file.target.covers(words) or not needs_branch(words):
