@@ -10,7 +10,8 @@ work on a back end that is there, which old code rarely announces.
 
 ``--drawing 2`` keeps every row and adds repositories that have none, under a stricter rule that was set before any of
 them was measured: the commit must add a line with a word of that vendor's own (an "NPU" may be a telephone's), and
-its parent must name CUDA in at least as many files as other accelerators (else it leaves something else).
+its parent must name CUDA in at least as many files as other accelerators (else it leaves something else). ``--drawing 3``
+does the same with the rows of a third set of repositories, picked for C, C++ and ROCm before any was measured.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def leaves_cuda(repo: Path, row: dict[str, str]) -> bool:
     return counts[0] >= max(1, counts[1])
 
 
-def second(clones: Path) -> list[dict[str, str]]:
+def further(clones: Path, drawing: int) -> list[dict[str, str]]:
     """The rows of the corpus, and those of repositories that have none."""
     with (HERE / "scan_corpus.csv").open(newline="") as handle:
         kept = list(csv.DictReader(handle))
@@ -140,17 +141,19 @@ def second(clones: Path) -> list[dict[str, str]]:
         repo = find_clone(clones, name)
         if repo is None or name in known or OWN.search(name):
             continue
-        kept += [{**row, "split": row["split"] + "-2"} for row in ports_of(repo, name) if leaves_cuda(repo, row)]
+        kept += [
+            {**row, "split": f"{row['split']}-{drawing}"} for row in ports_of(repo, name) if leaves_cuda(repo, row)
+        ]
     return kept
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clones", type=Path)
-    parser.add_argument("--drawing", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--drawing", type=int, choices=(1, 2, 3), default=1)
     options = parser.parse_args()
-    if options.drawing == 2:
-        show(second(options.clones))
+    if options.drawing > 1:
+        show(further(options.clones, options.drawing))
         return
     with (HERE / "scan_corpus.csv").open(newline="") as handle:
         kept = [row for row in csv.DictReader(handle) if "by rule" not in row["source"]]

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from offramp.core.result import FigureLog
+from offramp.core.workers import Workers
 from offramp.scan.answer import first_of, rank
 from offramp.scan.engine import scan_tree
 from offramp.scan.finding import Finding
@@ -488,6 +488,8 @@ SPLITS = (
     ("held-out", "never looked at"),
     ("tuned-2", "second drawing, rules were tuned on these"),
     ("held-out-2", "second drawing, never looked at"),
+    ("tuned-3", "third drawing, rules were tuned on these"),
+    ("held-out-3", "third drawing, never looked at"),
 )
 
 
@@ -555,6 +557,7 @@ def aims(scores: list[Score]) -> list[str]:
         ("wave B, given corpus", 40, [s for s in wave(scores, "B") if s.given]),
         ("wave B, never looked at", 40, wave(unseen, "B")),
         ("C++ and transport, first ports, never looked at", 60, wave(first, "C")),
+        ("ROCm's Python, never looked at", 85, [s for s in wave(unseen, "A") if s.target.startswith(CUDA_STACKS)]),
         ("C++ and transport of ROCm, never looked at", 60, [s for s in wave(unseen, "C") if s.target.startswith(CUDA_STACKS)]),
     ]  # fmt: skip
     out = [
@@ -689,20 +692,23 @@ def main() -> None:
     options = parser.parse_args()
     with (HERE / "scan_corpus.csv").open(newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if options.only in f"{row['repo']} {row['commit']}"]
-    scores: list[Score] = []
     missing: list[str] = []
-    with ProcessPoolExecutor(options.jobs) as pool:
-        for row, score in zip(rows, pool.map(measure_row, rows, [options.clones] * len(rows)), strict=True):
-            if score is None:
-                missing.append(row["repo"])
+    done: dict[int, Score] = {}
+    with Workers(options.jobs) as crew:
+        for unit in crew.do(measure_row, [(i, (row, options.clones)) for i, row in enumerate(rows)]):
+            if unit.lost:
+                sys.exit(f"The process that measured {rows[unit.i]['repo']} died.")
+            if unit.value is None:
+                missing.append(rows[unit.i]["repo"])
                 continue
-            scores.append(score)
+            score = done[unit.i] = unit.value
             print(
                 f"{score.name}: hunks {score.hunks_found}/{score.hunks}, lines {score.lines_found}/{score.lines}, "
                 f"{score.findings} findings, {score.places} places",
                 file=sys.stderr,
                 flush=True,
             )
+    scores = [done[i] for i in sorted(done)]
     if not scores:
         sys.exit(f"No clone of any port in {options.clones}.")
     if options.touch:
