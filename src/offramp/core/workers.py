@@ -98,8 +98,7 @@ class Workers:
                 worker.process.join(max(until - time.monotonic(), 0.0))
             worker.process.kill()
         for worker in self._crew:
-            worker.process.join()
-            worker.process.close()
+            _close(worker.process)
         self._crew.clear()
 
     def _hand_out(self, task: Callable[..., Any], waiting: deque[tuple[int, tuple[Any, ...]]]) -> None:
@@ -135,8 +134,14 @@ class Workers:
         self._crew.remove(worker)
         worker.pipe.close()
         worker.process.kill()
-        worker.process.join()
-        worker.process.close()
+        _close(worker.process)
+
+
+def _close(process: Any) -> None:
+    """Waits for the end of a process that was killed and frees what it held."""
+    process.join()
+    with contextlib.suppress(ValueError):  # another thread took its end at the same moment, so that it seems to run
+        process.close()
 
 
 def _start(others: Sequence[Connection[Any, Any]]) -> _Worker:
