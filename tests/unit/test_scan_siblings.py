@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 
 import pytest
 
@@ -121,3 +122,64 @@ def test_a_family_that_has_the_target_is_ported() -> None:
     code = "def detect_cuda():\n    return 1\n\n\ndef detect_npu():\n    return 2\n"
     found = hits("acme/run.py", code, target="huawei/ascend-910b2")
     assert not any(hit.note == "family" for hit in found)
+
+
+def test_imports_that_gather_back_ends() -> None:
+    code = "from .cuda_ops import CudaOps\nfrom .maca_ops import MacaOps\nfrom .xla_ops import XLAOps\n\nx = CudaOps\n"
+    found = hits("acme/ops/__init__.py", code, target="huawei/ascend-910b2")
+    assert covers(found, 2, "branch.import")
+    assert covers(found, 3, "branch.import")
+    ported = "from .npu_ops import NpuOps\n" + code
+    assert not any(hit.note == "siblings" for hit in hits("acme/ops/__init__.py", ported, target="huawei/ascend-910b2"))
+
+
+def test_tables_made_with_dict() -> None:
+    code = "MAPS = dict(ascend=A, maca=M)\n"
+    assert covers(hits("acme/run.py", code, target="cambricon/mlu590"), 1, "branch.list")
+    assert not covers(hits("acme/run.py", code, target="huawei/ascend-910b2"), 1, "branch.list")
+
+
+def test_the_host_against_cuda() -> None:
+    code = "import torch\nif DEVICE != 'cpu':\n    torch.cuda.synchronize()\nif DEVICE != 'cpu':\n    step()\n"
+    found = [(hit.line, hit.symbol) for hit in hits("acme/run.py", code)]
+    assert (2, "the host against CUDA") in found
+    assert (4, "the host against CUDA") not in found
+
+
+def test_cuda_graphs_are_no_device() -> None:
+    code = "if args.use_cuda_graph:\n    capture()\nif args.use_cuda and args.use_cuda_graph:\n    run()\n"
+    found = [(hit.line, hit.kind, hit.symbol) for hit in hits("acme/run.py", code)]
+    assert (1, "torch.stream", "CUDA graphs") in found
+    assert (3, "branch.missing", "if cuda") in found
+
+
+def test_predicates_sort_apart_from_constants_and_classes() -> None:
+    code = """\
+        from .utils import (
+            MODEL_NAME,
+            DeepSpeedPlugin,
+            gather,
+            is_megatron_available,
+            is_safetensors_available,
+            is_tpu_available,
+            is_xpu_available,
+        )
+        """
+    found = [(hit.line, hit.end_line) for hit in hits("acme/run.py", code, target="huawei/ascend-910b2")]
+    assert (5, 6) in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "// cuda\n" + (" " * 2_000 + "\n") * 400,
+        "// cuda\n" + "class Cuda " * 20_000,
+        "// cuda\n" + "class CudaX {\n" * 20_000,
+        "// cuda rocm\n" + "int rocm_a, xpu_b;\n" * 20_000,
+        "// cuda\nstruct S { std::map<int, int> " + "a " * 50_000,
+    ],
+)
+def test_hostile_headers_take_linear_time(text: str) -> None:
+    start = time.process_time()
+    hits("a.h", text)
+    assert time.process_time() - start < 5.0
