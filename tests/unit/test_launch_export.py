@@ -187,6 +187,16 @@ def test_sglang_counts_all_ranks(tmp_path):
         assert part in command
 
 
+def test_sglang_on_ascend_names_the_method_of_quantised_weights(tmp_path):
+    pod = item("huawei/ascend-910c", "910C", engine="sglang", system="atlas-800-a3", tp=16, devices=16)
+    pod["precision_fallback"] = "FP8 weights run as W8A8 INT8"
+    made = launch(save(tmp_path, assessment(a=pod)))
+    assert "--quantization modelslim" in made.answer["workloads"][0]["command_line"]
+    assert any("quantised to int8" in notice.text for notice in made.warnings)
+    gpu = item("nvidia/h20", "H20", engine="sglang", tp=8, devices=8)
+    assert "--quantization" not in launch(save(tmp_path, assessment(a=gpu))).answer["workloads"][0]["command_line"]
+
+
 def test_mindie_config_has_documented_keys_only(tmp_path):
     made = launch(
         save(tmp_path, assessment(a=item("huawei/ascend-910b2", "910B2", engine="mindie", system="atlas-800-a2")))

@@ -69,16 +69,23 @@ def _vllm(
         out.append(
             ("--max-model-len", str(context), "longest context that the model allows; lower it to what users need")
         )
-    precision, about = _vllm_precision(layout["weights_dtype"], known, model, item["model"])
+    special = known.get("quantization", {}).get(layout["weights_dtype"], "")
+    precision, about = _precision(layout["weights_dtype"], special, model, item["model"])
     return [*out, *precision], [*notes, *about]
 
 
-def _vllm_precision(dtype: str, known: dict[str, Any], model: Any, name: str) -> tuple[list[Setting], list[str]]:
+def _precision(dtype: str, special: str, model: Any, name: str) -> tuple[list[Setting], list[str]]:
+    """How vLLM and SGLang are told the precision of the weights, and the checkpoint that it takes.
+
+    Args:
+        dtype: that the layout was priced with.
+        special: quantisation method that the flag has to name; "" where the engine finds it in the checkpoint.
+        model, name: the model and what it is called.
+    """
     stored = stored_dtype(model)
-    special = known.get("quantization", {}).get(dtype)
-    if special:
+    if special and dtype != stored:
         return [("--quantization", special, f"{dtype} weights")], [
-            f"needs a checkpoint of {name} quantised to {dtype} for this engine"
+            f"needs a checkpoint of {name} quantised to {dtype} for this engine (method {special})"
         ]
     if dtype in ("checkpoint", "", stored):
         return [], []
@@ -101,7 +108,6 @@ def stored_dtype(model: Any) -> str:
 def _sglang(
     layout: dict[str, Any], known: dict[str, Any], item: dict[str, Any], chip: Chip, context: int, model: Any
 ) -> tuple[list[Setting], list[str]]:
-    del known
     ranks = layout["tp"] * layout["dp"]
     out: list[Setting] = [("--host", "0.0.0.0", "listens on every address of the pod"), ("--port", str(PORT), "port")]
     out.append(("--tp-size", str(ranks), "all ranks of a pipeline stage: TP x DP of the layout"))
@@ -130,22 +136,13 @@ def _sglang(
         out.append(
             ("--context-length", str(context), "longest context that the model allows; lower it to what users need")
         )
-    if chip.id.startswith("huawei/"):
+    on_npu = chip.id.startswith("huawei/")
+    if on_npu:
         out.append(("--device", "npu", "Ascend backend"))
         out.append(("--attention-backend", "ascend", "attention kernels of the Ascend backend"))
-    stored, dtype = stored_dtype(model), layout["weights_dtype"]
-    notes: list[str] = []
-    if dtype == "fp8" and stored == "bf16":
-        out.append(("--quantization", "fp8", "weights are quantised to FP8 on loading"))
-    elif dtype in ("bf16", "fp16") and dtype != stored:
-        out.append(("--dtype", "bfloat16" if dtype == "bf16" else "float16", f"weights in {dtype}"))
-        notes += [f"{item['model']} is stored in {stored}: needs a checkpoint in {dtype}"] if stored else []
-    elif dtype not in ("checkpoint", "", stored):
-        notes.append(
-            f"needs a checkpoint of {item['model']} quantised to {dtype}; the engine reads the method from its "
-            "config.json"
-        )
-    return out, notes
+    special = known.get("quantization_npu", {}).get(layout["weights_dtype"], "") if on_npu else ""
+    precision, notes = _precision(layout["weights_dtype"], special, model, item["model"])
+    return [*out, *precision], notes
 
 
 def _mindie(

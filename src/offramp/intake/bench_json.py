@@ -307,7 +307,7 @@ def _aiperf(item: Item, where: str) -> Bench:
     done = int(number(dig(item, "request_count", "avg")) or number(dig(item, "request_latency", "count")) or 0)
     bad = number(dig(item, "error_request_count", "avg")) or 0
     return Bench(
-        tool="aiperf" if "aiperf_version" in item or "schema_version" in item else "genai-perf",
+        tool="aiperf" if {"aiperf_version", "schema_version"} & item.keys() or "loadgen" in config else "genai-perf",
         where=where,
         tool_version=str(item.get("aiperf_version") or ""),
         model=_aiperf_model(config),
