@@ -1,4 +1,6 @@
-"""Renews what README.md shows of examples/leave-h20 (the text block behind "What it says of"): run after facts or fits move.
+"""Renews what README.md shows of examples/leave-h20: run after facts or fits move.
+
+That is the text block behind "What it says of" and, where a Chromium is installed, the picture of the report.
 
 python tools/make_readme.py
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,11 +21,11 @@ SHOWN = ("h20", "ascend-910b2", "ascend-910c", "mlu590")
 BLOCK = re.compile(r"(What it says of `examples/leave-h20/study\.toml`[^\n]*\n\n```\n)(.*?)(```)", re.DOTALL)
 
 
-def printed() -> str:
-    """What the command prints of the study, wide enough that no line is broken."""
+def printed(report: Path | None = None) -> str:
+    """What the command prints of the study, wide enough that no line is broken; its report goes to a folder."""
     with tempfile.TemporaryDirectory() as runs:
         environment = {**os.environ, "COLUMNS": "400", "NO_COLOR": "1", "OFFRAMP_RUNS": runs}
-        command = [sys.executable, "-m", "offramp", "assess", STUDY]
+        command = [sys.executable, "-m", "offramp", "assess", STUDY, *(["--out", str(report)] if report else [])]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 
@@ -38,11 +41,24 @@ def excerpt(text: str) -> str:
     return "\n".join([lines[0], *([cheaper] if cheaper else []), "", *table, *rows[: len(SHOWN)], *why]) + "\n"
 
 
+def picture(page: Path) -> None:
+    """The first screen of the report as docs/report-first-screen.png, where a browser can draw it."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        print("docs/report-first-screen.png is as it was: no Chromium draws it", file=sys.stderr)
+        return
+    shot = ROOT / "docs" / "report-first-screen.png"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1240,1160"]
+    subprocess.run([*command, f"--screenshot={shot}", page.resolve().as_uri()], capture_output=True, check=True)
+
+
 def main() -> None:
-    """Writes the README."""
+    """Writes the README and the picture in it."""
     readme = ROOT / "README.md"
     text = readme.read_text("utf-8")
-    made = excerpt(printed())
+    with tempfile.TemporaryDirectory() as folder:
+        made = excerpt(printed(Path(folder)))
+        picture(Path(folder) / "report.html")
     found, count = BLOCK.subn(lambda match: match.group(1) + made + match.group(3), text)
     if count != 1:
         raise SystemExit("README.md has no block behind 'What it says of'")
