@@ -48,7 +48,7 @@ docs: $(STAMP)  ## what comes from the code: docs/study.md, docs/commands.md, do
 site: $(STAMP)  ## the documentation as a site that opens offline: site/index.html
 	$(BIN)/mkdocs build -q --strict
 
-readme: $(STAMP)  ## what the README shows of the example
+readme: $(STAMP)  ## what the README shows of the example, picture included
 	$(BIN)/python tools/make_readme.py
 
 mixed: $(STAMP)  ## the worked example of mixed pools in docs/mixed.md, from a run of the example study
