@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from offramp import catalog
+from offramp import arch, catalog
 from offramp.core.errors import CatalogError
-from offramp.train.cases import Case, build, model_of, usable_devices
+from offramp.train.cases import Case, build, chip_device, model_of, usable_devices
 from offramp.train.decision import Stage, judge
-from offramp.train.features import imbalance
+from offramp.train.features import features, imbalance
+from offramp.train.layout import Layout, Task, grid_of
 from offramp.train.rows import Rejected, TrainRow, is_training, read_row
+from offramp.train.work import model_work
 
 KNOWN = frozenset(catalog.load().chips)
 ROW = {
@@ -40,6 +42,31 @@ def test_row_is_read() -> None:
     )
     assert (row.tp, row.pp, row.vp, row.cp, row.ep, row.batch_sequences) == (8, 8, 8, 2, 0, 1536)
     assert row.metrics == {"step_time_s": 37.693, "tokens_per_s_per_chip": 326.0}
+
+
+@pytest.mark.parametrize(
+    ("framework", "source", "row_id", "found"),
+    [("", "mlcommons/training_results_v5.1", "a", "mlperf-nemo"), ("", "", "mbridge-26.10-x", "megatron-bridge"),
+     ("", "arXiv 2205.05198 Table 5", "a", "megatron-2022"), ("", "", "korth-megatron-530B-full", "megatron-2022"),
+     ("Megatron-LM", "Korthikanti et al.", "a", "megatron-2022"), ("torchtitan", "", "mbridge-like", "torchtitan"),
+     ("", "", "a", "other")],
+)  # fmt: skip
+def test_a_framework_is_found_where_a_table_names_it(framework: str, source: str, row_id: str, found: str) -> None:
+    assert read(framework=framework, source=source, id=row_id).framework.id == found
+
+
+def sends(**changes: object) -> float:
+    model, device = arch.load("meta-llama/Meta-Llama-3.1-405B"), chip_device("nvidia/h100", catalog.load())
+    task = Task(sequence_tokens=8192, batch_sequences=1152, async_sends=bool(changes.pop("async_sends", True)))
+    layout = Layout(**({"tp": 4, "pp": 16, "cp": 2, "dp": 16, "vp": 4} | changes))  # type: ignore[arg-type]
+    return float(features(model_work(model), device, task, grid_of([layout])).hop[0])
+
+
+def test_sends_are_waited_for_where_nothing_runs_beside_them() -> None:
+    assert sends() < sends(async_sends=False)
+    assert sends(vp=1) == sends(vp=1, async_sends=False)  # 1F1B has no other chunk
+    filling = (2 * 15 + 3 * 16) / (72 * 4)  # warm-up passes of all
+    assert sends() / sends(async_sends=False) == pytest.approx(filling + (1 - filling) * 0.1)
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,8 @@ def _read(raw: dict[str, Any], known_chips: frozenset[str]) -> TrainRow | Reject
     where = f"{framework_text} {raw.get('source', '')} {raw.get('source_ref', '')}"
     where += f" {published}" if "AMD" in published else ""
     framework = _framework(where)
+    if framework.id == "other":  # a table that names its rows after the framework and states it nowhere else
+        framework = _framework(f"{where} {row_id}")
     dtype, variant = _dtype(raw.get("dtype") or raw.get("precision", ""), framework.default_dtype)
     parallel = raw.get("parallelism", "") + " " + raw.get("conditions", "")
     degree = {
