@@ -136,3 +136,9 @@ def test_kill_dash_nine_loses_at_most_the_unit_in_progress(tmp_path: Path, delay
     hits = int(second[-1].split()[1])
     assert seen - 1 <= hits <= seen + 1
     assert runs.read_result(tmp_path, "assess-ef").answer == sum(i * i for i in range(400))
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "../..", "no/such", "**", "."])
+def test_a_name_that_is_no_run_is_said(tmp_path, name):
+    with pytest.raises(InputError, match="no such run"):
+        runs.read_result(tmp_path / "runs", name)

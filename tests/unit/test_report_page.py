@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from offramp.core.errors import BackendError
+from offramp.core.errors import BackendError, InputError
 from offramp.core.result import Notice, Result, UsedFigure, result_from_json, table_of
 from offramp.report import charts, render, write
 from offramp.report.html import Col, Page, assemble, decision, digits, number, section, slug, spread, stat, table
@@ -148,3 +148,9 @@ def test_each_chart_draws(name: str) -> None:
     assert drawn.startswith("<figure><figcaption>t")
     assert "<svg" in drawn
     assert "&lt;svg" not in drawn
+
+
+def test_a_result_of_another_release_is_named_not_a_traceback():
+    old = Result(command="assess", answer={"study": "x"}, inputs_hash="h", data_version="d")
+    with pytest.raises(InputError, match="which this release shows"):
+        render(old)

@@ -298,13 +298,16 @@ def read_result(root: str | Path | None, name: str) -> Result:
         InputError: no such run, several, or it has no Result yet.
     """
     base = runs_root(root)
-    folders = [Path(name)] if (Path(name) / MANIFEST).is_file() else sorted(base.glob(f"{glob_safe(name)}*"))
+    plain = Path(name).name == name  # an id, not a path
+    begun = sorted(base.glob(f"{glob_safe(name)}*")) if plain else []
+    folders = [Path(name)] if (Path(name) / MANIFEST).is_file() else begun
     folders = [folder for folder in folders if (folder / MANIFEST).is_file()]
     exact = [folder for folder in folders if folder.name == name]
     folders = exact or folders
     if len(folders) != 1:
         what = "no such run" if not folders else f"{len(folders)} runs begin so"
-        raise InputError(what, where=f"{base}/{name}", mend='"offramp runs" lists all.')
+        where = f"{base}/{name}" if plain else name
+        raise InputError(what, where=where, mend='"offramp runs" lists all.')
     try:
         return result_from_json((folders[0] / "result.json").read_bytes())
     except (OSError, msgspec.MsgspecError):

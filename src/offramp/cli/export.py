@@ -44,7 +44,7 @@ def command(source: str, out: str, formats: tuple[str, ...], lang: str, root: st
 def _documents(result: object, names: list[str], lang: str) -> dict[str, str]:
     """The documents that were asked for, by file name."""
     from offramp.core.result import Result
-    from offramp.report import decision, exitplan, render
+    from offramp.report import decision, exitplan, of_this_release, render
 
     assert isinstance(result, Result)
     suffix = "" if lang == "en" else f".{lang}"
@@ -53,5 +53,6 @@ def _documents(result: object, names: list[str], lang: str) -> dict[str, str]:
         if name == "report":
             out[f"report{suffix}.html"] = render(result, lang=lang)
         else:
-            out[f"{name}{suffix}.html"] = (decision if name == "decision" else exitplan).page(result, lang=lang)
+            with of_this_release(result):
+                out[f"{name}{suffix}.html"] = (decision if name == "decision" else exitplan).page(result, lang=lang)
     return out

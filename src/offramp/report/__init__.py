@@ -29,15 +29,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offramp.core.errors import BackendError
+from offramp.core.errors import BackendError, InputError
 
 if TYPE_CHECKING:
     from offramp.core.result import Result
 
-__all__ = ["render", "write"]
+__all__ = ["of_this_release", "render", "write"]
 
 
 def render(result: Result, *, lang: str = "en") -> str:
@@ -48,7 +49,7 @@ def render(result: Result, *, lang: str = "en") -> str:
         lang: "en" or "zh".
 
     Raises:
-        InputError: unknown language.
+        InputError: unknown language, or a Result whose form is not that of this release.
         BackendError: the [report] extra is not installed.
     """
     for needed in ("jinja2", "vl_convert"):
@@ -59,9 +60,25 @@ def render(result: Result, *, lang: str = "en") -> str:
 
     name = f"offramp.report.{result.command}"
     own = importlib.util.find_spec(name)
-    with speaking(lang):
+    with speaking(lang), of_this_release(result):
         page: Page = importlib.import_module(name).page(result) if own is not None else plain_page(result)
     return translate(assemble(page, result), lang)
+
+
+@contextlib.contextmanager
+def of_this_release(result: Result) -> Generator[None]:
+    """Names a Result, read from a file, that lacks what documents of this release show.
+
+    Raises:
+        InputError: a key of the answer is missing.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise InputError(
+            f"the Result holds no {error}, which this release shows", where=f"report of {result.command}",
+            mend="It was made by another release: run the command again.",
+        ) from error  # fmt: skip
 
 
 def write(result: Result, folder: str | Path, *, name: str = "report.html") -> Path:
