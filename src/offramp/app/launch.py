@@ -164,7 +164,7 @@ def result_of(source: str | Path, root: str | Path | None, *, command: str = "")
     if path.is_file():
         try:
             found = result_from_json(_whole(path.read_bytes()))
-        except (msgspec.DecodeError, OSError) as error:
+        except (msgspec.DecodeError, OSError, RecursionError) as error:
             raise InputError(
                 f"is no Result: {error}", where=str(source), mend="Give a study, a run or what --json printed."
             ) from None
