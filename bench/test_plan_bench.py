@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from offramp.core.result import FigureLog
+from offramp.plan import analysis
+from offramp.plan.again import Again
+from offramp.plan.apart import thinned
 from offramp.plan.problem import PlanProblem
 from offramp.plan.solution import residuals, solve
 from offramp.supply import facts, model
@@ -55,3 +58,15 @@ def test_thousand_supply_draws(benchmark):
     data = facts.load()
     drawn = benchmark(model.simulate, data, dt.date(2026, 11, 23), draws=1000, seed=0, log=FigureLog())
     assert drawn.cards.shape[0] == 1000
+
+
+@pytest.mark.benchmark(group="plan: waiting and plans without each vendor, from the solved plan")
+def test_comparisons_of_the_large_plan(benchmark):
+    plan = solve(thinned(large_problem(), 12))  # as offramp plan does with a plan of this size
+
+    def compare() -> int:
+        again = Again(plan)
+        analysis.value_of_waiting(plan, again=again)
+        return len(analysis.alternatives(plan, gap=0.03, again=again))
+
+    assert benchmark.pedantic(compare, rounds=1) > 0

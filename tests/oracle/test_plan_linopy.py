@@ -245,3 +245,31 @@ def test_duality_gap_is_nil():
     )
     assert rows.sum() + cols.sum() == pytest.approx(found.objective, rel=1e-8)
     assert np.allclose(a.cost - a.matrix.T @ found.row_duals, found.reduced_costs, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", [5, 6, 7])
+def test_fewest_chips_within_a_cost_equals_the_programme_with_a_row_for_the_cost(seed: int):
+    """Walking the chain of prices against minimising the count under one row over all costs; also warm against cold."""
+    from offramp.plan import analysis, builder, lp
+    from offramp.plan.problem import replaced
+
+    problem = random_problem(seed)
+    plan, gap = solve(problem), 0.05
+    for item in analysis.alternatives(plan, gap=gap):
+        inside = problem.family == list(problem.families).index(item.family)
+        program = lp.build(problem)
+        arrays, model = program.arrays, program.model
+        limit = (plan.objective + gap * abs(plan.objective)) / lp.money_unit(program.scale)
+        row = model.rows("near the cheapest cost", (), upper=limit).reshape(1)
+        used = np.flatnonzero(arrays.cost)
+        model.entries(np.broadcast_to(row, used.shape), used, arrays.cost[used])
+        cost = np.zeros(model.n_columns)
+        cost[program.cols["order_now"][:, inside]] = 1.0
+        later = program.cols["order_later"][:, :, inside]
+        cost[later] = np.broadcast_to(problem.weight[:, None, None, None], later.shape)
+        model.set_cost(cost)
+        found, _ = builder.solve(model.arrays())
+        least = found.objective * program.scale.chips
+        assert least - 1e-6 * item.bought <= item.least_bought <= least + 0.005 * item.bought + 1e-6
+        cold = solve(replaced(problem, most_order=np.where(inside[None, :], 0.0, problem.most_order)))
+        assert item.extra_without == pytest.approx((cold.cost - plan.cost) / abs(plan.cost), abs=1e-7)

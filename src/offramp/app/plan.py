@@ -28,9 +28,10 @@ from offramp.app.study import Study
 from offramp.core.errors import InputError
 from offramp.core.result import FigureLog, Notice, Result, hash_inputs, table_of
 from offramp.plan import analysis, words
+from offramp.plan.again import Again
 from offramp.plan.apart import solve_in_time, thinned
 from offramp.plan.problem import PlanProblem
-from offramp.plan.solution import Plan
+from offramp.plan.solution import Plan, solve
 from offramp.rules import rulebook_of
 from offramp.rules.records import DISCLAIMER
 
@@ -39,6 +40,9 @@ SCOPES: Final = ("serve", "fine-tune", "pretrain", "all")
 SCOPE_WORDS: Final = {"serve": "inference", "fine-tune": "fine-tuning", "pretrain": "pre-training", "all": "all work"}
 SWEEP_DRAWS: Final = 24
 SWEEP_QUARTERS: Final = 6
+FEWEST_FUTURES: Final = 10
+MOST_CELLS: Final = 40_000
+"""Futures x quarters x chips x workloads over which plans without one vendor are compared; larger plans take fewer futures."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,20 +229,28 @@ def _comparisons(setting: Setting, base: PlanProblem, found: Plan, options: Opti
     """Value of ordering now, regret of ignoring the bans, plans without one vendor, the plan carried out step by step."""
     if options.strict or base.integer or found.status != "optimal":
         return {}
-    waiting = analysis.value_of_waiting(found)
+    again = Again(found)
+    waiting = analysis.value_of_waiting(found, again=again)
+    most = max(FEWEST_FUTURES, MOST_CELLS // max(found.problem.demand[0].size * len(found.problem.chips), 1))
+    part = thinned(found.problem, most)
+    fewer = found if part is found.problem else solve(part)
+    if fewer is not found:
+        text = f"plans without a vendor and the regret are judged over {len(part.scenarios)} of the futures"
+        setting.note("alternatives", text)
+    shared = again if fewer is found else Again(fewer)
     body: dict[str, Any] = {
         "waiting": {"ordering_now_saves": waiting.ordering_now_saves, "cost_if_waiting": waiting.cost_waiting},
         "alternatives": [
             {"without": item.family, "bought_in_plan": item.bought, "cost_rises_by": item.extra_without,
-             "short_without": item.short_without, "short_in_plan": analysis.short_share(found),
+             "short_without": item.short_without, "short_in_plan": analysis.short_share(fewer),
              "least_bought_within_gap": item.least_bought, "gap": item.gap}
-            for item in analysis.alternatives(found, gap=setting.study.plan.gap)
+            for item in analysis.alternatives(fewer, gap=setting.study.plan.gap, again=shared)
         ],
     }  # fmt: skip
     if setting.study.plan.rolling:
         body["rolling"] = answers.rolling_part(found, setting.study.plan.rolling)
     if options.ban or any(scenario.bans for scenario in setting.study.scenario):
-        body["regret_of_ignoring_the_ban"] = analysis.regret(found, base)
+        body["regret_of_ignoring_the_ban"] = analysis.regret(fewer, thinned(base, most), again=shared)
     return body
 
 

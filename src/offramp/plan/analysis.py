@@ -9,10 +9,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from offramp.plan import builder
-from offramp.plan.lp import build, money_unit
+from offramp.plan.again import Again
 from offramp.plan.problem import PlanProblem, ScopedCap, replaced
-from offramp.plan.solution import Plan, read, solve
+from offramp.plan.solution import Plan, committed, solve
 
 F8 = npt.NDArray[np.floating[Any]]
 Bool = npt.NDArray[np.bool_]
@@ -36,20 +35,19 @@ class Waiting:
         return self.cost_waiting - self.cost_now
 
 
-def value_of_waiting(plan: Plan) -> Waiting:
+def value_of_waiting(plan: Plan, *, again: Again | None = None) -> Waiting:
     """The plan against the best plan that orders nothing new in its first quarter."""
-    problem = plan.problem
-    most = problem.most_order.copy()
-    most[0] = 0.0
-    frozen = tuple(item for item in problem.frozen if item[0] > 0)
-    later = solve(replaced(problem, most_order=most, frozen=frozen))
-    return Waiting(cost_now=plan.cost, cost_waiting=later.cost)
+    again = again or Again(plan)
+    columns = again.program.cols["order_now"][0]
+    nil = np.zeros(columns.size)
+    return Waiting(cost_now=plan.cost, cost_waiting=again.bounded(columns, nil, nil).cost)
 
 
-def regret(plan: Plan, blind: PlanProblem) -> float:
+def regret(plan: Plan, blind: PlanProblem, *, again: Again | None = None) -> float:
     """Extra cost, in the plan's scenarios, of first orders chosen for ``blind`` (the question without its bans)."""
-    chosen = solve(blind)
-    return solve(plan.problem, commitments=chosen).cost - plan.cost
+    again = again or Again(plan)
+    columns, values = committed(again.program, solve(blind))
+    return again.bounded(columns, values, values).cost - plan.cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +71,9 @@ class Alternative:
     gap: float
 
 
-def alternatives(plan: Plan, *, gap: float) -> list[Alternative]:
+def alternatives(plan: Plan, *, gap: float, again: Again | None = None) -> list[Alternative]:
     """One alternative for each vendor that the plan buys from."""
-    problem = plan.problem
+    problem, again = plan.problem, again or Again(plan)
     bought = plan.mean(plan.order).sum(axis=(0, 2))
     found: list[Alternative] = []
     for number, family in enumerate(problem.families):
@@ -83,40 +81,29 @@ def alternatives(plan: Plan, *, gap: float) -> list[Alternative]:
         amount = float(bought[inside].sum())
         if amount < 0.5:
             continue
-        most = np.where(inside[None, :], 0.0, problem.most_order)
-        frozen = tuple(item for item in problem.frozen if not inside[item[1]])
-        without = solve(replaced(problem, most_order=most, frozen=frozen))
+        columns, weight = _purchases(again, inside)
+        nil = np.zeros(columns.size)
+        without = again.bounded(columns, nil, nil)
+        fixed = any(inside[item[1]] for item in problem.frozen)
         found.append(
             Alternative(
                 family=family,
                 bought=amount,
                 extra_without=(without.cost - plan.cost) / max(abs(plan.cost), 1e-9),
                 short_without=short_share(without),
-                least_bought=_least(plan, inside, gap),
+                least_bought=again.fewest(columns, weight, gap, without=None if fixed else without),
                 gap=gap,
             )
         )
     return found
 
 
-def _least(plan: Plan, inside: Bool, gap: float) -> float:
-    """Fewest chips of a vendor within ``gap`` of the objective, mean over scenarios."""
-    program = build(plan.problem)
-    model, problem = program.model, plan.problem
-    arrays = program.arrays
-    limit = (plan.objective + gap * abs(plan.objective)) / money_unit(program.scale)
-    row = model.rows("near the cheapest cost", (), upper=limit).reshape(1)
-    used = np.flatnonzero(arrays.cost)
-    model.entries(np.broadcast_to(row, used.shape), used, arrays.cost[used])
-    cost = np.zeros(model.n_columns)
-    cost[program.cols["order_now"][:, inside]] = 1.0
-    later = program.cols["order_later"][:, :, inside]
-    cost[later] = np.broadcast_to(problem.weight[:, None, None, None], later.shape)
-    model.set_cost(cost)
-    solution, _ = builder.solve(model.arrays())
-    if not solution.has_point:
-        return float("nan")
-    return float(read(program, solution).mean(read(program, solution).order)[:, inside].sum())
+def _purchases(again: Again, inside: Bool) -> tuple[npt.NDArray[np.int64], F8]:
+    """Columns of the orders of some chips, and the share of the futures in which each is placed."""
+    cols, problem = again.program.cols, again.plan.problem
+    now, later = cols["order_now"][:, inside], cols["order_later"][:, :, inside]
+    share = np.broadcast_to(problem.weight[:, None, None, None], later.shape)
+    return np.concatenate([now.ravel(), later.ravel()]), np.concatenate([np.ones(now.size), share.ravel()])
 
 
 def short_share(plan: Plan, *, workloads: Bool | None = None, start: int = 0) -> float:

@@ -52,6 +52,7 @@ class Solution:
         row_values: activity of the rows.
         row_duals: change of the objective per unit of the row's right-hand side.
         reduced_costs: of the columns.
+        basis: where a solution of the same programme with other numbers may start.
     """
 
     status: str
@@ -63,6 +64,7 @@ class Solution:
     reduced_costs: F8
     iterations: int = 0
     seconds: float = 0.0
+    basis: Any = None
 
     @property
     def has_point(self) -> bool:
@@ -278,6 +280,7 @@ def run(highs: Any, arrays: Arrays) -> Solution:
         reduced_costs=np.asarray(found.col_dual, dtype=np.float64),
         iterations=int(max(info.simplex_iteration_count, info.ipm_iteration_count)),
         seconds=float(highs.getRunTime()),
+        basis=highs.getBasis(),
     )
 
 

@@ -44,6 +44,7 @@ class Plan:
         broken: how far soft limits are broken, by name: money or chips. [S, Q]
         duals: change of the objective per unit of the right-hand side, in the problem's units, by row block.
         seconds: solver time.
+        basis: of the solver, for solving the same programme again with other numbers.
     """
 
     problem: PlanProblem
@@ -67,6 +68,7 @@ class Plan:
     broken: dict[str, F8]
     duals: dict[str, F8]
     seconds: float
+    basis: Any = None
 
     @property
     def gap(self) -> float:
@@ -124,14 +126,22 @@ def attempt(
 
 def _fix(program: Program, plan: Plan) -> None:
     """Holds the committed decisions at those of another plan of the same chips, sites and orders."""
+    columns, values = committed(program, plan)
+    program.model.bound(columns, lower=values, upper=values)
+
+
+def committed(program: Program, plan: Plan) -> tuple[I8, F8]:
+    """Columns of the committed decisions, and their values in a plan of the same chips, sites and orders."""
     k = program.scale.chips
     now = program.cols["order_now"]
-    values = np.minimum(plan.order[0, : now.shape[0]], orderable(program)) / k  # what a ban voids is not ordered
-    program.model.bound(now.ravel(), lower=values.ravel(), upper=values.ravel())
+    columns = [now.ravel()]
+    # what a ban voids is not ordered
+    values = [(np.minimum(plan.order[0, : now.shape[0]], orderable(program)) / k).ravel()]
     if "delivery" in program.cols:
         for name, taken in (("delivery", plan.deliver), ("cancel", plan.cancel)):
-            fixed = np.maximum(taken / k, 0.0).ravel()
-            program.model.bound(program.cols[name].ravel(), lower=fixed, upper=fixed)
+            columns.append(program.cols[name].ravel())
+            values.append(np.maximum(taken / k, 0.0).ravel())
+    return np.concatenate(columns), np.concatenate(values)
 
 
 def read(program: Program, found: Solution) -> Plan:
@@ -173,6 +183,7 @@ def read(program: Program, found: Solution) -> Plan:
         broken=_broken(program, x),
         duals=_duals(program, found),
         seconds=found.seconds,
+        basis=found.basis,
     )
 
 
