@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +130,26 @@ def test_a_stack_of_memory_is_no_accelerator() -> None:
         facts = inline_facts({"chip_name": name, "die_mm2": "110", "dram_bw_GBps": "819"}, dt.date(2025, 1, 15), "here")
         assert facts.item == "hbm", name
     assert inline_facts({"chip_name": "X9 with HBM3E"}, dt.date(2025, 1, 15), "here").item == "ic"
+
+
+def test_cases_worked_out_by_hand_from_the_texts_of_the_rules() -> None:
+    """The day before, at and after each date, both sides of each threshold, routes, parents, quotas, suspension."""
+    from offramp.app.rules import check
+
+    answer, _ = check(Path(__file__).resolve().parents[1] / "golden" / "rule_cases_by_hand.csv")
+    assert answer["disagree"] == []
+    assert answer["cases"] > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("4992,6.04,3A090.a,bananas", '"bananas" is not a verdict'),
+        ("4992,6.04,3A090.a,", "no verdict is expected"),
+        ("many,6.04,3A090.a,allowed", 'cases.csv:2: expect_tpp: "many" is not a number'),
+    ],
+)
+def test_a_row_whose_expectation_cannot_be_read_is_told_and_does_not_stop_the_file(change: str, why: str) -> None:
+    agrees, said = outcome(f"A,,NVIDIA A100 PCIe,2024-02-01,US,yes,INT8 624x8,826,{change}")
+    assert not agrees
+    assert why in said
