@@ -191,6 +191,12 @@ def checked(bench: Bench) -> Bench:
         metrics["tpot_ms_mean"] = (e2e - ttft) / gaps
         definitions.append("TPOT is (mean E2E - mean TTFT) / (mean output tokens - 1): the file states none")
     notes += _little(bench, metrics)
+    needed = {"model": bench.model, "input length": bench.isl, "output length": bench.osl}
+    unsaid = [name for name, value in needed.items() if not value]
+    if unsaid and bench.requests != 0:
+        notes.append(
+            f"the file states no {', no '.join(unsaid)}: say it in a file beside it, or with --set (calibrate, validate)"
+        )
     if bench.failed and bench.requests is not None:
         notes.append(f"{bench.failed} of {bench.failed + bench.requests} requests failed")
     return msgspec.structs.replace(bench, metrics=metrics, definitions=tuple(definitions), notes=tuple(notes))

@@ -41,7 +41,6 @@ def read(text: str, where: str) -> list[Bench]:
     if samples:
         metrics["req_s"] = samples
     notes = [] if said.get("result is", "").upper() == "VALID" else ["LoadGen calls the result invalid"]
-    notes.append("MLPerf states neither model, chip nor input length: add them in a file beside it (see the docs)")
     offline = scenario.lower() == "offline"
     count = _number(said, "samples_per_query") if offline else None  # a server run states a minimum, not its count
     return [
