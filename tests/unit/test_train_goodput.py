@@ -86,3 +86,20 @@ def test_corruption_and_slow_nodes_cost() -> None:
 def test_always_slow_is_slower_by_the_factor() -> None:
     sick = replace(RUN, slow_per_s=1.0, slow_notice_s=1e6, slow_factor=2.0)
     assert float(goodput(sick, 500.0)[0]) == pytest.approx(0.5 * float(goodput(RUN, 500.0)[0]), rel=1e-9)
+
+
+def test_a_restart_within_a_wait_costs_nothing_more() -> None:
+    few = Reliability(failures_per_s=1e-4, restart_s=1800.0, stall_s=10.0, repair_s=7200.0, nodes=64, spare_nodes=1)
+    alone = float(goodput(replace(few, nodes=0), 600.0)[0])
+    assert float(goodput(few, 600.0)[0]) > alone * availability(few, 1e-4)
+
+
+def test_a_shrunken_run_loses_less_work_to_a_failure() -> None:
+    r = Reliability(failures_per_s=1e-4, restart_s=1.0, stall_s=0.0, repair_s=86_400.0, nodes=64, spare_nodes=0,
+                    replicas=4, elastic=True)  # fmt: skip
+    alone = float(goodput(replace(r, nodes=0), 20.0)[0])
+    assert float(goodput(r, 20.0)[0]) == pytest.approx(alone * availability(r, 1e-4), rel=0.01)  # little is ever lost
+    long = float(goodput(replace(r, nodes=0), 5000.0)[0])
+    assert float(goodput(r, 5000.0)[0]) < long * availability(
+        r, 1e-4
+    )  # an interval takes longer than it does at full speed

@@ -13,7 +13,7 @@ which for ``l = 0`` is the exact form of Daly (2006), of which Young's sqrt(2 d 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -60,17 +60,25 @@ class Reliability:
     slow_factor: Num = 1.0
 
 
-def checkpoint_goodput(r: Reliability, interval_s: Num) -> F8:
+def checkpoint_goodput(r: Reliability, interval_s: Num, *, speed: Num = 1.0, restart_s: Num | None = None) -> F8:
     """Goodput with checkpoints every ``interval_s`` useful seconds, spares never short.
+
+    Args:
+        r: rates and times.
+        interval_s: useful seconds between checkpoints.
+        speed: useful seconds in one of wall time; 0 does nothing.
+        restart_s: of ``r`` where absent.
 
     Source: renewal-reward; Daly 2006 (FGCS 22), equation 20, with a storage lag.
     """
     rate = np.maximum(np.asarray(r.failures_per_s, dtype=np.float64), 1e-18)
     interval = np.asarray(interval_s, dtype=np.float64)
+    restart = np.asarray(r.restart_s if restart_s is None else restart_s)
     kept = interval * np.exp(-rate * np.asarray(r.lag_s))
-    with np.errstate(over="ignore"):
-        spent = np.expm1(rate * (interval + np.asarray(r.stall_s))) * np.exp(rate * np.asarray(r.restart_s)) / rate
-    return np.where(np.isfinite(spent), kept / spent, 0.0)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        takes = interval / np.asarray(speed, dtype=np.float64) + np.asarray(r.stall_s)
+        spent = np.expm1(rate * takes) * np.exp(rate * restart) / rate
+    return np.where(np.isfinite(spent), kept / np.where(np.isfinite(spent), spent, 1.0), 0.0)
 
 
 def best_interval_s(r: Reliability) -> F8:
@@ -94,26 +102,54 @@ def _poisson(mean: float, most: int) -> F8:
     return np.exp(at * math.log(max(mean, 1e-300)) - mean - log_factorial)
 
 
+def _in_repair(r: Reliability, failures_per_s: float) -> F8:
+    """Chances of 0, 1, 2 ... nodes in repair: Poisson with mean rate x repair time (M/G/infinity)."""
+    mean = failures_per_s * r.repair_s
+    return _poisson(mean, int(mean + 12.0 * math.sqrt(mean) + 30))
+
+
+def _speeds(r: Reliability, states: int) -> F8:
+    """Speed over full speed by nodes in repair. An elastic run drops the replicas that miss a node, another waits."""
+    missing = np.maximum(np.arange(states) - r.spare_nodes, 0)
+    if not r.elastic:
+        return (missing == 0).astype(np.float64)
+    return np.maximum(1.0 - missing / max(r.replicas, 1), 0.0)
+
+
 def availability(r: Reliability, failures_per_s: float) -> float:
-    """Mean speed over full speed, with nodes in repair beyond the spares.
-
-    Nodes in repair are Poisson with mean rate x repair time (M/G/infinity). An elastic run drops the replicas that miss
-    a node; one that waits stands still.
-
-    Valid for: a failure takes one node out; spares suffice most of the time.
-    """
+    """Mean speed over full speed, with nodes in repair beyond the spares."""
     mean = failures_per_s * r.repair_s
     if not r.nodes or mean <= 0:
         return 1.0
     if mean > 10.0 * (r.nodes + r.spare_nodes):  # more nodes in repair than there are
         return 0.0
-    most = int(mean + 12.0 * math.sqrt(mean) + 30)
-    mass = _poisson(mean, most)
-    missing = np.maximum(np.arange(most + 1) - r.spare_nodes, 0)
-    if not r.elastic:
-        return float(mass[missing == 0].sum())
-    speed = np.maximum(1.0 - np.minimum(missing, r.replicas) / max(r.replicas, 1), 0.0)
-    return float((mass * speed).sum())
+    mass = _in_repair(r, failures_per_s)
+    return float((mass * _speeds(r, len(mass))).sum())
+
+
+def repaired_goodput(r: Reliability, interval_s: float) -> float:
+    """Goodput with checkpoints and nodes in repair beyond the spares. Scalars.
+
+    The run goes through its speeds, each with its own lost work. While it restarts, one node is away and none
+    has failed since, the others being Poisson as ever, so that restarts fall into times that were slow or idle anyway.
+
+    Valid for: a failure takes one node out; nodes in repair change slower than failures are recovered from.
+    """
+    rate, mean = float(r.failures_per_s), float(r.failures_per_s) * r.repair_s
+    if not r.nodes or mean <= 0:
+        return float(checkpoint_goodput(r, interval_s))
+    if mean > 10.0 * (r.nodes + r.spare_nodes):
+        return 0.0
+    mass = _in_repair(r, rate)
+    restart = float(r.restart_s)
+    down = -math.expm1(-rate * restart)  # share of time
+    away = min(r.repair_s / max(restart, 1e-9), 1.0)  # of a restart, until its node is back
+    others = _poisson(rate * max(r.repair_s - restart / 2.0, 0.0), len(mass) - 1)  # none has failed since
+    while_down = away * np.concatenate([[0.0], others[:-1]]) + (1.0 - away) * mass
+    up = np.maximum(mass - down * while_down, 0.0)
+    up = up * (1.0 - down) / max(float(up.sum()), 1e-300)
+    working = checkpoint_goodput(r, interval_s, speed=_speeds(r, len(mass)), restart_s=0.0)
+    return float((up * working).sum())
 
 
 def corruption_factor(r: Reliability, interval_s: Num) -> F8:
@@ -137,15 +173,19 @@ def slow_factor(r: Reliability) -> F8:
 def goodput(r: Reliability, interval_s: Num) -> F8:
     """Goodput with everything: checkpoints, spares, silent corruption, slow nodes. [draws] or a scalar array."""
     base = np.atleast_1d(checkpoint_goodput(r, interval_s))
-    rates = np.broadcast_to(np.asarray(r.failures_per_s, dtype=np.float64), base.shape)
-    here = np.array([availability(r, float(rate)) for rate in rates]) if r.nodes else np.ones_like(base)
-    return base * here * corruption_factor(r, interval_s) * slow_factor(r)
+    if r.nodes:
+        names = ("failures_per_s", "restart_s", "stall_s", "lag_s")
+        each = [np.broadcast_to(np.asarray(getattr(r, name), dtype=np.float64), base.shape) for name in names]
+        intervals = np.broadcast_to(np.asarray(interval_s, dtype=np.float64), base.shape)
+        base = np.array([
+            repaired_goodput(replace(r, **dict(zip(names, map(float, row), strict=True))), float(t))
+            for *row, t in zip(*each, intervals, strict=True)
+        ])  # fmt: skip
+    return base * corruption_factor(r, interval_s) * slow_factor(r)
 
 
 def break_even_rate(r: Reliability, wanted: float) -> float:
     """Failure rate of the cluster at which goodput, with its best interval, falls to ``wanted``. Per second."""
-    from dataclasses import replace
-
     low, high = 1e-12, 1.0
     for _ in range(100):
         middle = math.sqrt(low * high)
