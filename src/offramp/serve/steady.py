@@ -192,9 +192,7 @@ def _mix(t: StepArrays, load: _Load, arrivals: F8, resident: F8, lengths: Length
         full = np.minimum(used, 0.999)
         share = 1 - (1 - full) * np.exp(-np.maximum(0.0, arrivals * own - full) / (1 - full))
     share = np.minimum(np.maximum(share, used), np.where(mixed, 1.0, np.inf))
-    wait = _wait(
-        load, own=own, used=used, budget=budget, groups=groups, arrivals=arrivals, mixed=mixed, lengths=lengths
-    )
+    wait = _wait(load, budget=budget, groups=groups, arrivals=arrivals, mixed=mixed, lengths=lengths)
     return _Mix(
         arrivals=arrivals, share=np.maximum(share, 1e-12), wait=wait, most=budget / load.isl, own=own
     )  # fmt: skip
@@ -221,11 +219,12 @@ def _price(t: StepArrays, load: _Load, mix: _Mix, resident: F8, others: float) -
     return _Step(mean_s=mean, prefill_s=prefill, decode_s=decode)
 
 
-def _wait(load: _Load, *, own: F8, used: F8, budget: F8, groups: F8, arrivals: F8, mixed: Any, lengths: Lengths) -> F8:
+def _wait(load: _Load, *, budget: F8, groups: F8, arrivals: F8, mixed: Any, lengths: Lengths) -> F8:
     """Prefill steps from a request's arrival to its first token. [k]"""
     if lengths == "equal":  # a stream of prompts cut into chunks: every cut adds a step to one of them
         return np.minimum(1 + load.isl / budget, groups)
-    busy = np.minimum(used, 0.95)
+    own = np.ceil(load.isl / budget)
+    busy = np.minimum(arrivals * load.isl / budget, 0.95)
     behind = own + 0.5 * own * busy / (1 - busy)
     # Unmixed, requests come in batches at decode steps; one sees half of its batch, which is larger than the mean.
     batch = 0.5 * (np.maximum((arrivals + 1) * load.isl / budget, own) + own)
