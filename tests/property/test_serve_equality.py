@@ -63,6 +63,8 @@ def workloads(draw: st.DrawFn) -> Requests:
     n = draw(st.integers(1, 60))
     rate = draw(st.sampled_from([1.0, 10.0, 100.0]))
     arrival = np.cumsum(rng.exponential(1 / rate, n))
+    clock = draw(st.sampled_from([0.0, 0.0, 0.1, 1.0]))  # a coarse one stamps several requests alike
+    arrival = np.floor(arrival / clock) * clock if clock else arrival
     isl = rng.integers(1, draw(st.sampled_from([20, 300, 500])), n)
     osl = rng.integers(1, draw(st.sampled_from([2, 30, 150])), n)
     block = draw(st.sampled_from([8, 16, 32]))
