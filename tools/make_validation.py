@@ -2,8 +2,9 @@
 
     python tools/make_validation.py ROWS.csv [--quick]
 
-ROWS.csv is in the serving schema. The shipped rows are src/offramp/data/validation/rows.csv.gz; more rows give a better
-fit, see docs/validation.md for where they come from.
+ROWS.csv is in the serving schema. The shipped rows (src/offramp/data/validation/rows.csv.gz) give
+data/calibration/shipped-rows.json and docs/validation-shipped.md; any other file gives the default parameter file and
+docs/validation.md, which tells where its rows come from.
 """
 
 from __future__ import annotations
@@ -35,6 +36,14 @@ from offramp.validate.predict import Prediction, predict, with_residual
 from offramp.validate.rows import source_key
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = DATA.parent / "validation" / "rows.csv.gz"
+SHIPPED_HEAD = """
+# Validation on the shipped rows alone
+
+The default parameters rest on all rows that were found ([validation](validation.md)); some of them may not be passed on.
+This page is what the rows that ship give by themselves: `make validate` repeats it without any other file, and writes
+`src/offramp/data/calibration/shipped-rows.json`, which `--calibration` takes in place of the default.
+"""
 QUIET = 16.0
 """Concurrency up to which TTFT is a property of the deployment."""
 DEMO_CHIPS = ("nvidia/h20", "nvidia/h200", "amd/mi300x", "huawei/ascend-910b2", "huawei/ascend-910c")
@@ -53,37 +62,43 @@ def main(argv: list[str]) -> None:
         progress=lambda text: print(text, flush=True),
         splits=splits,
     )
-    write_calibration(made, DATA / "current.json")
+    alone = rows.resolve() == SHIPPED
+    write_calibration(made, DATA / ("shipped-rows.json" if alone else "current.json"))
     again: list[Split] = []
     if "--quick" not in argv:
         fitted = Fitted([case for case in loaded.cases if fittable(case)])
         again = [left_out(fitted, "new deployment", seed=seed, progress=lambda _: None) for seed in (1, 2)]
+    if alone:
+        page = shipped_page(loaded, made, done, again, fitted=len(used))
+        (ROOT / "docs" / "validation-shipped.md").write_text(page, encoding="utf-8")
+        return
     page = build_page(loaded, made, done, again, fitted=len(used))
     (ROOT / "docs" / "validation.md").write_text(page, encoding="utf-8")
+
+
+def shipped_page(
+    loaded: measured.Loaded, made: Calibration, done: list[Split], again: list[Split], *, fitted: int
+) -> str:
+    """The fit to what ships, beside the default one."""
+    lines = [SHIPPED_HEAD.strip(), "", _counted(loaded, made, fitted), "", "## Left-out errors", ""]
+    widened = {split.name: _widened(loaded, made, split) for split in done}
+    lines += targets_section(widened, _quiet(loaded), [_widened(loaded, made, split) for split in again])
+    for name, predictions in widened.items():
+        lines += split_section(name, predictions)
+    lines += residual_section(made)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def build_page(
     loaded: measured.Loaded, made: Calibration, done: list[Split], again: list[Split], *, fitted: int
 ) -> str:
     """The generated page; ``again`` are splits by deployment with other seeds."""
-    served = {
-        case.row.id for case in loaded.cases if case.row.mode != "prefill"
-    }  # no server, so no TTFT that a user sees
-
-    def widen(split: Split) -> list[Prediction]:
-        return [with_residual(p, made) for p in split.predictions if p.id in served or "ttft" not in p.metric]
-
-    widened = {split.name: widen(split) for split in done}
+    widened = {split.name: _widened(loaded, made, split) for split in done}
     main_split: list[Prediction] = widened[RESIDUAL_SPLIT]
     bare = msgspec.structs.replace(made, offsets={})
     lines = [(ROOT / "docs" / "validation_head.md").read_text("utf-8").strip(), ""]
-    lines += [
-        f"{loaded.rows:,} rows read, {len(loaded.cases):,} predicted, {fitted:,} fitted, {len(loaded.rejected)} rejected because "
-        f"their own numbers disagree. Parameter file {made.version}, {made.draws} joint draws.", "",
-        "## Left-out errors", "",
-    ]  # fmt: skip
-    quiet = frozenset(case.row.id for case in loaded.cases if 0 < case.row.concurrency <= QUIET)
-    lines += targets_section(widened, quiet, [widen(split) for split in again])
+    lines += [_counted(loaded, made, fitted), "", "## Left-out errors", ""]
+    lines += targets_section(widened, _quiet(loaded), [_widened(loaded, made, split) for split in again])
     for name, predictions in widened.items():
         lines += split_section(name, predictions)
     lines += [
@@ -105,6 +120,23 @@ def build_page(
         lines.append(f"- {len(ids)} rows: {why}")
     _draw(main_split)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _widened(loaded: measured.Loaded, made: Calibration, split: Split) -> list[Prediction]:
+    """A split's predictions with residuals; without TTFT of prefill-only rows, where no server stands before them."""
+    served = {case.row.id for case in loaded.cases if case.row.mode != "prefill"}
+    return [with_residual(p, made) for p in split.predictions if p.id in served or "ttft" not in p.metric]
+
+
+def _quiet(loaded: measured.Loaded) -> frozenset[str]:
+    return frozenset(case.row.id for case in loaded.cases if 0 < case.row.concurrency <= QUIET)
+
+
+def _counted(loaded: measured.Loaded, made: Calibration, fitted: int) -> str:
+    return (
+        f"{loaded.rows:,} rows read, {len(loaded.cases):,} predicted, {fitted:,} fitted, {len(loaded.rejected)} rejected because "
+        f"their own numbers disagree. Parameter file {made.version}, {made.draws} joint draws."
+    )
 
 
 def blind_pairs(loaded: measured.Loaded, made: Calibration) -> list[str]:
