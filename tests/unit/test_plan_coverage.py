@@ -68,3 +68,15 @@ def test_most_work_does_what_pays_and_even_work_what_is_fair():
         0.5
     )  # a surplus helps no other kind
     assert most_work(5 * capacity, rate, wanted, usable=usable) == pytest.approx(1.0)
+
+
+def test_a_small_scope_never_takes_what_others_require():
+    """1,000 chips do a unit each; others require 999.5 of their 1,000, so a scope of one unit gets half of it. A price on
+    the others' missing work was once too low for so small a scope, and the answer was "cannot be done"."""
+    theta, _ = _one([1000], [[1.0, 1.0]], [1000, 1], scope=np.array([False, True]), required=0.9995)
+    assert theta == pytest.approx(0.5, abs=1e-3)
+
+
+def test_what_cannot_be_kept_anyhow_is_not_a_number():
+    theta, _ = _one([100], [[1.0, 1.0]], [1000, 1], scope=np.array([False, True]), required=0.5)
+    assert np.isnan(theta)

@@ -7,17 +7,19 @@ that every workload of the scope gets theta of its demand (at most all of it) wh
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from offramp.core.errors import BackendError
 from offramp.plan import builder
-from offramp.plan.builder import INF, Model
+from offramp.plan.builder import I8, INF, Arrays, Model, Solution
 
 F8 = npt.NDArray[np.floating[Any]]
 Bool = npt.NDArray[np.bool_]
+MISSING: Final = 1e-6
+"""A required share counts as kept up to this."""
 
 
 def coverage(
@@ -60,12 +62,33 @@ def coverage(
     model.entries(work[:, :, None, :], place, np.where(able, rate[:, None] / unit[:, :, None, :], 0.0))
     model.entries(work, share[..., None], np.where(inside, -1.0, 0.0))
     model.entries(work, missing[..., None], np.where(inside, 0.0, 1.0))
-    arrays = model.arrays()
-    found, _ = builder.solve(arrays)
+    found, lacks = _required_first(model.arrays(), share, missing)
+    theta = np.where(lacks > MISSING, np.nan, np.clip(found.columns[share], 0.0, 1.0))
+    return theta, found.columns[place] * size[..., None, None]
+
+
+def _required_first(arrays: Arrays, share: I8, missing: I8) -> tuple[Solution, F8]:
+    """The largest shares that leave the required work of others alone, and what of that cannot be done anyhow. [S, Q]
+
+    No price on missing work is high enough for a scope that is a small part of all work, so it is minimised first.
+    """
+    highs = builder.load(arrays)
+    found = _point(builder.run(highs, arrays))
+    if found.columns[missing].max(initial=0.0) <= MISSING:
+        return found, np.zeros(missing.shape)
+    at, shares = missing.ravel().astype(np.int32), share.ravel().astype(np.int32)
+    nil = np.zeros(at.size)
+    highs.changeColsCost(shares.size, shares, np.zeros(shares.size))
+    lacks = np.maximum(_point(builder.run(highs, arrays)).columns[missing], 0.0)
+    highs.changeColsBounds(at.size, at, nil, lacks.ravel() + 0.1 * MISSING)
+    highs.changeColsCost(shares.size, shares, arrays.cost[shares])
+    return _point(builder.run(highs, arrays)), lacks
+
+
+def _point(found: Solution) -> Solution:
     if not found.has_point:
         raise BackendError(f"the solver says {found.status}", mend="Check the figures of the study.")
-    theta = np.where(found.columns[missing] > 1e-6, np.nan, np.clip(found.columns[share], 0.0, 1.0))
-    return theta, found.columns[place] * size[..., None, None]
+    return found
 
 
 def most_work(capacity: F8, rate: F8, demand: F8, *, usable: Bool) -> F8:
