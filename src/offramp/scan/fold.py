@@ -1,6 +1,7 @@
 """From places to findings: what a reader meets together is one finding, and keeps the lines of each place.
 
-- Unguarded places of product code that stop the first run: one finding per class, file and outermost function or class.
+- Unguarded places of product code that stop the first run: one finding per class, file and outermost function or class;
+  conditions and lists that choose a device are one class here, and so are calls of CUDA's libraries in C and C++.
 - Those that cost speed or accuracy: one finding per class and file.
 - Guarded places and those that stop nothing (names, comments, imports): one finding per file.
 - Tests, examples, benchmarks, documents, vendored and generated code: one finding per file.
@@ -16,6 +17,8 @@ import msgspec
 from offramp.scan.finding import Finding, Place
 
 PRODUCT: Final = frozenset({"source", "build", "infra"})
+FAMILIES: Final = frozenset({"branch", "cpp"})
+"""Classes that are met as one: conditions and lists that choose a device; calls of CUDA's libraries in one C++ file."""
 Key = tuple[str, ...]
 
 
@@ -40,7 +43,8 @@ def key_of(place: Finding) -> Key:
     if place.stage == "full-speed":
         return place.path, place.kind
     outer = place.context.split(".")[0]
-    return place.path, place.kind, outer
+    family = place.kind.split(".")[0]
+    return place.path, family if family in FAMILIES else place.kind, outer
 
 
 def _joined(members: list[Finding]) -> Finding:
