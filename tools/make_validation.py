@@ -19,11 +19,13 @@ from offramp.app import measured
 from offramp.app.calibrate import RESIDUAL_SPLIT, fit_all, fit_without, write_calibration
 from offramp.calibrate.crossval import SPLITS, Split, left_out
 from offramp.calibrate.observe import fittable
+from offramp.calibrate.operators import load_anchors
 from offramp.calibrate.posterior import Fitted
 from offramp.cost.calibration import DATA, Calibration
 from offramp.report.validation import (
     charts,
     floors_section,
+    operators_section,
     pairs_section,
     played_section,
     residual_section,
@@ -113,6 +115,7 @@ def build_page(
     lines += played_section(predict(ran, bare), predict(ran, bare, simulate=True))
     floor_cases = [case for case in loaded.cases if case.row.is_floor]
     lines += floors_section(predict(floor_cases, bare))
+    lines += operators_section(load_anchors())
     lines += rows_section(main_split, DEMO_CHIPS)
     lines += residual_section(made)
     lines += ["## Not predicted", ""]
