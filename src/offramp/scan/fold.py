@@ -1,7 +1,8 @@
 """From places to findings: what a reader meets together is one finding, and keeps the lines of each place.
 
 - Unguarded places of product code that stop the first run: one finding per class, file and outermost function or class;
-  conditions and lists that choose a device are one class here, and so are calls of CUDA's libraries in C and C++.
+  conditions and lists that choose a device are one class here, and so are calls of CUDA's libraries in C and C++, what
+  a Triton kernel holds, and images, packages and devices of one build or deployment file.
 - Those that cost speed or accuracy: one finding per class and file.
 - Guarded places and those that stop nothing (names, comments, imports): one finding per file.
 - Tests, examples, benchmarks, documents, vendored and generated code: one finding per file.
@@ -17,8 +18,9 @@ import msgspec
 from offramp.scan.finding import Finding, Place
 
 PRODUCT: Final = frozenset({"source", "build", "infra"})
-FAMILIES: Final = frozenset({"branch", "cpp"})
-"""Classes that are met as one: conditions and lists that choose a device; calls of CUDA's libraries in one C++ file."""
+FAMILIES: Final = frozenset({"branch", "cpp", "triton", "infra"})
+"""Classes that are met as one: conditions and lists that choose a device; calls of CUDA's libraries in one C++ file; one
+Triton kernel; one container or deployment file."""
 Key = tuple[str, ...]
 
 
