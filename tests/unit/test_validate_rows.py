@@ -84,6 +84,27 @@ def test_littles_law_rejects_a_wrong_chip_count() -> None:
     assert breaks_little(row(output_tok_s="395", grade="floor")) == ""
 
 
+def test_an_open_loop_run_that_ended_before_its_load_was_there_is_rejected() -> None:
+    # 10 requests of 512 tokens at 1/s: the last is done after 10 s + 102 s
+    short = {"concurrency": "", "rate": "1", "ttft_ms_mean": "500", "tpot_ms_mean": "200", "output_tok_s": "45.6"}
+    assert "about 10 requests were sent" in breaks_little(row(**short))
+    assert breaks_little(row(**{**short, "output_tok_s": "505"})) == ""  # a long run
+    assert breaks_little(row(**{**short, "ttft_ms_mean": "90000"})) == ""  # overloaded: prompts queue
+    assert breaks_little(row(**short, grade="floor")) == ""
+
+
+def test_a_disaggregated_row_of_one_of_several_prefill_workers_is_rejected(tmp_path: Path) -> None:
+    apart = {
+        "model": "deepseek-ai/DeepSeek-R1", "chip": "nvidia/gb300", "weights_dtype": "FP8", "engine": "TensorRT-LLM",
+        "n_chips": "20", "tp": "16", "disagg": "yes", "prefill_chips": "4", "decode_chips": "16", "isl": "8192",
+        "osl": "1024", "concurrency": "666", "ttft_ms_mean": "3798", "tpot_ms_mean": "11.5", "output_tok_s": "",
+    }  # fmt: skip
+    file = write(tmp_path / "pd.csv", [{**BASE, **apart}, {**BASE, **apart, "id": "a-2", "concurrency": "60"}])
+    loaded = measured.load(file)
+    assert [(p.id, "prefill chips that it states" in p.why) for p in loaded.rejected] == [("a-1", True)]
+    assert [case.row.id for case in loaded.cases] == ["a-2"]
+
+
 def test_a_file_is_sorted_into_cases_unpredicted_and_rejected(tmp_path: Path) -> None:
     rows = [
         BASE, {**BASE}, {**BASE, "id": "a-2", "model": "nobody/knows"}, {**BASE, "id": "a-3", "output_tok_s": "100"},

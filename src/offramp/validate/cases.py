@@ -158,21 +158,25 @@ def beyond_silicon(case: Case) -> str:
     """Why a row cannot have been a steady run: its latencies imply more arithmetic than the chips have; else "".
 
     Source: Little's law gives the request rate of a closed loop, 2 FLOP per weight and token the arithmetic. A sweep that
-    stopped before its queue filled, or counted its load per something else, gives itself away here.
+    stopped before its queue filled, or counted its load per something else, gives itself away here. Of a disaggregated row
+    the prompts alone count, on its prefill chips: some rows state one of several prefill workers.
     """
     row, m = case.row, case.row.metrics
     ttft, tpot = (m.get(f"{name}_ms_mean") or m.get(f"{name}_ms_median") for name in ("ttft", "tpot"))
-    if row.mode != "closed" or not (ttft and tpot and row.chips) or row.disaggregated:
+    chips = row.prefill_chips if row.disaggregated else row.chips
+    if row.mode != "closed" or not (ttft and tpot and chips):
         return ""
     rate = row.concurrency / (ttft + tpot * max(row.osl - 1.0, 0.0)) * 1e3
-    flop = 2.0 * active(case.model) * (row.isl * (1.0 - row.prefix_hit) + row.osl)
+    tokens = row.isl * (1.0 - row.prefix_hit) + (0.0 if row.disaggregated else row.osl)
+    flop = 2.0 * active(case.model) * tokens
     stored = case.precision.experts_compute if case.stack.path.split("-")[1:2] == ["moe"] else case.precision.dense
     peaks = case.device.peak_flop_per_s
-    peak = max(peaks.get(stored, 0.0), peaks["bf16"]) * row.chips * case.device.devices_per_package
+    peak = max(peaks.get(stored, 0.0), peaks["bf16"]) * chips * case.device.devices_per_package
     share = rate * flop / peak
     if share <= PEAK_LIMIT:
         return ""
-    return f"its latencies imply {rate:.1f} requests/s at a concurrency of {row.concurrency:.0f}, {share:.0%} of the peak arithmetic"
+    of = " of the prefill chips that it states" if row.disaggregated else ""
+    return f"its latencies imply {rate:.1f} requests/s at a concurrency of {row.concurrency:.0f}, {share:.0%} of the peak arithmetic{of}"
 
 
 def _kv_tokens(model: Model, precision: Precision, device: Device, variant: Variant, row: Row) -> float:
