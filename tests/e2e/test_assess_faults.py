@@ -74,9 +74,11 @@ def test_kills_at_random_moments(seed: int, study_path: Path, tmp_path: Path, an
     chance = random.Random(seed)
     killed = 0
     for _ in range(6):
-        run = subprocess.Popen(
-            command(study_path, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
+        printed = (
+            tmp_path / "printed.json"
+        )  # not a pipe: who waits for the first line of one must not let the other fill
+        with printed.open("w") as stdout:
+            run = subprocess.Popen(command(study_path, tmp_path), stdout=stdout, stderr=subprocess.PIPE, text=True)
         assert run.stderr is not None
         if killed < 3:
             run.stderr.readline()  # it has begun to compute, or is about to answer
@@ -88,9 +90,9 @@ def test_kills_at_random_moments(seed: int, study_path: Path, tmp_path: Path, an
                     killed += 1
                 except ProcessLookupError:
                     pass
-        out, errors = run.communicate(timeout=300)
+        _, errors = run.communicate(timeout=300)
         if run.returncode == 0:
-            assert json.loads(out)["answer"] == answer
+            assert json.loads(printed.read_text())["answer"] == answer
             break
         assert run.returncode == -signal.SIGKILL, errors
         assert "Traceback" not in errors
