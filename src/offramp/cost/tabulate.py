@@ -93,7 +93,7 @@ def step_table(
         setting: model, device, precision, parameters, routing.
         pool: layout.
         draw: index of the parameter draw.
-        mean_context: typical tokens in a decoding sequence.
+        mean_context: typical tokens in a decoding sequence; also taken as the prompt that the tokeniser reads.
         decode_tokens, accept_tokens: speculation: tokens scheduled and gained per sequence and step.
         block_tokens: KV block.
     """

@@ -323,9 +323,8 @@ def solve(batch: Batch, parameters: Parameters, *, accept: F8 | None = None) -> 
     rate = np.where(is_open, np.minimum(most, batch.rate), rate)
     most = np.where(is_open, most, rate)
     feed = np.where(batch.separate, 1.0 / pool.most, w)
-    return _finish(
-        batch, w=feed, p_at=p_at, d=d, n=n, rate=rate, most=most, tpot=tpot, ttft=ttft, first=first, time=decode
-    )
+    steady = _Steady(w=feed, prefill_s=p_at, d=d, n=n, rate=rate, most=most, tpot=tpot, ttft=ttft, first=first)
+    return _finish(batch, steady, decode)
 
 
 @dataclass(frozen=True)
@@ -389,21 +388,33 @@ def _fixed_share(decode: StepTime, batch: Batch) -> F8:
     )
 
 
-def _finish(
-    batch: Batch,
-    *,
-    w: F8,
-    p_at: F8,
-    d: F8,
-    n: F8,
-    rate: F8,
-    most: F8,
-    tpot: F8,
-    ttft: F8,
-    first: F8,
-    time: StepTime,
-) -> Solution:
-    """The start burst, the ramp-down and static batches."""
+@dataclass(frozen=True)
+class _Steady:
+    """The fixed point, before start, end and static batches. All ``[draws, n]``.
+
+    Attributes:
+        w: seconds that a prompt costs the engine that prefills it.
+        prefill_s: a step that only prefills.
+        d: a decode step.
+        n: decoding sequences.
+        rate, most: requests per second as offered, and at capacity.
+        tpot, ttft: latencies in seconds; ``first`` is what of TTFT no engine step is.
+    """
+
+    w: F8
+    prefill_s: F8
+    d: F8
+    n: F8
+    rate: F8
+    most: F8
+    tpot: F8
+    ttft: F8
+    first: F8
+
+
+def _finish(batch: Batch, steady: _Steady, time: StepTime) -> Solution:
+    """The start burst, the ramp-down and static batches; ``time`` is a decode step by cause."""
+    w, rate, tpot, ttft, first = steady.w, steady.rate, steady.tpot, steady.ttft, steady.first
     waves = np.maximum(batch.requests / np.maximum(np.minimum(batch.inflight, batch.requests), 1e-9), 1.0)
     burst = np.minimum(batch.inflight, batch.slots)
     burst = np.where(np.isfinite(burst), burst, batch.slots)
@@ -424,8 +435,8 @@ def _finish(
     played = np.exp(batch.loop)
     middle = np.where(static, mean, median) * played[2]
     return Solution(
-        rate=done * played[0], most=np.where(is_open, most, done) * played[0], ttft_s=mean * played[1],
-        ttft_median_s=middle, ttft_p99_s=np.maximum(late, 1.3 * median) * played[3], tpot_s=tpot * played[4], seqs=n,
-        prefill_rate=batch.chunk / p_at, decode_s=d, busy_compute=time.compute / time.total,
+        rate=done * played[0], most=np.where(is_open, steady.most, done) * played[0], ttft_s=mean * played[1],
+        ttft_median_s=middle, ttft_p99_s=np.maximum(late, 1.3 * median) * played[3], tpot_s=tpot * played[4], seqs=steady.n,
+        prefill_rate=batch.chunk / steady.prefill_s, decode_s=steady.d, busy_compute=time.compute / time.total,
         busy_memory=time.memory / time.total,
     )  # fmt: skip

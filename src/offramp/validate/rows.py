@@ -381,7 +381,7 @@ def breaks_little(row: Row) -> str:
 
 
 SHORT_QUEUE: Final = 0.2
-"""Share of TTFT in the whole time of a request up to which nothing queued."""
+"""Share of TTFT in the whole time of a request up to which nothing queued. Assumed."""
 
 
 def _never_reached(row: Row) -> str:
