@@ -8,9 +8,11 @@ import random
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from offramp.core.errors import BackendError
 from offramp.core.workers import Workers
 
 
@@ -116,4 +118,24 @@ def test_kills_at_any_moment_never_hang(seed: int) -> None:
             for unit in workers.do(weighty, list(left.items())):
                 assert not unit.lost
                 left.pop(unit.i)
+    assert not multiprocessing.active_children()
+
+
+def dies_once(number: int, folder: str) -> int:
+    mark = Path(folder) / str(number)
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_what_is_lost_is_done_again_but_not_for_ever(tmp_path: Path) -> None:
+    losses: list[int] = []
+    with Workers(2) as workers:
+        units = [(i, (i, str(tmp_path))) for i in range(5)]
+        found = list(workers.surely(dies_once, units, told=lambda: losses.append(1)))
+        assert sorted((unit.i, unit.value) for unit in found) == [(i, i) for i in range(5)]
+        assert len(losses) == 5
+        with pytest.raises(BackendError, match="killed 3 times at the same work"):
+            list(workers.surely(dies, [(0, (1,)), (1, (2,))]))
     assert not multiprocessing.active_children()

@@ -17,14 +17,12 @@ from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from offramp.core.errors import BackendError, InputError, OfframpError
-from offramp.core.workers import Workers
+from offramp.core.workers import ATTEMPTS, Workers
 
 Done = TypeVar("Done")
 Task = Callable[..., Any]
 Wanted = Sequence[tuple[Any, ...]]
 Progress = Callable[[str], None]
-ATTEMPTS: Final = 3
-"""How often a unit may lose its worker."""
 CONNECT_S: Final = 5.0
 """A Ray address that does not accept a connection within this time does not answer."""
 JOIN_S: Final = 20.0
@@ -95,22 +93,9 @@ class Crew:
     def _in_processes(self, task: Task, wanted: Wanted, missing: Sequence[int], keep: Keep) -> None:
         if self._workers is None:
             self._workers = Workers(self.jobs)
-        left, losses = list(missing), dict.fromkeys(missing, 0)
-        while left:
-            for unit in self._workers.do(task, [(i, wanted[i]) for i in left]):
-                if not unit.lost:
-                    keep(unit.i, unit.value, "")
-                    del losses[unit.i]
-                    continue
-                losses[unit.i] += 1
-                if losses[unit.i] >= ATTEMPTS:
-                    raise BackendError(
-                        f"worker processes were killed {ATTEMPTS} times at the same work",
-                        where=f"--jobs {self.jobs}",
-                        mend="Often memory runs out: try fewer. What is finished is kept; the same command resumes.",
-                    )
-                self._say("a worker process was lost; what it was doing is done again")
-            left = list(losses)
+        lost = "a worker process was lost; what it was doing is done again"
+        for unit in self._workers.surely(task, [(i, wanted[i]) for i in missing], told=lambda: self._say(lost)):
+            keep(unit.i, unit.value, "")
 
     # -- Ray
 

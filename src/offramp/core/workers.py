@@ -20,8 +20,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final
 
+from offramp.core.errors import BackendError
+
 WATCH_S: Final = 2.0
 """How often a worker looks whether its parent is still there while it computes."""
+ATTEMPTS: Final = 3
+"""How often a unit may lose its worker where it is done again."""
 END_S: Final = 0.5
 """How long idle workers may take to end by themselves."""
 
@@ -87,6 +91,34 @@ class Workers:
         finally:
             if not finished:
                 self.end()
+
+    def surely(
+        self, task: Callable[..., Any], units: Sequence[tuple[int, tuple[Any, ...]]], *, told: Callable[[], None] | None = None
+    ) -> Generator[Unit]:  # fmt: skip
+        """As :meth:`do`, but a unit whose worker was lost is done again; none is given as lost.
+
+        Args:
+            told: called at each loss.
+
+        Raises:
+            BackendError: the same unit lost its worker again and again.
+            Exception: what the task raised.
+        """
+        left, losses = dict(units), dict.fromkeys((i for i, _ in units), 0)
+        while left:
+            for unit in self.do(task, list(left.items())):
+                if not unit.lost:
+                    del left[unit.i]
+                    yield unit
+                    continue
+                losses[unit.i] += 1
+                if losses[unit.i] >= ATTEMPTS:
+                    raise BackendError(
+                        f"worker processes were killed {ATTEMPTS} times at the same work", where=f"jobs = {self.count}",
+                        mend="Often memory runs out: try fewer. What a run has finished is kept; the same command resumes.",
+                    )  # fmt: skip
+                if told is not None:
+                    told()
 
     def end(self) -> None:
         """Ends all workers: the idle ones by themselves, the others by force."""

@@ -100,11 +100,10 @@ def shards_of(pools: Sequence[PoolSpec], requests: Requests, config: ServeConfig
 
 
 def _beside(shards: Sequence[Shard], config: ServeConfig, *, exact: bool) -> list[tuple[Tally, Outcome | None]]:
-    """Runs the shards in processes beside this one; those that were lost run here."""
-    done: dict[int, tuple[Tally, Outcome | None]] = {}
+    """Runs the shards in processes beside this one."""
+    units = [(i, (shard, config, exact)) for i, shard in enumerate(shards)]
     with Workers(min(config.jobs, len(shards))) as workers:
-        for unit in workers.do(run_shard, [(i, (shard, config, exact)) for i, shard in enumerate(shards)]):
-            done[unit.i] = run_shard(shards[unit.i], config, exact) if unit.lost else unit.value
+        done = {unit.i: unit.value for unit in workers.surely(run_shard, units)}
     return [done[i] for i in range(len(shards))]
 
 

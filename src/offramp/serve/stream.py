@@ -294,10 +294,9 @@ def simulate_long(pools: Sequence[PoolSpec], requests: Requests, *, config: Serv
         )
         for part, at in zip(parts, dealt(pools, taken), strict=True)
     ]  # fmt: skip
-    done: dict[int, Done] = {}
     with Workers(min(config.jobs, len(parts))) as workers:
-        for unit in workers.do(run_share, [(i, (share, config)) for i, share in enumerate(shares)]):
-            done[unit.i] = run_share(shares[unit.i], config) if unit.lost else unit.value
+        units = [(i, (share, config)) for i, share in enumerate(shares)]
+        done: dict[int, Done] = {unit.i: unit.value for unit in workers.surely(run_share, units)}
     head = taken.take(slice(0, min(int(ends[ends > 0][0]), CAPACITY_SAMPLE)))
     counts = np.bincount(reasons, minlength=len(REJECT_REASONS))
     seen = Seen(requests=len(taken), first_s=first, last_s=float(requests.arrival_s[-1]), head=head, counts=counts)
